@@ -1,0 +1,24 @@
+# The one target that carries compile flags; every room links it.
+add_library(ringserve_flags INTERFACE)
+target_compile_features(ringserve_flags INTERFACE cxx_std_20)
+target_include_directories(ringserve_flags INTERFACE ${PROJECT_SOURCE_DIR})
+target_compile_options(ringserve_flags INTERFACE
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion>
+  $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<BOOL:${RINGSERVE_WERROR}>>:-Werror>)
+if(RINGSERVE_SANITIZE)
+  target_compile_options(ringserve_flags INTERFACE
+    -fsanitize=${RINGSERVE_SANITIZE} -fno-omit-frame-pointer -g1)
+  target_link_options(ringserve_flags INTERFACE -fsanitize=${RINGSERVE_SANITIZE})
+endif()
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+
+find_program(RINGSERVE_CCACHE ccache)
+if(RINGSERVE_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${RINGSERVE_CCACHE})
+  set(CMAKE_CUDA_COMPILER_LAUNCHER ${RINGSERVE_CCACHE})
+endif()
+find_program(RINGSERVE_MOLD mold)
+if(RINGSERVE_MOLD)
+  add_link_options(-fuse-ld=mold)
+endif()

@@ -1,0 +1,82 @@
+// The door of the engine: a model, its memory and one thread that runs it. Requests come in from
+// any thread, events go out through the sink on the engine thread.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include <absl/time/time.h>
+
+#include "engine/base/status.h"
+#include "engine/engine_config.h"
+#include "engine/memory_plan.h"
+#include "engine/request.h"
+
+namespace ringserve {
+
+class Backend;
+
+// A snapshot for Control.GetLoad and metrics.
+struct EngineLoad {
+  int64_t running = 0;  // sequences admitted
+  int64_t queued = 0;
+  int64_t max_batch = 0;
+  int64_t max_queue = 0;
+  int64_t device_blocks = 0;
+  int64_t device_blocks_free = 0;
+  int64_t steps = 0;  // since start, as all below
+  int64_t prompt_tokens = 0;
+  int64_t completion_tokens = 0;
+  int64_t reprefilled_tokens = 0;
+  int64_t evicted_tokens = 0;
+  int64_t tiles_dense = 0;
+  int64_t tiles_triangle = 0;
+  int64_t tiles_skipped = 0;
+  int64_t block_loads = 0;
+  absl::Duration kernel_time;  // inside backend ops
+  absl::Duration step_time;    // inside steps, backend ops included
+};
+
+class Engine {
+ public:
+  // Loads the model (reporting progress in (0, 1] to `progress` if not null), allocates everything
+  // that the plan says, and starts the engine thread. `sink` must outlive the engine.
+  struct Options {
+    EngineConfig config;
+    void (*progress)(double fraction, void* context) = nullptr;
+    void* progress_context = nullptr;
+  };
+
+  static absl::StatusOr<std::unique_ptr<Engine>> Create(Options options, EventSink& sink);
+  // Stops at once: live requests end CANCELLED before it returns.
+  ~Engine();
+
+  // Any thread. OK means that exactly one FinishedEvent or FailedEvent will follow. Otherwise
+  // nothing follows: INVALID_ARGUMENT, RESOURCE_EXHAUSTED (queue full, or more than the pools can
+  // ever hold), UNAVAILABLE (draining).
+  absl::Status Submit(GenerateRequest request);
+  // Any thread; unknown ids are ignored (the request may just have ended). The request ends
+  // CANCELLED, its blocks free, at the next step.
+  void Cancel(uint64_t request_id);
+  // A paused sequence keeps its memory and is left out of steps.
+  void SetPaused(uint64_t request_id, bool paused);
+
+  // Refuses new requests; live ones go on until they end or `deadline` passes, then they end
+  // UNAVAILABLE. Returns when none is left.
+  void Drain(absl::Time deadline);
+
+  EngineLoad load() const;
+  const EngineConfig& config() const;
+  const MemoryPlan& memory_plan() const;
+  const ModelConfig& model_config() const;
+  RequestLimits limits() const;
+  std::string device_description() const;
+
+ private:
+  struct State;
+  explicit Engine(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace ringserve

@@ -1,0 +1,176 @@
+// What goes into the engine and what comes out: requests, events, and the sink that takes them.
+// Plain data; knows neither the network nor text encodings.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include <absl/time/time.h>
+
+#include "engine/base/status.h"
+
+namespace ringserve {
+
+// How the next token is chosen from the logits, in the order of the fields. Ranges are checked by
+// CheckGenerateRequest.
+struct SamplingParams {
+  std::vector<std::pair<int32_t, float>>
+      logit_bias;  // token id, added to its logit; [-100, 100] or -inf
+  float repetition_penalty =
+      1.0F;                        // (0, 10]; over prompt and output: positive logits /, negative *
+  float presence_penalty = 0.0F;   // [-2, 2]; subtracted once from tokens in the output
+  float frequency_penalty = 0.0F;  // [-2, 2]; subtracted per occurrence in the output
+  float temperature = 1.0F;  // [0, 100]; 0 is greedy (the lowest id wins a tie), the rest unused
+  int32_t top_k = 0;         // [0, vocab_size]; 0 keeps all
+  float top_p = 1.0F;        // (0, 1]; the smallest set of most likely tokens with that mass
+  float min_p = 0.0F;        // [0, 1]; drops tokens below min_p times the most likely one
+  uint64_t seed = 0;         // noise is a function of (seed, position, token id) alone
+};
+
+// Decides from the tokens generated so far whether the turn ends, for conditions that need text
+// (stop strings). Made by the caller; used and destroyed on the engine thread.
+class StopCondition {
+ public:
+  virtual ~StopCondition() = default;
+  // Called once per generated token, in order. The index of the stop string that is now complete in
+  // the text, or none.
+  virtual std::optional<int32_t> OnToken(int32_t token_id) = 0;
+};
+
+struct StoppingParams {
+  int32_t max_tokens = 16;  // >= 1
+  int32_t min_tokens = 0;   // [0, max_tokens]; until then eos and stop token ids cannot be sampled
+  bool ignore_eos = false;  // the model's eos ids are ordinary tokens
+  std::vector<int32_t> stop_token_ids;
+  std::unique_ptr<StopCondition> stop_condition;  // null: none
+};
+
+struct OutputParams {
+  int32_t num_logprobs =
+      -1;  // -1: chosen token's only in digest; 0: chosen's told; k: k alternatives
+  bool prompt_logprobs = false;  // logprobs of the prompt's tokens (echo)
+};
+
+struct GenerateRequest {
+  uint64_t request_id = 0;  // unique among live requests; chosen by the caller
+  std::vector<int32_t> prompt;
+  SamplingParams sampling;
+  StoppingParams stopping;
+  OutputParams output;
+  int32_t priority = 0;                          // higher runs first; [-100, 100]
+  absl::Time deadline = absl::InfiniteFuture();  // holds while queued and at every step
+  absl::Duration queue_timeout = absl::InfiniteDuration();
+};
+
+struct TokenLogprob {
+  int32_t token_id = 0;
+  float logprob = 0;  // natural log of the model's own distribution, before any sampling parameter
+};
+
+// A token and what the model thought of it.
+struct ScoredToken {
+  TokenLogprob token;
+  std::vector<TokenLogprob> alternatives;  // most likely first, ties by lower id
+};
+
+enum class FinishReason {
+  kStopToken,  // an eos or stop token id was sampled; it is the last token and not part of the text
+  kStopString,  // stop_condition said so
+  kMaxTokens,
+  kContextFull,  // the context reached buffer_size and overflow is "refuse"
+};
+
+struct Usage {
+  int64_t prompt_tokens = 0;
+  int64_t cached_tokens = 0;       // of the prompt, taken from blocks that were already there
+  int64_t reprefilled_tokens = 0;  // computed a second time; stays 0
+  int64_t evicted_tokens = 0;      // dropped from the window so far
+  int64_t completion_tokens = 0;
+};
+
+struct Timings {
+  absl::Duration queued;
+  absl::Duration prefill;  // admission to first token
+  absl::Duration decode;   // first token to the end
+};
+
+// Events of one request, in this order: Accepted, Progress*, PromptLogprobs*, then Token and
+// ContextNotice mixed, then exactly one of Finished and Failed, after which the engine never names
+// the request again.
+struct AcceptedEvent {
+  int64_t prompt_tokens = 0;
+  int64_t cached_tokens = 0;
+  absl::Duration queued;
+};
+
+struct ProgressEvent {  // after each prefill chunk but the last
+  int64_t prefilled_tokens = 0;
+  int64_t prompt_tokens = 0;
+};
+
+struct PromptLogprobsEvent {  // tokens [first_index, first_index + size) of the prompt; token 0 has
+                              // none
+  int64_t first_index = 1;
+  std::vector<ScoredToken> tokens;
+};
+
+struct SampledTokenEvent {
+  int64_t index = 0;  // of the completion, from 0
+  ScoredToken token;
+};
+
+struct ContextNoticeEvent {    // the window moved
+  int64_t evicted_tokens = 0;  // by this move
+  int64_t first_position = 0;  // of the window after it; sinks lie before
+};
+
+struct FinishedEvent {
+  FinishReason reason = FinishReason::kMaxTokens;
+  int32_t stop_index = -1;  // which stop string
+  Usage usage;
+  Timings timings;
+  int64_t session_position = 0;  // tokens committed
+  uint64_t replay_digest = 0;  // over the completion's token ids and the raw bits of their logprobs
+};
+
+struct FailedEvent {
+  absl::Status status;  // CANCELLED, DEADLINE_EXCEEDED, UNAVAILABLE, INTERNAL
+  Usage usage;
+};
+
+struct TokenEvent {
+  uint64_t request_id = 0;
+  std::variant<AcceptedEvent,
+               ProgressEvent,
+               PromptLogprobsEvent,
+               SampledTokenEvent,
+               ContextNoticeEvent,
+               FinishedEvent,
+               FailedEvent>
+      event;
+};
+
+// Takes what the engine says. Called on the engine thread once per step with all events of the
+// step; must not block and must not call the engine back.
+class EventSink {
+ public:
+  virtual ~EventSink() = default;
+  virtual void Publish(std::span<TokenEvent> events) = 0;  // the sink may move from the events
+};
+
+struct RequestLimits {
+  int32_t vocab_size = 0;
+  int64_t max_prompt_tokens = 0;  // INT64_MAX where the context slides
+  int64_t max_context_tokens = 0;
+};
+
+// INVALID_ARGUMENT naming field, value and range, or OK.
+absl::Status CheckGenerateRequest(const GenerateRequest& request, const RequestLimits& limits);
+
+}  // namespace ringserve

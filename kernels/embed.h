@@ -1,0 +1,26 @@
+// Token embedding: rows of a table.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/types.h"
+
+namespace ringserve {
+
+class ThreadPool;
+
+// out[i, :] = table[token_ids[i], :], as float32.
+struct EmbedArgs {
+  const int32_t* token_ids = nullptr;
+  const std::byte* table = nullptr;  // [vocab_size, hidden_dim] of table_dtype, row-major
+  float* out = nullptr;
+  int32_t num_rows = 0;
+  int32_t hidden_dim = 0;
+  int32_t vocab_size = 0;
+  DType table_dtype = DType::kBf16;
+};
+
+// Requires 0 <= token id < vocab_size.
+void EmbedCpu(const EmbedArgs& args);
+
+}  // namespace ringserve

@@ -1,0 +1,54 @@
+// Matrix product with a weight: y = x W^T, in one accumulation order along K for any number of
+// rows, so that decode (few rows) and prefill (many) give the same bits.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "kernels/types.h"
+
+namespace ringserve {
+
+class ThreadPool;
+
+// A weight [rows, cols] in the layout that the backend's MatMul wants. Borrowed from the slab it
+// was packed into.
+struct Matrix {
+  const std::byte* data = nullptr;
+  int64_t rows = 0;  // output features
+  int64_t cols = 0;  // input features
+  DType dtype = DType::kBf16;
+};
+
+// A tensor as it lies in a file, row-major, in host memory.
+struct HostTensor {
+  const std::byte* data = nullptr;
+  int64_t rows = 0;
+  int64_t cols = 0;
+  DType dtype = DType::kBf16;
+};
+
+// out[i, j] = sum over k of x[i, k] * weight[j, k], accumulated in float32 in one order along k for
+// every row count. x is of the weight's dtype.
+struct MatMulArgs {
+  const void* x = nullptr;  // [num_rows, weight.cols]
+  Matrix weight;
+  float* out = nullptr;  // [num_rows, weight.rows]
+  int32_t num_rows = 0;
+};
+
+// Bytes of the CPU layout of a [rows, cols] weight; a multiple of 128.
+size_t PackedMatrixBytes(int64_t rows, int64_t cols, DType dtype);
+// Packs the parts, stacked by rows, as `dtype` (kF32 or kBf16) into `to`, 128-byte aligned.
+Matrix PackMatrixCpu(std::span<const HostTensor> parts,
+                     DType dtype,
+                     std::byte* to,
+                     ThreadPool& pool);
+
+void MatMulCpu(const MatMulArgs& args, ThreadPool& pool);
+
+// In arithmetic of T over the same packed weight; out [num_rows, weight.rows].
+template <typename T>
+void MatMulRef(const MatMulArgs& args, T* out);
+
+}  // namespace ringserve

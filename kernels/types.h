@@ -1,0 +1,49 @@
+// Element types that host and device code share.
+#pragma once
+
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+
+namespace ringserve {
+
+enum class DType : uint8_t { kF32, kBf16, kF16 };
+
+constexpr int32_t DTypeBytes(DType dtype) {
+  return dtype == DType::kF32 ? 4 : 2;
+}
+
+constexpr const char* DTypeName(DType dtype) {
+  return dtype == DType::kF32 ? "f32" : dtype == DType::kBf16 ? "bf16" : "f16";
+}
+
+// The upper half of a float32.
+struct Bf16 {
+  uint16_t bits;
+};
+
+constexpr float ToFloat(Bf16 value) {
+  return std::bit_cast<float>(static_cast<uint32_t>(value.bits) << 16);
+}
+
+// Rounds to nearest even, as hardware conversions do; a NaN stays a (quiet) NaN.
+constexpr Bf16 ToBf16(float value) {
+  const auto bits = std::bit_cast<uint32_t>(value);
+  if ((bits & 0x7fffffffU) > 0x7f800000U) {
+    return Bf16{static_cast<uint16_t>((bits >> 16) | 0x40U)};
+  }
+  return Bf16{static_cast<uint16_t>((bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16)};
+}
+
+// value / divisor rounded up, value rounded up to a multiple; for value >= 0 and divisor > 0.
+template <typename T>
+constexpr T CeilDiv(T value, T divisor) {
+  return (value + divisor - 1) / divisor;
+}
+
+template <typename T>
+constexpr T RoundUp(T value, T multiple) {
+  return CeilDiv(value, multiple) * multiple;
+}
+
+}  // namespace ringserve
