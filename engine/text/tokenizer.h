@@ -1,0 +1,51 @@
+// Text to token ids and back, exactly as Hugging Face's `tokenizers` does it for a model's
+// tokenizer.json. Immutable after Load: any number of threads may use one tokenizer.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "engine/base/status.h"
+
+namespace ringserve {
+
+struct EncodeOptions {
+  bool add_special_tokens = true;  // what the post-processor adds
+  bool parse_special_tokens =
+      true;  // "<|endoftext|>" in the text becomes its id, as Hugging Face does
+};
+
+class Tokenizer {
+ public:
+  // Reads DIR/tokenizer.json. Anything in it that this tokenizer cannot do exactly is an error that
+  // names it.
+  static absl::StatusOr<std::unique_ptr<Tokenizer>> Load(const std::string& model_dir);
+  static absl::StatusOr<std::unique_ptr<Tokenizer>> Parse(std::string_view tokenizer_json);
+  ~Tokenizer();
+
+  // INVALID_ARGUMENT if `text` is not UTF-8 (naming the byte). Linear time on any input.
+  absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text,
+                                              const EncodeOptions& options) const;
+
+  // Invalid UTF-8 that the tokens add up to becomes U+FFFD, as Hugging Face does. Ids out of range
+  // are INVALID_ARGUMENT.
+  absl::StatusOr<std::string> Decode(std::span<const int32_t> token_ids,
+                                     bool skip_special_tokens) const;
+
+  // The bytes that a token adds to a text ("" for an id that is out of range, and for special
+  // tokens if `skip_special`); what they add up to may be cut inside a character.
+  std::string_view TokenBytes(int32_t token_id, bool skip_special) const;
+  bool IsSpecial(int32_t token_id) const;
+  int32_t vocab_size() const;  // one more than the largest id
+
+ private:
+  struct State;
+  explicit Tokenizer(std::unique_ptr<const State> state);
+  std::unique_ptr<const State> state_;
+};
+
+}  // namespace ringserve
