@@ -17,7 +17,7 @@ struct EmbedArgs {
   int32_t num_rows = 0;
   int32_t hidden_dim = 0;
   int32_t vocab_size = 0;
-  DType table_dtype = DType::kBf16;
+  DType table_dtype = DType::kBf16;  // any
 };
 
 // Requires 0 <= token id < vocab_size.

@@ -50,6 +50,8 @@ struct BackendInfo {
   std::string name;     // what the hardware calls itself
   std::string kernels;  // the instruction sets picked at run time
   int32_t num_threads = 0;
+  // Kernels may be given pointers to any host memory where args ask for device memory.
+  bool reads_host_memory = false;
 };
 
 class Backend {
