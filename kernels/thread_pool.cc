@@ -1,0 +1,244 @@
+#include "kernels/thread_pool.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <limits>
+#include <pthread.h>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "kernels/types.h"
+
+namespace ringserve {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using std::chrono::microseconds;
+using std::chrono::milliseconds;
+
+// How long a thread polls before it sleeps: longer than the serial code between two loops of a
+// decode step, shorter than anybody's idea of a busy process. A futex wake-up costs about as much.
+constexpr auto kSpin = microseconds(40);
+
+// A worker that keeps the caller waiting this long, and several pieces' time, has lost its core.
+constexpr auto kLate = microseconds(300);
+constexpr int kLatePieces = 3;
+
+// It is then left out for a while, twice as long each time it is late again soon after its return.
+// The first is about a scheduler's time slice; the last bounds how long a core that became free
+// stays unused.
+constexpr auto kFirstBench = milliseconds(4);
+constexpr auto kLastBench = milliseconds(512);
+constexpr int kSoon = 8;  // benches
+
+void Pause() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("isb");
+#endif
+}
+
+// Polls `done` for at most kSpin; whether it came true.
+template <typename Done>
+bool Spin(const Done& done) {
+  const Clock::time_point end = Clock::now() + kSpin;
+  do {
+    for (int i = 0; i < 16; ++i) {
+      if (done()) {
+        return true;
+      }
+      Pause();
+    }
+  } while (Clock::now() < end);
+  return false;
+}
+
+}  // namespace
+
+// A loop is published as a ticket: its number in the upper half, the pieces nobody has claimed yet
+// in the lower. A claim is a compare-and-swap that takes one off, so a worker that comes late can
+// claim from whatever loop runs then, or find nothing, but never a piece of a loop that has ended;
+// and whoever holds a piece may read `loop`, because the caller cannot leave before it is done.
+struct ThreadPool::State {
+  struct Loop {
+    PieceFn fn = nullptr;
+    const void* context = nullptr;
+    int64_t count = 0;
+    int64_t grain = 0;
+    uint32_t num_pieces = 0;
+  };
+
+  struct alignas(128) Worker {
+    std::atomic<uint32_t> invitation{0};  // the latest loop the worker is wanted for
+    std::atomic<bool> benched{false};
+    std::atomic<Clock::time_point> last_done{Clock::time_point{}};
+    // The caller's:
+    Clock::time_point bench_end;
+    Clock::duration bench = Clock::duration::zero();
+    std::thread thread;
+  };
+
+  explicit State(int32_t num_workers) : workers(static_cast<size_t>(num_workers)) {}
+
+  bool RunPiece();
+  void Work(Worker& self);
+  void Invite();
+  void WaitForOthers(Clock::duration longest_piece);
+  void Bench(Worker& worker, Clock::time_point now);
+
+  alignas(128) Loop loop;
+  alignas(128) std::atomic<uint64_t> ticket{0};
+  alignas(128) std::atomic<uint32_t> pending{0};  // pieces that have not ended
+  alignas(128) std::atomic<bool> stopping{false};
+  uint32_t number = 0;  // of the loop; the caller's
+  std::vector<Worker> workers;
+};
+
+// Claims and runs one piece; false if there was none.
+bool ThreadPool::State::RunPiece() {
+  uint64_t seen = ticket.load(std::memory_order_acquire);
+  do {
+    if (static_cast<uint32_t>(seen) == 0) {
+      return false;
+    }
+  } while (!ticket.compare_exchange_weak(
+      seen, seen - 1, std::memory_order_acquire, std::memory_order_acquire));
+  const int64_t first = (int64_t{loop.num_pieces} - static_cast<uint32_t>(seen)) * loop.grain;
+  loop.fn(loop.context, first, std::min(loop.count, first + loop.grain));
+  return true;
+}
+
+void ThreadPool::State::Work(Worker& self) {
+  uint32_t seen = 0;
+  for (;;) {
+    const auto invited = [&] { return self.invitation.load(std::memory_order_acquire) != seen; };
+    if (!Spin(invited)) {
+      self.invitation.wait(seen, std::memory_order_acquire);
+    }
+    seen = self.invitation.load(std::memory_order_acquire);
+    if (stopping.load(std::memory_order_relaxed)) {
+      return;
+    }
+    while (!self.benched.load(std::memory_order_relaxed) && RunPiece()) {
+      self.last_done.store(Clock::now(), std::memory_order_relaxed);
+      if (pending.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+        pending.notify_one();
+      }
+    }
+  }
+}
+
+void ThreadPool::State::Invite() {
+  uint32_t wanted = loop.num_pieces - 1;
+  Clock::time_point now;
+  for (Worker& worker : workers) {
+    if (wanted == 0) {
+      return;
+    }
+    if (worker.benched.load(std::memory_order_relaxed)) {
+      if (now == Clock::time_point{}) {
+        now = Clock::now();
+      }
+      if (now < worker.bench_end) {
+        continue;
+      }
+      worker.benched.store(false, std::memory_order_relaxed);
+    }
+    worker.invitation.store(number, std::memory_order_release);
+    worker.invitation.notify_one();
+    --wanted;
+  }
+}
+
+void ThreadPool::State::Bench(Worker& worker, Clock::time_point now) {
+  const bool soon = now - worker.bench_end < kSoon * worker.bench;
+  worker.bench = soon ? std::min<Clock::duration>(2 * worker.bench, kLastBench) : kFirstBench;
+  worker.bench_end = now + worker.bench;
+  worker.benched.store(true, std::memory_order_relaxed);
+}
+
+// Returns when every piece has ended; leaves out the workers that were waited for too long.
+void ThreadPool::State::WaitForOthers(Clock::duration longest_piece) {
+  const auto done = [&] { return pending.load(std::memory_order_acquire) == 0; };
+  if (done()) {
+    return;
+  }
+  const Clock::time_point begin = Clock::now();
+  if (!Spin(done)) {
+    for (uint32_t left = pending.load(std::memory_order_acquire); left != 0;
+         left = pending.load(std::memory_order_acquire)) {
+      pending.wait(left, std::memory_order_acquire);
+    }
+  }
+  const auto late = std::max<Clock::duration>(kLate, kLatePieces * longest_piece);
+  const Clock::time_point end = Clock::now();
+  if (end - begin <= late) {
+    return;
+  }
+  for (Worker& worker : workers) {
+    if (worker.last_done.load(std::memory_order_relaxed) - begin > late) {
+      Bench(worker, end);
+    }
+  }
+}
+
+ThreadPool::ThreadPool(int32_t num_threads)
+    : state_(std::make_unique<State>(std::max(num_threads, 1) - 1)) {
+  int32_t index = 0;
+  for (State::Worker& worker : state_->workers) {
+    worker.thread = std::thread([this, &worker] { state_->Work(worker); });
+    pthread_setname_np(worker.thread.native_handle(),
+                       ("kernel-" + std::to_string(++index)).c_str());
+  }
+}
+
+ThreadPool::~ThreadPool() {
+  state_->stopping.store(true, std::memory_order_relaxed);
+  ++state_->number;
+  for (State::Worker& worker : state_->workers) {
+    worker.invitation.store(state_->number, std::memory_order_release);
+    worker.invitation.notify_one();
+  }
+  for (State::Worker& worker : state_->workers) {
+    worker.thread.join();
+  }
+}
+
+int32_t ThreadPool::num_threads() const {
+  return static_cast<int32_t>(state_->workers.size()) + 1;
+}
+
+void ThreadPool::Run(int64_t count, int64_t grain, PieceFn fn, const void* context) {
+  if (count <= 0) {
+    return;
+  }
+  State& state = *state_;
+  const int64_t num_pieces = CeilDiv(count, grain);
+  if (num_pieces == 1 || state.workers.empty() ||
+      num_pieces > std::numeric_limits<int32_t>::max()) {
+    for (int64_t first = 0; first < count; first += grain) {
+      fn(context, first, std::min(count, first + grain));
+    }
+    return;
+  }
+  state.loop = {fn, context, count, grain, static_cast<uint32_t>(num_pieces)};
+  state.pending.store(state.loop.num_pieces, std::memory_order_relaxed);
+  ++state.number;
+  state.ticket.store(uint64_t{state.number} << 32 | state.loop.num_pieces,
+                     std::memory_order_release);
+  state.Invite();
+  Clock::duration longest_piece = Clock::duration::zero();
+  Clock::time_point begin = Clock::now();
+  while (state.RunPiece()) {
+    const Clock::time_point end = Clock::now();
+    longest_piece = std::max(longest_piece, end - begin);
+    begin = end;
+    state.pending.fetch_sub(1, std::memory_order_acq_rel);
+  }
+  state.WaitForOthers(longest_piece);
+}
+
+}  // namespace ringserve
