@@ -7,9 +7,12 @@
 // says which pool block holds the positions [position, position + num_keys) of a sequence.
 //
 // Determinism. Which keys meet in one partial result depends on absolute key positions alone: keys
-// are split at multiples of `split_size`, a tile never crosses a split, tiles of a split run in
-// ascending position, and partial results of a row are merged in ascending position. A row's result
-// is therefore the same bits whatever else is in the step.
+// are split at multiples of `split_size` (sinks are a split of their own, before the others), a
+// tile never crosses a split, tiles of a split run in ascending position, and partial results of a
+// row are folded one by one in ascending position, skipping splits in which the row sees nothing.
+// Where the folding happens does not matter: inside an item that holds several splits, or in a
+// merge of several items' results. A row's result is therefore the same bits whatever else is in
+// the step.
 #pragma once
 
 #include <cstdint>
@@ -66,7 +69,9 @@ struct RowRange {
 };
 
 // One unit of work for a thread block or a CPU thread: some rows x the query heads of a head tile
-// against a run of tiles of one KV head. Every row of the item runs all its tiles in order.
+// against a run of tiles of one KV head. Every row of the item runs all its tiles in order. An item
+// holds whole splits; it holds several only if they are the first of its rows, since folding goes
+// from the first split on.
 struct WorkItem {
   int32_t first_range = 0;  // into row_ranges; Q-major items have exactly one
   int32_t num_ranges = 0;
@@ -74,23 +79,23 @@ struct WorkItem {
   int32_t first_head =
       0;  // query heads [first_head, first_head + num_heads), all of kv_head's group
   int32_t num_heads = 0;
-  int32_t first_tile = 0;  // into tiles; all in one split
+  int32_t first_tile = 0;  // into tiles
   int32_t num_tiles = 0;
   TileOrder order = TileOrder::kQMajor;
-  // -1: the rows have no other split and the item writes `out`. Otherwise the index of the item's
-  // first partial result; row i (counted over the ranges) and head h of the item own partial
-  // first_partial + i * num_heads + h.
+  // -1: the item holds all splits of its rows and writes `out`. Otherwise the index of the item's
+  // first partial result; row i (counted over the ranges) and head h of the item (counted from
+  // first_head) own partial first_partial + i * num_heads + h.
   int64_t first_partial = -1;
   int64_t cost = 0;  // bytes of K and V plus row work, in arbitrary units, for balancing
 };
 
-// The partial results of `num_rows` rows of one head tile, to be merged in the order listed.
+// The partial results of `num_rows` rows of one head tile, to be folded in the order listed.
 struct MergeItem {
   int32_t first_row = 0;
   int32_t num_rows = 0;
   int32_t first_head = 0;
   int32_t num_heads = 0;
-  int32_t first_source = 0;  // into merge_sources: where the rows' partials begin, one per split
+  int32_t first_source = 0;  // into merge_sources: where the rows' partials begin, one per item
   int32_t num_sources = 0;
 };
 
@@ -104,6 +109,7 @@ struct TileCounts {
 struct TilePlan {
   int32_t num_rows = 0;
   int64_t window = kNoWindow;
+  int64_t split_size = 0;  // keys; > 0
   std::vector<TileSequence> sequences;
   std::vector<BlockEntry> entries;
   std::vector<Tile> tiles;
@@ -111,7 +117,7 @@ struct TilePlan {
   std::vector<WorkItem> items;  // longest first
   std::vector<MergeItem> merges;
   std::vector<int64_t>
-      merge_sources;         // partial index of row 0, head 0 of the merge item in each split
+      merge_sources;         // partial index of row 0, head 0 of the merge item in each item
   int64_t num_partials = 0;  // each head_dim + 2 floats of workspace: sum, maximum, unscaled out
   TileCounts counts;         // per KV head group and head tile
 };
