@@ -35,6 +35,23 @@ constexpr Bf16 ToBf16(float value) {
   return Bf16{static_cast<uint16_t>((bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16)};
 }
 
+// IEEE 754 binary16.
+struct F16 {
+  uint16_t bits;
+};
+
+constexpr float ToFloat(F16 value) {
+  const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000U) << 16;
+  const uint32_t exponent = (value.bits >> 10) & 0x1fU;
+  const uint32_t mantissa = value.bits & 0x3ffU;
+  if (exponent == 0) {  // zero and subnormals: mantissa * 2^-24, exact
+    const float magnitude = static_cast<float>(mantissa) * 0x1p-24F;
+    return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(magnitude));
+  }
+  const uint32_t widened = exponent == 0x1f ? 0xffU : exponent + 112;
+  return std::bit_cast<float>(sign | widened << 23 | mantissa << 13);
+}
+
 // value / divisor rounded up, value rounded up to a multiple; for value >= 0 and divisor > 0.
 template <typename T>
 constexpr T CeilDiv(T value, T divisor) {

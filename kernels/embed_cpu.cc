@@ -1,0 +1,35 @@
+#include <algorithm>
+
+#include "kernels/embed.h"
+
+namespace ringserve {
+namespace {
+
+template <typename Element>
+void WidenRow(const Element* from, int32_t count, float* to) {
+  std::transform(from, from + count, to, [](Element value) { return ToFloat(value); });
+}
+
+}  // namespace
+
+void EmbedCpu(const EmbedArgs& args) {
+  const int64_t hidden_dim = args.hidden_dim;
+  for (int64_t i = 0; i < args.num_rows; ++i) {
+    const std::byte* row =
+        args.table + args.token_ids[i] * hidden_dim * DTypeBytes(args.table_dtype);
+    float* out = args.out + i * hidden_dim;
+    switch (args.table_dtype) {
+      case DType::kF32:
+        std::copy_n(reinterpret_cast<const float*>(row), hidden_dim, out);
+        break;
+      case DType::kBf16:
+        WidenRow(reinterpret_cast<const Bf16*>(row), args.hidden_dim, out);
+        break;
+      case DType::kF16:
+        WidenRow(reinterpret_cast<const F16*>(row), args.hidden_dim, out);
+        break;
+    }
+  }
+}
+
+}  // namespace ringserve

@@ -1,0 +1,208 @@
+#include "kernels/matmul.h"
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "kernels/thread_pool.h"
+#include "tests/support/catch.h"
+#include "tests/support/compare.h"
+#include "tests/support/random.h"
+
+namespace ringserve {
+namespace {
+
+// Memory for a packed weight, aligned as PackMatrixCpu asks.
+class Slab {
+ public:
+  explicit Slab(size_t bytes)
+      : data_(static_cast<std::byte*>(::operator new (bytes, std::align_val_t{128}))) {
+    std::memset(data_, 0xff, bytes);  // NaN in every dtype: what packing leaves out shows itself
+  }
+
+  ~Slab() { ::operator delete (data_, std::align_val_t{128}); }
+
+  Slab(const Slab&) = delete;
+  Slab& operator=(const Slab&) = delete;
+
+  std::byte* data() { return data_; }
+
+ private:
+  std::byte* data_;
+};
+
+template <typename T>
+HostTensor AsTensor(const std::vector<T>& values, int64_t rows, int64_t cols, DType dtype) {
+  return {reinterpret_cast<const std::byte*>(values.data()), rows, cols, dtype};
+}
+
+// x [num_rows, cols] and a packed weight [rows, cols] of one dtype, with the products on demand.
+class Problem {
+ public:
+  Problem(int32_t num_rows, int64_t rows, int64_t cols, DType dtype, uint64_t seed = 1)
+      : slab_(PackedMatrixBytes(rows, cols, dtype)) {
+    Random random(seed);
+    x_ = random.NormalVector(num_rows * cols);
+    weight_ = random.NormalVector(rows * cols);
+    num_rows_ = num_rows;
+    rows_ = rows;
+    cols_ = cols;
+    dtype_ = dtype;
+  }
+
+  std::vector<float>& x() { return x_; }
+
+  std::vector<float>& weight() { return weight_; }
+
+  // Rows [first, first + num_rows) of x by the weight.
+  std::vector<float> Multiply(int32_t first, int32_t num_rows, int32_t num_threads) {
+    std::vector<float> out(static_cast<size_t>(num_rows * rows_ + kGuard), 7);
+    MatMulArgs args = Args(num_threads);
+    args.x = static_cast<const std::byte*>(args.x) + first * cols_ * DTypeBytes(dtype_);
+    args.num_rows = num_rows;
+    args.out = out.data();
+    ThreadPool pool(num_threads);
+    MatMulCpu(args, pool);
+    for (int64_t i = 0; i < kGuard; ++i) {
+      REQUIRE(out[static_cast<size_t>(num_rows * rows_ + i)] == 7);
+    }
+    out.resize(out.size() - kGuard);
+    return out;
+  }
+
+  template <typename T>
+  std::vector<T> Reference() {
+    std::vector<T> out(static_cast<size_t>(num_rows_ * rows_));
+    MatMulRef<T>(Args(1), out.data());
+    return out;
+  }
+
+ private:
+  static constexpr int64_t kGuard = 64;
+
+  // Packs anew, so that changes to x() and weight() count.
+  MatMulArgs Args(int32_t num_threads) {
+    ThreadPool pool(num_threads);
+    const std::vector<HostTensor> parts = {AsTensor(weight_, rows_, cols_, DType::kF32)};
+    MatMulArgs args;
+    args.weight = PackMatrixCpu(parts, dtype_, slab_.data(), pool);
+    args.num_rows = num_rows_;
+    bf16_x_ = ToBf16(x_);
+    args.x = dtype_ == DType::kBf16 ? static_cast<const void*>(bf16_x_.data()) : x_.data();
+    return args;
+  }
+
+  Slab slab_;
+  std::vector<float> x_;
+  std::vector<Bf16> bf16_x_;
+  std::vector<float> weight_;
+  int32_t num_rows_ = 0;
+  int64_t rows_ = 0;
+  int64_t cols_ = 0;
+  DType dtype_ = DType::kF32;
+};
+
+std::vector<float> Slice(const std::vector<float>& values, int64_t first, int64_t count) {
+  return {values.begin() + first, values.begin() + first + count};
+}
+
+TEST_CASE("the product is as right as plain float arithmetic") {
+  const DType dtype = GENERATE(DType::kF32, DType::kBf16);
+  for (const int64_t rows : {1, 15, 16, 64, 65, 200}) {
+    for (const int64_t cols : {1, 2, 3, 64, 97, 704}) {
+      for (const int32_t num_rows : {1, 3, 6, 13}) {
+        CAPTURE(DTypeName(dtype), rows, cols, num_rows);
+        Problem problem(num_rows, rows, cols, dtype);
+        const std::vector<double> truth = problem.Reference<double>();
+        const std::vector<float> plain = problem.Reference<float>();
+        const std::vector<float> got = problem.Multiply(0, num_rows, 2);
+        CHECK(MaxError(got, truth) <=
+              2 * MaxError(plain, truth) + OneUlp(MaxAbs(truth), DType::kF32));
+      }
+    }
+  }
+}
+
+// Decode and prefill, any company, any number of threads: the same bits. The last shape has a K
+// that no cache holds at once.
+TEST_CASE("a row's bits do not depend on the other rows or on the threads") {
+  const DType dtype = GENERATE(DType::kF32, DType::kBf16);
+  const auto [rows, cols] = GENERATE(table<int64_t, int64_t>({{100, 257}, {64, 1024}, {70, 9001}}));
+  constexpr int32_t kRows = 131;
+  Problem problem(kRows, rows, cols, dtype);
+  const std::vector<float> all = problem.Multiply(0, kRows, 1);
+  for (const int32_t num_threads : {2, 5}) {
+    CAPTURE(DTypeName(dtype), rows, cols, num_threads);
+    CHECK(SameBits(problem.Multiply(0, kRows, num_threads), all));
+  }
+  for (const int32_t num_rows : {1, 2, 3, 4, 5, 6, 7, 8, 12, 31, 64, 65}) {
+    const int32_t first = (num_rows * 37) % (kRows - num_rows);
+    CAPTURE(DTypeName(dtype), rows, cols, num_rows, first);
+    CHECK(
+        SameBits(problem.Multiply(first, num_rows, 2), Slice(all, first * rows, num_rows * rows)));
+  }
+}
+
+TEST_CASE("not-a-number stays in its row of x and its row of the weight") {
+  const DType dtype = GENERATE(DType::kF32, DType::kBf16);
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+  constexpr int64_t kRows = 67;
+  constexpr int64_t kCols = 33;
+  constexpr int32_t kNumRows = 9;
+  Problem problem(kNumRows, kRows, kCols, dtype);
+  const std::vector<float> clean = problem.Multiply(0, kNumRows, 2);
+  for (const int64_t col : {int64_t{0}, int64_t{17}, kCols - 1}) {
+    Problem spoiled(kNumRows, kRows, kCols, dtype);
+    spoiled.x()[static_cast<size_t>(4 * kCols + col)] = kNan;
+    spoiled.weight()[static_cast<size_t>(65 * kCols + col)] = kNan;
+    const std::vector<float> got = spoiled.Multiply(0, kNumRows, 2);
+    for (int64_t i = 0; i < kNumRows; ++i) {
+      for (int64_t j = 0; j < kRows; ++j) {
+        CAPTURE(DTypeName(dtype), col, i, j);
+        const auto index = static_cast<size_t>(i * kRows + j);
+        if (i == 4 || j == 65) {
+          REQUIRE(std::isnan(got[index]));
+        } else {
+          REQUIRE(got[index] == clean[index]);
+        }
+      }
+    }
+  }
+}
+
+// Values that bf16 and f16 hold exactly, so that every path through the packing must agree.
+TEST_CASE("packing stacks parts of any dtype") {
+  const DType dtype = GENERATE(DType::kF32, DType::kBf16);
+  constexpr int64_t kCols = 5;
+  const std::vector<float> f32 = {1, -2, 3, 0.5, 8};
+  const std::vector<Bf16> bf16 = ToBf16(std::vector<float>{2, 0.25, -1, 4, 6, 1, 1, 1, 1, -3});
+  const std::vector<F16> f16 = {{0x3c00}, {0xc000}, {0x3800}, {0x0001}, {0x7bff}};
+  const std::vector<HostTensor> parts = {AsTensor(f32, 1, kCols, DType::kF32),
+                                         AsTensor(bf16, 2, kCols, DType::kBf16),
+                                         AsTensor(f16, 1, kCols, DType::kF16)};
+  Slab slab(PackedMatrixBytes(4, kCols, dtype));
+  ThreadPool pool(2);
+  MatMulArgs args;
+  args.weight = PackMatrixCpu(parts, dtype, slab.data(), pool);
+  REQUIRE(args.weight.rows == 4);
+  REQUIRE(args.weight.cols == kCols);
+  // x = the identity: the product is the weight's transpose.
+  std::vector<float> identity(kCols * kCols);
+  for (size_t i = 0; i < kCols; ++i) {
+    identity[i * kCols + i] = 1;
+  }
+  const std::vector<Bf16> bf16_identity = ToBf16(identity);
+  args.x = dtype == DType::kBf16 ? static_cast<const void*>(bf16_identity.data()) : identity.data();
+  args.num_rows = kCols;
+  std::vector<double> out(kCols * 4);
+  MatMulRef<double>(args, out.data());
+  const double max_f16 = dtype == DType::kF32 ? 65504 : 65536;  // rounded to bf16
+  const std::vector<double> expected = {1, 2,   1,   1, -2, 0.25,    1, -2, 3,  -1,
+                                        1, 0.5, 0.5, 4, 1,  0x1p-24, 8, 6,  -3, max_f16};
+  CHECK(out == expected);
+}
+
+}  // namespace
+}  // namespace ringserve
