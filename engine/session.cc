@@ -1,0 +1,215 @@
+#include "engine/session.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <limits>
+
+#include "engine/base/check.h"
+#include "kernels/types.h"
+
+namespace ringserve {
+namespace {
+
+int64_t WindowBlocks(const SessionShape& shape, int64_t max_position) {
+  return CeilDiv<int64_t>(std::clamp<int64_t>(max_position, 1, shape.buffer_size),
+                          shape.block_size);
+}
+
+}  // namespace
+
+SessionShape MakeSessionShape(const EngineConfig::Rings& rings) {
+  const bool slides = rings.overflow == OverflowPolicy::kSlide;
+  return SessionShape{.buffer_size = rings.buffer_size,
+                      .block_size = rings.block_size,
+                      .sink_size = slides ? rings.sink_size : 0,
+                      .feedback_size = rings.buffer_size,
+                      .slides = slides};
+}
+
+int64_t WindowFirst(const SessionShape& shape, int64_t position) {
+  if (!shape.slides || position < shape.buffer_size) {
+    return 0;
+  }
+  return RoundUp<int64_t>(position + 1 - shape.buffer_size, shape.block_size);
+}
+
+int64_t WorstCaseBlocks(const SessionShape& shape, int64_t max_position) {
+  return WindowBlocks(shape, max_position) + (shape.sink_size > 0 ? 1 : 0);
+}
+
+Session::Session(const SessionShape& shape, int64_t max_position, BlockPool& pool)
+    : shape_(shape),
+      pool_(pool),
+      forward_(WindowBlocks(shape, max_position)),
+      feedback_(std::min(WindowBlocks(shape, max_position),
+                         CeilDiv<int64_t>(shape.feedback_size, shape.block_size))),
+      token_ids_(static_cast<size_t>(forward_.capacity() * shape.block_size)) {
+  RS_CHECK(shape.block_size >= 1);
+  RS_CHECK(shape.buffer_size >= shape.block_size);
+  RS_CHECK(shape.sink_size <= shape.block_size);
+  RS_CHECK(shape.sink_size == 0 || shape.slides);
+  if (shape_.sink_size > 0) {
+    sink_block_ = Acquire();
+  }
+}
+
+Session::~Session() {
+  while (!forward_.empty()) {
+    pool_.Release(forward_.TakeLast());
+  }
+  while (!feedback_.empty()) {
+    pool_.Release(feedback_.TakeLast());
+  }
+  if (sink_block_ >= 0) {
+    pool_.Release(sink_block_);
+  }
+}
+
+int64_t Session::MaxRows() const {
+  if (!shape_.slides || position_ < shape_.buffer_size) {
+    return shape_.buffer_size - position_;
+  }
+  // The window moves with the row whose first position is the next multiple of block_size.
+  return WindowFirst(shape_, position_) + shape_.buffer_size - position_;
+}
+
+int64_t Session::Append(std::span<const int32_t> token_ids, Phase phase) {
+  const auto num_rows = static_cast<int64_t>(token_ids.size());
+  RS_CHECK(num_rows >= 1);
+  RS_CHECK(num_rows <= MaxRows());
+  const int64_t evicted = MoveWindow(WindowFirst(shape_, position_));
+  for (const int32_t token_id : token_ids) {
+    token_ids_[static_cast<size_t>(position_) % token_ids_.size()] = token_id;
+    ++position_;
+  }
+  const int64_t end_block = CeilDiv<int64_t>(position_, shape_.block_size);
+  while (feedback_.end() < end_block) {
+    if (feedback_.full()) {
+      HandOverOldest();
+      if (phase == Phase::kDecode) {
+        floor_ = std::max(floor_, forward_.end() * shape_.block_size);
+      }
+    }
+    feedback_.Append(Acquire());
+  }
+  if (phase == Phase::kPrefill) {
+    HandOverFull();
+  }
+  return evicted;
+}
+
+int64_t Session::Slot(int64_t position) const {
+  const int32_t block = BlockAt(position / shape_.block_size);
+  return int64_t{block} * shape_.block_size + position % shape_.block_size;
+}
+
+int64_t Session::SinkSlot(int64_t position) const {
+  return position < shape_.sink_size ? int64_t{sink_block_} * shape_.block_size + position : -1;
+}
+
+int32_t Session::TokenAt(int64_t position) const {
+  RS_DCHECK(position >= window_first());
+  RS_DCHECK(position < position_);
+  return token_ids_[static_cast<size_t>(position) % token_ids_.size()];
+}
+
+void Session::AppendContext(int32_t sink_angle_row, std::vector<BlockEntry>& entries) const {
+  if (HasSinkEntry()) {
+    entries.push_back({.block = sink_block_,
+                       .num_keys = shape_.sink_size,
+                       .position = SinkPosition(),
+                       .sink_angle_row = sink_angle_row});
+  }
+  for (int64_t index = forward_.first(); index < feedback_.end(); ++index) {
+    const int64_t first = index * shape_.block_size;
+    const int64_t num_keys = std::min<int64_t>(shape_.block_size, position_ - first);
+    entries.push_back(
+        {.block = BlockAt(index), .num_keys = static_cast<int32_t>(num_keys), .position = first});
+  }
+}
+
+void Session::Commit() {
+  HandOverFull();
+  floor_ = position_;
+}
+
+std::optional<BlockCopy> Session::Rollback(int64_t position) {
+  RS_CHECK(position >= floor_);
+  RS_CHECK(position <= position_);
+  position_ = position;
+  const int64_t end_block = CeilDiv<int64_t>(position, shape_.block_size);
+  while (!feedback_.empty() && feedback_.end() > end_block) {
+    pool_.Release(feedback_.TakeLast());
+  }
+  while (forward_.end() > end_block) {
+    pool_.Release(forward_.TakeLast());
+  }
+  if (feedback_.empty()) {
+    // The end of the text may fall into a block of the forward ring, which is written to again.
+    const bool reopens = forward_.end() * shape_.block_size > position;
+    const int32_t block = reopens ? forward_.TakeLast() : -1;
+    feedback_.Restart(forward_.end());
+    if (reopens) {
+      feedback_.Append(block);
+    }
+  }
+  if (position % shape_.block_size == 0) {
+    return std::nullopt;
+  }
+  const int32_t last = feedback_[feedback_.end() - 1];
+  if (pool_.num_owners(last) == 1) {
+    return std::nullopt;
+  }
+  const int32_t copy = Acquire();
+  pool_.Release(feedback_.Exchange(feedback_.end() - 1, copy));
+  return BlockCopy{
+      .from = last, .to = copy, .num_keys = static_cast<int32_t>(position % shape_.block_size)};
+}
+
+void Session::CollectBlocks(std::vector<int32_t>& blocks) const {
+  for (int64_t index = forward_.first(); index < feedback_.end(); ++index) {
+    blocks.push_back(BlockAt(index));
+  }
+  if (sink_block_ >= 0) {
+    blocks.push_back(sink_block_);
+  }
+}
+
+int32_t Session::Acquire() {
+  const std::optional<int32_t> block = pool_.Acquire();
+  RS_CHECK(block.has_value());
+  return *block;
+}
+
+// Drops the blocks before `first_position`; the tokens that they held.
+int64_t Session::MoveWindow(int64_t first_position) {
+  const int64_t before = window_first();
+  while (window_first() < first_position) {
+    if (forward_.empty()) {
+      HandOverOldest();
+    }
+    pool_.Release(forward_.TakeFirst());
+  }
+  if (window_first() > before) {
+    // A text that ends earlier would need keys that are gone now.
+    floor_ = std::max(floor_, window_first() - shape_.block_size + shape_.buffer_size);
+  }
+  return window_first() - before;
+}
+
+void Session::HandOverOldest() {
+  RS_CHECK(!forward_.full());
+  forward_.Append(feedback_.TakeFirst());
+}
+
+void Session::HandOverFull() {
+  while (!feedback_.empty() && forward_.end() < position_ / shape_.block_size) {
+    HandOverOldest();
+  }
+}
+
+int32_t Session::BlockAt(int64_t index) const {
+  return index < forward_.end() ? forward_[index] : feedback_[index];
+}
+
+}  // namespace ringserve

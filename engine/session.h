@@ -1,0 +1,128 @@
+// One conversation's place in the KV pool: two rings of blocks over one growing text.
+//
+//   forward ring   the full blocks of the context: prompts as they are prefilled, finished turns.
+//                  Never written again, so that other sessions may share them.
+//   feedback ring  the private end: from the last block boundary on, and the turn in progress.
+//
+// Block b holds the positions [b * block_size, (b + 1) * block_size) in either ring; the feedback
+// ring begins where the forward ring ends. A turn is a transaction: Commit makes it part of the
+// forward ring by relinking blocks, Rollback takes it back by moving write pointers.
+//
+// Where the context slides, the row at position p sees the keys in [WindowFirst(p), p] and, once
+// WindowFirst(p) > 0, the first sink_size tokens, whose keys are kept unrotated in a block of the
+// session's own and rotated to the positions just before the window. WindowFirst depends on p
+// alone, so what a token sees does not depend on how the prompt was cut into steps.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "engine/cache/block_pool.h"
+#include "engine/cache/block_ring.h"
+#include "engine/engine_config.h"
+#include "kernels/tile_plan.h"
+
+namespace ringserve {
+
+// Sizes that all sessions of a model share.
+struct SessionShape {
+  int64_t buffer_size = 0;  // tokens of window; >= block_size
+  int32_t block_size = 0;
+  int32_t sink_size = 0;      // tokens; 0 unless the context slides; at most block_size
+  int64_t feedback_size = 0;  // tokens that a turn can hold before it cannot be rolled back whole
+  bool slides = false;
+};
+
+SessionShape MakeSessionShape(const EngineConfig::Rings& rings);
+
+// The first position that the row at `position` sees, sinks aside; a multiple of block_size.
+int64_t WindowFirst(const SessionShape& shape, int64_t position);
+
+// The most blocks that a session of up to `max_position` tokens holds at once, its sinks included.
+int64_t WorstCaseBlocks(const SessionShape& shape, int64_t max_position);
+
+// `num_keys` keys and values of all layers to be copied before the next step.
+struct BlockCopy {
+  int32_t from = 0;
+  int32_t to = 0;
+  int32_t num_keys = 0;
+};
+
+// Not copyable; one thread; `pool` must outlive it. Taking a block that the pool does not have is a
+// bug of admission and aborts.
+class Session {
+ public:
+  enum class Phase {
+    kPrefill,  // full blocks go to the forward ring at once
+    kDecode,   // they stay in the feedback ring until Commit
+  };
+
+  // `max_position` is how long the text can become (INT64_MAX: no bound); it sizes the tables.
+  Session(const SessionShape& shape, int64_t max_position, BlockPool& pool);
+  ~Session();
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  // Tokens whose keys and values are in the rings, or left them at the old end.
+  int64_t position() const { return position_; }
+
+  // The first position of the window that the newest row sees.
+  int64_t window_first() const { return forward_.first() * shape_.block_size; }
+
+  // The positions that Rollback can return to begin here: the turn's start, or later if the turn
+  // outgrew the feedback ring or the window moved.
+  int64_t rollback_floor() const { return floor_; }
+
+  // The most rows that one step may append: they share one window. 0: the context is full.
+  int64_t MaxRows() const;
+
+  // Makes room for the next tokens: moves the window, takes blocks. The tokens that left the
+  // window. Requires 1 <= token_ids.size() <= MaxRows().
+  int64_t Append(std::span<const int32_t> token_ids, Phase phase);
+
+  // Where keys and values of a position lie. Requires a position inside the window.
+  int64_t Slot(int64_t position) const;
+  // Where its unrotated key lies, -1 if it is not a sink.
+  int64_t SinkSlot(int64_t position) const;
+  // Requires a position inside the window.
+  int32_t TokenAt(int64_t position) const;
+
+  // True if the context begins with an entry of sinks, to be rotated to the sink_size positions
+  // from SinkPosition() on.
+  bool HasSinkEntry() const { return shape_.sink_size > 0 && window_first() > 0; }
+
+  int64_t SinkPosition() const { return window_first() - shape_.sink_size; }
+
+  // Appends what the newest row sees, in ascending position.
+  void AppendContext(int32_t sink_angle_row, std::vector<BlockEntry>& entries) const;
+
+  // The turn becomes part of the session; the next one begins here.
+  void Commit();
+  // Returns to `position` as if what follows had never been. A partial block that another session
+  // shares is replaced by one of this session's own, which the caller fills by the copy returned.
+  // Requires rollback_floor() <= position <= position().
+  [[nodiscard]] std::optional<BlockCopy> Rollback(int64_t position);
+
+  // Every reference that the session holds.
+  void CollectBlocks(std::vector<int32_t>& blocks) const;
+
+ private:
+  int32_t Acquire();
+  int64_t MoveWindow(int64_t first_position);
+  void HandOverOldest();
+  void HandOverFull();
+  int32_t BlockAt(int64_t index) const;
+
+  const SessionShape shape_;
+  BlockPool& pool_;
+  BlockRing forward_;
+  BlockRing feedback_;
+  std::vector<int32_t> token_ids_;  // of the window, at position % size
+  int32_t sink_block_ = -1;
+  int64_t position_ = 0;
+  int64_t floor_ = 0;
+};
+
+}  // namespace ringserve
