@@ -49,6 +49,8 @@ class Engine {
   };
 
   static absl::StatusOr<std::unique_ptr<Engine>> Create(Options options, EventSink& sink);
+  // What Create would allocate, from the config and the folder's config.json alone.
+  static absl::StatusOr<MemoryPlan> Plan(const EngineConfig& config);
   // Stops at once: live requests end CANCELLED before it returns.
   ~Engine();
 
