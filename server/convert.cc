@@ -1,0 +1,255 @@
+#include "server/convert.h"
+
+#include <algorithm>
+#include <limits>
+#include <string>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "engine/base/check.h"
+
+namespace ringserve {
+namespace {
+
+constexpr int kMaxStopStrings = 64;
+constexpr size_t kMaxStopStringBytes = 1024;
+constexpr int kMaxStopTokenIds = 1024;
+constexpr int kMaxLogitBias = 1024;
+constexpr int32_t kMaxLogprobs = 20;
+constexpr int64_t kDefaultMaxTokens = 256;
+constexpr int64_t kMaxMaxTokens = std::numeric_limits<int32_t>::max();
+
+template <typename... Args>
+absl::Status Invalid(fmt::format_string<Args...> format, Args&&... args) {
+  return absl::InvalidArgumentError(fmt::format(format, std::forward<Args>(args)...));
+}
+
+absl::Status ConvertPrompt(const v1::GenerateRequest& in,
+                           const ServedModel& model,
+                           std::vector<int32_t>& prompt) {
+  switch (in.prompt_case()) {
+    case v1::GenerateRequest::kText: {
+      auto ids = model.tokenizer->Encode(in.text(), ToEncodeOptions(in.tokenize()));
+      if (!ids.ok()) {
+        return Invalid("text: {}", std::string(ids.status().message()));
+      }
+      prompt = *std::move(ids);
+      if (prompt.empty()) {
+        return Invalid("text: empty, and this model's tokenizer adds nothing to it");
+      }
+      return absl::OkStatus();
+    }
+    case v1::GenerateRequest::kTokenIds:
+      if (in.has_tokenize()) {
+        return Invalid("tokenize: set beside token_ids, and there is no text to tokenize");
+      }
+      if (in.token_ids().ids().empty()) {
+        return Invalid("token_ids.ids: empty; at least one token is needed");
+      }
+      prompt.assign(in.token_ids().ids().begin(), in.token_ids().ids().end());
+      return absl::OkStatus();
+    case v1::GenerateRequest::PROMPT_NOT_SET:
+      break;
+  }
+  return Invalid("prompt: not set; set text or token_ids");
+}
+
+absl::Status ConvertSampling(const v1::SamplingOptions& in, SamplingParams& out) {
+  if (in.logit_bias_size() > kMaxLogitBias) {
+    return Invalid(
+        "sampling.logit_bias: {} entries are more than {}", in.logit_bias_size(), kMaxLogitBias);
+  }
+  std::unordered_set<int32_t> seen;
+  for (const v1::LogitBias& bias : in.logit_bias()) {
+    if (!seen.insert(bias.token_id()).second) {
+      return Invalid("sampling.logit_bias: token id {} is there twice", bias.token_id());
+    }
+    out.logit_bias.emplace_back(bias.token_id(), bias.bias());
+  }
+  const SamplingParams neutral;
+  out.repetition_penalty =
+      in.has_repetition_penalty() ? in.repetition_penalty() : neutral.repetition_penalty;
+  out.presence_penalty = in.presence_penalty();
+  out.frequency_penalty = in.frequency_penalty();
+  out.temperature = in.has_temperature() ? in.temperature() : neutral.temperature;
+  out.top_k = in.top_k();
+  out.top_p = in.has_top_p() ? in.top_p() : neutral.top_p;
+  out.min_p = in.min_p();
+  out.seed = in.seed();
+  return absl::OkStatus();
+}
+
+absl::Status ConvertStopping(const v1::StoppingOptions& in,
+                             const ServedModel& model,
+                             ConvertedRequest& out) {
+  StoppingParams& stopping = out.request.stopping;
+  const int64_t max_tokens = in.has_max_tokens() ? in.max_tokens() : kDefaultMaxTokens;
+  if (max_tokens < 1 || max_tokens > kMaxMaxTokens) {
+    return Invalid("stopping.max_tokens: {} is not in [1, {}]", max_tokens, kMaxMaxTokens);
+  }
+  if (in.min_tokens() < 0 || in.min_tokens() > max_tokens) {
+    return Invalid(
+        "stopping.min_tokens: {} is not in [0, max_tokens = {}]", in.min_tokens(), max_tokens);
+  }
+  if (in.stop_token_ids_size() > kMaxStopTokenIds) {
+    return Invalid("stopping.stop_token_ids: {} ids are more than {}",
+                   in.stop_token_ids_size(),
+                   kMaxStopTokenIds);
+  }
+  if (in.stop_strings_size() > kMaxStopStrings) {
+    return Invalid("stopping.stop_strings: {} strings are more than {}",
+                   in.stop_strings_size(),
+                   kMaxStopStrings);
+  }
+  for (int i = 0; i < in.stop_strings_size(); ++i) {
+    const size_t bytes = in.stop_strings(i).size();
+    if (bytes < 1 || bytes > kMaxStopStringBytes) {
+      return Invalid(
+          "stopping.stop_strings[{}]: {} bytes, not in [1, {}]", i, bytes, kMaxStopStringBytes);
+    }
+  }
+  stopping.max_tokens = static_cast<int32_t>(max_tokens);
+  stopping.min_tokens = static_cast<int32_t>(in.min_tokens());
+  stopping.ignore_eos = in.ignore_eos();
+  stopping.stop_token_ids.assign(in.stop_token_ids().begin(), in.stop_token_ids().end());
+  out.stream.stop_strings.assign(in.stop_strings().begin(), in.stop_strings().end());
+  out.stream.end_token_ids = stopping.stop_token_ids;
+  if (!stopping.ignore_eos) {
+    out.stream.end_token_ids.insert(out.stream.end_token_ids.end(),
+                                    model.shape.eos_token_ids.begin(),
+                                    model.shape.eos_token_ids.end());
+  }
+  std::sort(out.stream.end_token_ids.begin(), out.stream.end_token_ids.end());
+  return absl::OkStatus();
+}
+
+absl::Status ConvertOutput(const v1::OutputOptions& in,
+                           const ServedModel& model,
+                           ConvertedRequest& out) {
+  if (in.has_logprobs()) {
+    const int32_t most = std::min(kMaxLogprobs, model.shape.vocab_size);
+    if (in.logprobs() < 0 || in.logprobs() > most) {
+      return Invalid("output.logprobs: {} is not in [0, {}]", in.logprobs(), most);
+    }
+    out.request.output.num_logprobs = in.logprobs();
+  }
+  out.request.output.prompt_logprobs = in.echo();
+  out.stream.logprobs = in.has_logprobs();
+  out.stream.echo = in.echo();
+  out.stream.include_special_tokens = in.include_special_tokens();
+  return absl::OkStatus();
+}
+
+absl::Status ConvertQueueTimeout(const google::protobuf::Duration& in, absl::Duration& out) {
+  constexpr int64_t kDaySeconds = 24 * 60 * 60;
+  const bool whole = in.seconds() >= 0 && in.seconds() <= kDaySeconds && in.nanos() >= 0 &&
+                     in.nanos() < 1'000'000'000;
+  out = whole ? absl::Seconds(in.seconds()) + absl::Nanoseconds(in.nanos()) : absl::ZeroDuration();
+  if (out < absl::Milliseconds(1) || out > absl::Seconds(kDaySeconds)) {
+    return Invalid(
+        "queue_timeout: {} s and {} ns is not in [1 ms, 24 h]", in.seconds(), in.nanos());
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<ConvertedRequest> ConvertRequest(const v1::GenerateRequest& in,
+                                                const ServedModel& model) {
+  RETURN_IF_ERROR(RefuseUnknownFields(in));
+  ConvertedRequest out;
+  out.stream.model = model.name();
+  RETURN_IF_ERROR(ConvertSampling(in.sampling(), out.request.sampling));
+  RETURN_IF_ERROR(ConvertStopping(in.stopping(), model, out));
+  RETURN_IF_ERROR(ConvertOutput(in.output(), model, out));
+  out.request.priority = in.priority();
+  if (in.has_queue_timeout()) {
+    RETURN_IF_ERROR(ConvertQueueTimeout(in.queue_timeout(), out.request.queue_timeout));
+  }
+  RETURN_IF_ERROR(ConvertPrompt(in, model, out.request.prompt));
+  out.stream.first_prompt_token = out.request.prompt.front();
+  out.request.stopping.stop_condition = MakeStopCondition(
+      *model.tokenizer, out.stream.stop_strings, !out.stream.include_special_tokens);
+  return out;
+}
+
+absl::Status RefuseUnknownFields(const google::protobuf::Message& message) {
+  const google::protobuf::Reflection& reflection = *message.GetReflection();
+  const auto& unknown = reflection.GetUnknownFields(message);
+  if (!unknown.empty()) {
+    return Invalid("{}: this server knows no field with number {}",
+                   message.GetTypeName(),
+                   unknown.field(0).number());
+  }
+  std::vector<const google::protobuf::FieldDescriptor*> fields;
+  reflection.ListFields(message, &fields);
+  for (const auto* field : fields) {
+    if (field->cpp_type() != google::protobuf::FieldDescriptor::CPPTYPE_MESSAGE) {
+      continue;
+    }
+    if (!field->is_repeated()) {
+      RETURN_IF_ERROR(RefuseUnknownFields(reflection.GetMessage(message, field)));
+      continue;
+    }
+    for (int i = 0; i < reflection.FieldSize(message, field); ++i) {
+      RETURN_IF_ERROR(RefuseUnknownFields(reflection.GetRepeatedMessage(message, field, i)));
+    }
+  }
+  return absl::OkStatus();
+}
+
+EncodeOptions ToEncodeOptions(const v1::TokenizeOptions& options) {
+  EncodeOptions out;
+  if (options.has_add_special_tokens()) {
+    out.add_special_tokens = options.add_special_tokens();
+  }
+  if (options.has_parse_special_tokens()) {
+    out.parse_special_tokens = options.parse_special_tokens();
+  }
+  return out;
+}
+
+google::protobuf::Duration ToProto(absl::Duration duration) {
+  google::protobuf::Duration out;
+  absl::Duration rest;
+  out.set_seconds(absl::IDivDuration(duration, absl::Seconds(1), &rest));
+  out.set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(rest)));
+  return out;
+}
+
+v1::FinishReason ToProto(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kStopToken:
+      return v1::FINISH_REASON_STOP_TOKEN;
+    case FinishReason::kStopString:
+      return v1::FINISH_REASON_STOP_STRING;
+    case FinishReason::kMaxTokens:
+      return v1::FINISH_REASON_MAX_TOKENS;
+    case FinishReason::kContextFull:
+      return v1::FINISH_REASON_CONTEXT_FULL;
+  }
+  RS_CHECK(false);
+}
+
+v1::Usage ToProto(const Usage& usage) {
+  v1::Usage out;
+  out.set_prompt_tokens(usage.prompt_tokens);
+  out.set_cached_tokens(usage.cached_tokens);
+  out.set_reprefilled_tokens(usage.reprefilled_tokens);
+  out.set_evicted_tokens(usage.evicted_tokens);
+  out.set_completion_tokens(usage.completion_tokens);
+  return out;
+}
+
+v1::Timings ToProto(const Timings& timings) {
+  v1::Timings out;
+  *out.mutable_queued() = ToProto(timings.queued);
+  *out.mutable_prefill() = ToProto(timings.prefill);
+  *out.mutable_decode() = ToProto(timings.decode);
+  return out;
+}
+
+}  // namespace ringserve

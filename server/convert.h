@@ -1,0 +1,46 @@
+// Messages of the wire to structs of the engine and back. Nobody else converts.
+#pragma once
+
+#include <string_view>
+
+#include <absl/time/time.h>
+#include <google/protobuf/duration.pb.h>
+#include <google/protobuf/message.h>
+
+#include "engine/base/status.h"
+#include "engine/engine.h"
+#include "engine/request.h"
+#include "ringserve/v1/control.pb.h"
+#include "ringserve/v1/inference.pb.h"
+#include "ringserve/v1/models.pb.h"
+#include "server/event_buffer.h"
+#include "server/served_model.h"
+
+namespace ringserve {
+
+// A request for the engine and what its stream has to know. request_id is the caller's to set.
+struct ConvertedRequest {
+  GenerateRequest request;
+  StreamOptions stream;
+};
+
+// Checks everything that the engine does not see (text, presence, lengths, ranges of the wire's
+// wider integers); the engine checks the rest in Submit. INVALID_ARGUMENT names field, value and
+// range.
+absl::StatusOr<ConvertedRequest> ConvertRequest(const v1::GenerateRequest& request,
+                                                const ServedModel& model);
+
+// INVALID_ARGUMENT naming the first field, at any depth, that this server's messages do not have.
+absl::Status RefuseUnknownFields(const google::protobuf::Message& message);
+
+EncodeOptions ToEncodeOptions(const v1::TokenizeOptions& options);
+
+google::protobuf::Duration ToProto(absl::Duration duration);
+v1::FinishReason ToProto(FinishReason reason);
+v1::Usage ToProto(const Usage& usage);
+v1::Timings ToProto(const Timings& timings);
+v1::Model ToProto(const ServedModel& model, ModelSet::State state);
+v1::ModelLoad ToProto(const EngineLoad& load, std::string_view model);
+v1::GetMemoryPlanResponse MemoryPlanToProto(const ServedModel& model);
+
+}  // namespace ringserve

@@ -1,0 +1,78 @@
+// The part of convert.h that tells of models: their shapes, load and memory.
+#include "engine/engine_config.h"
+#include "engine/memory_plan.h"
+#include "server/convert.h"
+
+namespace ringserve {
+
+v1::Model ToProto(const ServedModel& model, ModelSet::State state) {
+  v1::Model out;
+  const ModelConfig& shape = model.shape;
+  const EngineConfig::Rings& rings = model.config.rings;
+  out.set_name(model.name());
+  out.set_state(state == ModelSet::State::kDraining ? v1::MODEL_STATE_DRAINING
+                                                    : v1::MODEL_STATE_READY);
+  out.set_architecture(shape.architecture);
+  out.set_vocab_size(shape.vocab_size);
+  out.set_num_layers(shape.num_layers);
+  out.set_hidden_dim(shape.hidden_dim);
+  out.set_ffn_dim(shape.ffn_dim);
+  out.set_num_heads(shape.num_heads);
+  out.set_num_kv_heads(shape.num_kv_heads);
+  out.set_head_dim(shape.head_dim);
+  out.set_max_positions(shape.max_positions);
+  out.mutable_bos_token_ids()->Assign(shape.bos_token_ids.begin(), shape.bos_token_ids.end());
+  out.mutable_eos_token_ids()->Assign(shape.eos_token_ids.begin(), shape.eos_token_ids.end());
+  out.set_buffer_size(rings.buffer_size);
+  out.set_block_size(rings.block_size);
+  out.set_sink_size(rings.sink_size);
+  out.set_overflow(rings.overflow == OverflowPolicy::kSlide ? v1::OVERFLOW_SLIDE
+                                                            : v1::OVERFLOW_REFUSE);
+  out.set_max_prompt_tokens(model.engine->limits().max_prompt_tokens);
+  out.set_device(model.device);
+  out.set_config_json(EngineConfigJson(model.config));
+  return out;
+}
+
+v1::ModelLoad ToProto(const EngineLoad& load, std::string_view model) {
+  v1::ModelLoad out;
+  out.set_model(std::string(model));
+  out.set_running(load.running);
+  out.set_queued(load.queued);
+  out.set_max_batch(load.max_batch);
+  out.set_max_queue(load.max_queue);
+  out.set_device_blocks(load.device_blocks);
+  out.set_device_blocks_free(load.device_blocks_free);
+  out.set_steps(load.steps);
+  out.set_prompt_tokens(load.prompt_tokens);
+  out.set_completion_tokens(load.completion_tokens);
+  out.set_reprefilled_tokens(load.reprefilled_tokens);
+  out.set_evicted_tokens(load.evicted_tokens);
+  out.set_tiles_dense(load.tiles_dense);
+  out.set_tiles_triangle(load.tiles_triangle);
+  out.set_tiles_skipped(load.tiles_skipped);
+  out.set_block_loads(load.block_loads);
+  *out.mutable_step_time() = ToProto(load.step_time);
+  *out.mutable_kernel_time() = ToProto(load.kernel_time);
+  return out;
+}
+
+v1::GetMemoryPlanResponse MemoryPlanToProto(const ServedModel& model) {
+  const MemoryPlan& plan = model.plan;
+  v1::GetMemoryPlanResponse out;
+  out.set_model(model.name());
+  out.set_weight_bytes(plan.weight_bytes);
+  out.set_workspace_bytes(plan.workspace_bytes);
+  out.set_block_bytes(plan.kv.block_bytes());
+  out.set_device_blocks(plan.device_blocks);
+  out.set_pinned_blocks(plan.pinned_blocks);
+  out.set_device_kv_bytes(plan.device_kv_bytes());
+  out.set_pinned_kv_bytes(plan.pinned_kv_bytes());
+  out.set_device_bytes(plan.device_bytes());
+  out.set_blocks_per_session(plan.blocks_per_session);
+  out.set_max_sessions(plan.max_sessions);
+  out.set_table(FormatMemoryPlan(plan));
+  return out;
+}
+
+}  // namespace ringserve

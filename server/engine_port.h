@@ -1,0 +1,31 @@
+// What the front end needs of an engine. One implementation stands in front of Engine
+// (served_model.cc); tests and the front-end benchmark have one that plays the engine.
+#pragma once
+
+#include <cstdint>
+
+#include <absl/time/time.h>
+
+#include "engine/base/status.h"
+#include "engine/engine.h"
+#include "engine/request.h"
+
+namespace ringserve {
+
+// Any thread. The contracts are Engine's.
+class EnginePort {
+ public:
+  EnginePort() = default;
+  EnginePort(const EnginePort&) = delete;
+  EnginePort& operator=(const EnginePort&) = delete;
+  virtual ~EnginePort() = default;
+
+  virtual absl::Status Submit(GenerateRequest request) = 0;
+  virtual void Cancel(uint64_t request_id) = 0;
+  virtual void SetPaused(uint64_t request_id, bool paused) = 0;
+  virtual void Drain(absl::Time deadline) = 0;
+  virtual EngineLoad load() const = 0;
+  virtual RequestLimits limits() const = 0;
+};
+
+}  // namespace ringserve

@@ -1,0 +1,106 @@
+#include "server/served_model.h"
+
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "engine/base/check.h"
+
+namespace ringserve {
+namespace {
+
+class RealEngine final : public EnginePort {
+ public:
+  explicit RealEngine(std::unique_ptr<Engine> engine) : engine_(std::move(engine)) {}
+
+  absl::Status Submit(GenerateRequest request) override {
+    return engine_->Submit(std::move(request));
+  }
+
+  void Cancel(uint64_t request_id) override { engine_->Cancel(request_id); }
+
+  void SetPaused(uint64_t request_id, bool paused) override {
+    engine_->SetPaused(request_id, paused);
+  }
+
+  void Drain(absl::Time deadline) override { engine_->Drain(deadline); }
+
+  EngineLoad load() const override { return engine_->load(); }
+
+  RequestLimits limits() const override { return engine_->limits(); }
+
+ private:
+  std::unique_ptr<Engine> engine_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(const EngineConfig& config,
+                                                             EventSink& sink,
+                                                             void (*progress)(double, void*),
+                                                             void* progress_context) {
+  auto model = std::make_unique<ServedModel>();
+  ASSIGN_OR_RETURN(model->tokenizer, Tokenizer::Load(config.model.path));
+  Engine::Options options;
+  options.config = config;
+  options.progress = progress;
+  options.progress_context = progress_context;
+  ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine, Engine::Create(std::move(options), sink));
+  if (model->tokenizer->vocab_size() > engine->model_config().vocab_size) {
+    return absl::InvalidArgumentError(
+        fmt::format("{}: tokenizer.json has token id {}, config.json's vocab_size is {}",
+                    config.model.path,
+                    model->tokenizer->vocab_size() - 1,
+                    engine->model_config().vocab_size));
+  }
+  model->config = engine->config();
+  model->shape = engine->model_config();
+  model->plan = engine->memory_plan();
+  model->device = engine->device_description();
+  model->engine = std::make_unique<RealEngine>(std::move(engine));
+  return model;
+}
+
+void ModelSet::Publish(std::vector<std::unique_ptr<ServedModel>> models) {
+  RS_CHECK(state() == State::kStarting);
+  models_ = std::move(models);
+  state_.store(State::kReady, std::memory_order_release);
+}
+
+void ModelSet::BeginDrain() {
+  State ready = State::kReady;
+  state_.compare_exchange_strong(ready, State::kDraining, std::memory_order_acq_rel);
+}
+
+std::span<const std::unique_ptr<ServedModel>> ModelSet::models() const {
+  if (state() == State::kStarting) {
+    return {};
+  }
+  return models_;
+}
+
+absl::StatusOr<ServedModel*> ModelSet::Find(const std::string& name) const {
+  if (state() == State::kStarting) {
+    return absl::UnavailableError("the server is loading its models");
+  }
+  if (name.empty()) {
+    if (models_.size() == 1) {
+      return models_.front().get();
+    }
+    return absl::InvalidArgumentError(
+        fmt::format("model: not set, and {} models are served", models_.size()));
+  }
+  for (const auto& model : models_) {
+    if (model->name() == name) {
+      return model.get();
+    }
+  }
+  std::string served;
+  for (const auto& model : models_) {
+    served += (served.empty() ? "" : ", ") + model->name();
+  }
+  return absl::NotFoundError(
+      fmt::format("model: \"{}\" is not served; served: {}", name.substr(0, 128), served));
+}
+
+}  // namespace ringserve

@@ -1,0 +1,100 @@
+#include "server/stream_pump.h"
+
+#include <algorithm>
+#include <functional>
+#include <iterator>
+#include <utility>
+#include <variant>
+
+#include "engine/base/check.h"
+#include "server/connection.h"
+
+namespace ringserve {
+namespace {
+
+bool IsFinal(const TokenEvent& event) {
+  return std::holds_alternative<FinishedEvent>(event.event) ||
+         std::holds_alternative<FailedEvent>(event.event);
+}
+
+}  // namespace
+
+StreamPump::StreamPump() : thread_([this] { Run(); }) {}
+
+StreamPump::~StreamPump() {
+  {
+    absl::MutexLock lock(&mutex_);
+    stopping_ = true;
+  }
+  thread_.join();
+}
+
+uint64_t StreamPump::Register(EventTarget& target) {
+  absl::MutexLock lock(&targets_mutex_);
+  const uint64_t id = next_id_++;
+  targets_.emplace(id, &target);
+  return id;
+}
+
+void StreamPump::Unregister(uint64_t request_id) {
+  absl::MutexLock lock(&targets_mutex_);
+  targets_.erase(request_id);
+}
+
+void StreamPump::Publish(std::span<TokenEvent> events) {
+  absl::MutexLock lock(&mutex_);
+  queue_.insert(
+      queue_.end(), std::make_move_iterator(events.begin()), std::make_move_iterator(events.end()));
+}
+
+void StreamPump::Run() {
+  std::vector<TokenEvent> events;
+  for (;;) {
+    {
+      absl::MutexLock lock(&mutex_);
+      mutex_.Await(absl::Condition(this, &StreamPump::HasWork));
+      if (queue_.empty()) {
+        return;
+      }
+      events.swap(queue_);
+    }
+    Deliver(events);
+    events.clear();
+  }
+}
+
+void StreamPump::Deliver(std::vector<TokenEvent>& events) {
+  round_.clear();
+  {
+    absl::MutexLock lock(&targets_mutex_);
+    for (TokenEvent& event : events) {
+      const auto it = targets_.find(event.request_id);
+      RS_CHECK(it != targets_.end());
+      EventTarget* target = it->second;
+      if (IsFinal(event)) {
+        targets_.erase(it);
+      }
+      target->Push(std::move(event));
+      round_.push_back(target);
+    }
+  }
+  // Streams of one connection side by side, each once.
+  std::sort(round_.begin(), round_.end(), [](EventTarget* a, EventTarget* b) {
+    const std::less<> less;
+    return a->connection() != b->connection() ? less(a->connection(), b->connection()) : less(a, b);
+  });
+  round_.erase(std::unique(round_.begin(), round_.end()), round_.end());
+  for (size_t begin = 0; begin < round_.size();) {
+    Connection* const connection = round_[begin]->connection();
+    size_t end = begin + 1;
+    while (end < round_.size() && round_[end]->connection() == connection) {
+      ++end;
+    }
+    for (size_t i = begin; i < end; ++i) {
+      round_[i]->Flush();
+    }
+    begin = end;
+  }
+}
+
+}  // namespace ringserve

@@ -1,0 +1,77 @@
+// The thread that carries engine events to the streams that asked for them. Engines publish once
+// per step and go on; everything that costs time per token (decoding text, building messages,
+// writing) happens here, for all streams of the step together. The pump never waits for a stream.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include <absl/base/thread_annotations.h>
+#include <absl/synchronization/mutex.h>
+
+#include "engine/request.h"
+
+namespace ringserve {
+
+class Connection;
+
+// Where the events of one request go. All methods on the pump thread; none may block.
+class EventTarget {
+ public:
+  virtual ~EventTarget() = default;
+  // One event; the target only stores it.
+  virtual void Push(TokenEvent&& event) = 0;
+  // All events of this round are in. After a round with the final event the pump never touches the
+  // target again, so this call may let it go.
+  virtual void Flush() = 0;
+
+  // Targets of one connection are flushed one after the other, and what they write leaves together.
+  // Null: on its own.
+  virtual Connection* connection() { return nullptr; }
+};
+
+class StreamPump final : public EventSink {
+ public:
+  StreamPump();
+  // Engines that publish here must have stopped. Delivers what is queued first.
+  ~StreamPump() override;
+  StreamPump(const StreamPump&) = delete;
+  StreamPump& operator=(const StreamPump&) = delete;
+
+  // A new request id, unique in this process. `target` must live until its final event is flushed
+  // or it is unregistered.
+  uint64_t Register(EventTarget& target);
+  // For a request that no engine took: nothing has been or will be published for it.
+  void Unregister(uint64_t request_id);
+
+  // Called by engine threads; never waits for a stream. What can pile up is bounded by the streams:
+  // one that does not keep up is paused (generate_call.h).
+  void Publish(std::span<TokenEvent> events) override;
+
+ private:
+  void Run();
+  void Deliver(std::vector<TokenEvent>& events);
+
+  bool HasWork() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return !queue_.empty() || stopping_;
+  }
+
+  absl::Mutex mutex_;
+  std::vector<TokenEvent> queue_ ABSL_GUARDED_BY(mutex_);
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+
+  absl::Mutex targets_mutex_;
+  uint64_t next_id_ ABSL_GUARDED_BY(targets_mutex_) = 1;
+  std::unordered_map<uint64_t, EventTarget*> targets_ ABSL_GUARDED_BY(targets_mutex_);
+
+  // Of the pump thread alone; kept to keep their memory.
+  std::vector<EventTarget*> round_;
+
+  std::thread thread_;
+};
+
+}  // namespace ringserve
