@@ -4,6 +4,7 @@
 
 #include <absl/time/time.h>
 #include <fmt/format.h>
+#include <grpcpp/server_context.h>
 
 #include "server/convert.h"
 #include "server/status.h"

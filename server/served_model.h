@@ -9,7 +9,6 @@
 
 #include "engine/base/status.h"
 #include "engine/engine.h"
-#include "engine/model/model_config.h"
 #include "engine/request.h"
 #include "engine/text/tokenizer.h"
 #include "server/engine_port.h"
