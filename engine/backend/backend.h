@@ -17,6 +17,7 @@
 #include "engine/base/status.h"
 #include "engine/model/model_config.h"
 #include "engine/request.h"
+#include "engine/sample/sampler.h"
 #include "kernels/attention.h"
 #include "kernels/embed.h"
 #include "kernels/matmul.h"
@@ -26,17 +27,6 @@
 #include "kernels/types.h"
 
 namespace ringserve {
-
-// What one row of logits is for.
-struct SampleRow {
-  int32_t logits_row = 0;
-  int64_t position = 0;                         // of the token to be chosen; keys the noise
-  const SamplingParams* params = nullptr;       // null: score `forced_token` instead of sampling
-  const class TokenHistory* history = nullptr;  // host; penalties; null if params need none
-  std::span<const int32_t> banned;              // ids that must not be sampled (min_tokens)
-  int32_t forced_token = -1;
-  int32_t num_logprobs = 0;  // alternatives wanted
-};
 
 struct SampleArgs {
   const float* logits = nullptr;  // [.., vocab_size]
