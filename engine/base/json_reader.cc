@@ -260,13 +260,19 @@ void JsonReader::Ignore(std::string_view key) {
   known_.emplace(key);
 }
 
-absl::Status JsonReader::Finish() const {
+std::vector<std::string> JsonReader::UnknownKeys() const {
+  std::vector<std::string> unknown;
   for (const auto& [key, value] : object_->items()) {
     if (!known_.contains(key)) {
-      return Error(key, "unknown key");
+      unknown.push_back(key);
     }
   }
-  return absl::OkStatus();
+  return unknown;
+}
+
+absl::Status JsonReader::Finish() const {
+  const std::vector<std::string> unknown = UnknownKeys();
+  return unknown.empty() ? absl::OkStatus() : Error(unknown.front(), "unknown key");
 }
 
 absl::Status JsonReader::Error(std::string_view key, std::string_view message) const {

@@ -60,7 +60,9 @@ class JsonReader {
   bool Has(std::string_view key) const;
   // Marks the key as known without reading it (a key that is accepted and has no effect here).
   void Ignore(std::string_view key);
-  // Error if the object has a key that was neither read nor ignored. Call last.
+  // Keys of the object that were neither read nor ignored, sorted. Call last.
+  std::vector<std::string> UnknownKeys() const;
+  // Error that names the first of them.
   absl::Status Finish() const;
 
   const std::string& path() const { return path_; }
