@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "engine/base/problems.h"
 #include "engine/base/status.h"
 #include "kernels/types.h"
 
@@ -46,11 +47,17 @@ struct ModelConfig {
 // Strict about what it uses: a value that would change the result and is not supported here
 // (hidden_act other than silu, attention_bias, an unknown rope_type, ...) is an error naming the
 // key. Both spellings of rope ("rope_parameters", and "rope_theta" with "rope_scaling") are read.
+// Keys that may be missing default as transformers defaults them. `generation_config_json` may be
+// empty: there is none.
 absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view config_json,
                                              std::string_view generation_config_json);
 
 // Reads DIR/config.json and, if it is there, DIR/generation_config.json.
 absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& model_dir);
+
+// The same, noting everything that is wrong instead of the first thing. The result means nothing if
+// something was noted.
+ModelConfig ReadModelConfig(const std::string& model_dir, Problems& problems);
 
 // Angular frequencies of the head_dim / 2 pairs, radians per position, in float64.
 std::vector<double> RopeFrequencies(const RopeConfig& rope, int32_t head_dim);
