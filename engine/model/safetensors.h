@@ -11,7 +11,6 @@
 #include <span>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "engine/base/status.h"
@@ -29,8 +28,8 @@ struct TensorEntry {
   uint64_t end = 0;
 };
 
-// Checks the header of a file that has `data_bytes` bytes after it. In order of `begin`. `what`
-// names the file in errors.
+// Checks the header of a file that has `data_bytes` bytes after it. The result is in order of
+// `begin`. `what` names the file in errors.
 absl::StatusOr<std::vector<TensorEntry>> ParseSafetensorsHeader(std::string_view header,
                                                                 uint64_t data_bytes,
                                                                 std::string_view what);
@@ -57,8 +56,9 @@ class SafetensorsFile {
 
   FileTensor tensor(size_t index) const;
 
-  // The pages of `data` (of this file) are not needed soon: gives them back to the page cache. They
-  // come back from there when touched.
+  // Advice on the pages of `data`, which lies in some mapped file. Prefetch starts reading them;
+  // Release gives them back to the page cache, from where they return when touched.
+  static void Prefetch(std::span<const std::byte> data);
   static void Release(std::span<const std::byte> data);
 
  private:
@@ -78,6 +78,8 @@ class Checkpoint {
  public:
   static absl::StatusOr<std::unique_ptr<Checkpoint>> Open(const std::string& model_dir);
 
+  const std::string& dir() const { return dir_; }
+
   // Null if there is none.
   const FileTensor* Find(std::string_view name) const;
 
@@ -86,7 +88,9 @@ class Checkpoint {
 
  private:
   Checkpoint() = default;
+  absl::Status OpenShards(const std::string& index_path);
 
+  std::string dir_;
   std::vector<std::unique_ptr<SafetensorsFile>> files_;
   std::vector<FileTensor> tensors_;
 };
