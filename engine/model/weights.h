@@ -84,8 +84,8 @@ class Weights {
   const float* final_norm_ = nullptr;
   Matrix lm_head_;
   Buffer slab_;
-  std::vector<std::byte> host_table_;       // what embedding_ points to, if random
-  std::unique_ptr<Checkpoint> checkpoint_;  // what embedding_ points to, if mapped
+  std::unique_ptr<std::byte[]> host_table_;  // what embedding_ points to, if random
+  std::unique_ptr<Checkpoint> checkpoint_;   // what embedding_ points to, if mapped
 };
 
 }  // namespace ringserve

@@ -1,0 +1,122 @@
+// A backend that allocates, copies and packs, counts what it was asked for, and computes nothing.
+// Packed matrices are row-major, so that a test can read them.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "engine/backend/backend.h"
+#include "engine/base/check.h"
+
+namespace ringserve {
+
+class RecordingBackend final : public Backend {
+ public:
+  explicit RecordingBackend(bool reads_host_memory = true)
+      : reads_host_memory_(reads_host_memory) {}
+
+  int64_t device_bytes() const { return device_bytes_; }
+
+  int64_t pinned_bytes() const { return pinned_bytes_; }
+
+  int32_t num_allocations() const { return num_allocations_; }
+
+  BackendInfo info() const override {
+    BackendInfo info;
+    info.device = "recording";
+    info.reads_host_memory = reads_host_memory_;
+    return info;
+  }
+
+  absl::Status CheckModel(const ModelConfig& /*config*/, DType /*dtype*/) const override {
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<Buffer> Allocate(size_t bytes, MemoryKind kind) override {
+    (kind == MemoryKind::kDevice ? device_bytes_ : pinned_bytes_) += static_cast<int64_t>(bytes);
+    ++num_allocations_;
+    auto* data = static_cast<std::byte*>(::operator new (bytes, std::align_val_t{128}));
+    std::memset(data, 0xa5, bytes);
+    return Buffer(data, bytes, [](std::byte* memory, size_t) {
+      ::operator delete (memory, std::align_val_t{128});
+    });
+  }
+
+  absl::Status Copy(std::byte* to, const std::byte* from, size_t bytes) override {
+    std::memcpy(to, from, bytes);
+    return absl::OkStatus();
+  }
+
+  // More than the elements need, as real layouts do.
+  size_t MatrixBytes(int64_t rows, int64_t cols, DType dtype) const override {
+    return static_cast<size_t>(RoundUp<int64_t>(rows * cols * DTypeBytes(dtype), 128) + 128);
+  }
+
+  absl::StatusOr<Matrix> PackMatrix(std::span<const HostTensor> parts,
+                                    DType dtype,
+                                    std::byte* to) override {
+    RS_CHECK(reinterpret_cast<uintptr_t>(to) % 128 == 0);
+    Matrix matrix = {.data = to, .rows = 0, .cols = parts.front().cols, .dtype = dtype};
+    for (const HostTensor& part : parts) {
+      RS_CHECK(part.cols == matrix.cols);
+      for (int64_t i = 0; i < part.rows * part.cols; ++i) {
+        Store(Load(part, i), dtype, to + (matrix.rows * matrix.cols + i) * DTypeBytes(dtype));
+      }
+      matrix.rows += part.rows;
+    }
+    return matrix;
+  }
+
+  absl::Status Embed(const EmbedArgs& /*args*/) override { return None(); }
+
+  absl::Status RmsNorm(const RmsNormArgs& /*args*/) override { return None(); }
+
+  absl::Status MatMul(const MatMulArgs& /*args*/) override { return None(); }
+
+  absl::Status RopeAngles(const RopeAnglesArgs& /*args*/) override { return None(); }
+
+  absl::Status RopeAppend(const RopeAppendArgs& /*args*/) override { return None(); }
+
+  absl::Status Attention(const AttentionArgs& /*args*/) override { return None(); }
+
+  absl::Status SwiGlu(const SwiGluArgs& /*args*/) override { return None(); }
+
+  absl::Status Sample(const SampleArgs& /*args*/) override { return None(); }
+
+  absl::Status Synchronize() override { return absl::OkStatus(); }
+
+  static float Load(const HostTensor& tensor, int64_t index) {
+    const std::byte* from = tensor.data + index * DTypeBytes(tensor.dtype);
+    if (tensor.dtype == DType::kF32) {
+      float value = 0;
+      std::memcpy(&value, from, sizeof(value));
+      return value;
+    }
+    uint16_t bits = 0;
+    std::memcpy(&bits, from, sizeof(bits));
+    return tensor.dtype == DType::kBf16 ? ToFloat(Bf16{bits}) : ToFloat(F16{bits});
+  }
+
+  static float At(const Matrix& matrix, int64_t row, int64_t col) {
+    return Load({matrix.data, matrix.rows, matrix.cols, matrix.dtype}, row * matrix.cols + col);
+  }
+
+ private:
+  static absl::Status None() { return absl::UnimplementedError("recording backend"); }
+
+  static void Store(float value, DType dtype, std::byte* to) {
+    const Bf16 rounded = ToBf16(value);
+    std::memcpy(to,
+                dtype == DType::kF32 ? static_cast<const void*>(&value) : &rounded,
+                static_cast<size_t>(DTypeBytes(dtype)));
+  }
+
+  bool reads_host_memory_;
+  int64_t device_bytes_ = 0;
+  int64_t pinned_bytes_ = 0;
+  int32_t num_allocations_ = 0;
+};
+
+}  // namespace ringserve
