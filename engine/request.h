@@ -2,6 +2,7 @@
 // Plain data; knows neither the network nor text encodings.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -20,8 +21,9 @@ namespace ringserve {
 // How the next token is chosen from the logits, in the order of the fields. Ranges are checked by
 // CheckGenerateRequest.
 struct SamplingParams {
-  std::vector<std::pair<int32_t, float>>
-      logit_bias;  // token id, added to its logit; [-100, 100] or -inf
+  // Token id, and what is added to its logit: [-100, 100] or -inf. Each id once, at most
+  // kMaxLogitBiases.
+  std::vector<std::pair<int32_t, float>> logit_bias;
   float repetition_penalty =
       1.0F;                        // (0, 10]; over prompt and output: positive logits /, negative *
   float presence_penalty = 0.0F;   // [-2, 2]; subtracted once from tokens in the output
@@ -47,13 +49,14 @@ struct StoppingParams {
   int32_t max_tokens = 16;  // >= 1
   int32_t min_tokens = 0;   // [0, max_tokens]; until then eos and stop token ids cannot be sampled
   bool ignore_eos = false;  // the model's eos ids are ordinary tokens
-  std::vector<int32_t> stop_token_ids;
+  std::vector<int32_t> stop_token_ids;            // at most kMaxStopTokenIds
   std::unique_ptr<StopCondition> stop_condition;  // null: none
 };
 
 struct OutputParams {
-  int32_t num_logprobs =
-      -1;  // -1: chosen token's only in digest; 0: chosen's told; k: k alternatives
+  // -1: the chosen token's goes into the digest only; 0: it is told; k: so are the k most likely
+  // ones, at most kMaxLogprobs.
+  int32_t num_logprobs = -1;
   bool prompt_logprobs = false;  // logprobs of the prompt's tokens (echo)
 };
 
@@ -100,9 +103,10 @@ struct Timings {
   absl::Duration decode;   // first token to the end
 };
 
-// Events of one request, in this order: Accepted, Progress*, PromptLogprobs*, then Token and
-// ContextNotice mixed, then exactly one of Finished and Failed, after which the engine never names
-// the request again.
+// Events of one request, in this order: Accepted; Progress, PromptLogprobs and ContextNotice mixed;
+// SampledToken and ContextNotice mixed; then exactly one of Finished and Failed, after which the
+// engine never names the request again. A request that fails before it has a place is told nothing
+// but Failed.
 struct AcceptedEvent {
   int64_t prompt_tokens = 0;
   int64_t cached_tokens = 0;
@@ -163,6 +167,10 @@ class EventSink {
   virtual ~EventSink() = default;
   virtual void Publish(std::span<TokenEvent> events) = 0;  // the sink may move from the events
 };
+
+inline constexpr size_t kMaxLogitBiases = 1024;
+inline constexpr size_t kMaxStopTokenIds = 1024;
+inline constexpr int32_t kMaxLogprobs = 20;
 
 struct RequestLimits {
   int32_t vocab_size = 0;

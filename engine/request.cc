@@ -1,0 +1,135 @@
+#include "engine/request.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <limits>
+#include <string_view>
+
+#include <fmt/format.h>
+
+namespace ringserve {
+namespace {
+
+absl::Status Invalid(const std::string& message) {
+  return absl::InvalidArgumentError(message);
+}
+
+absl::Status CheckInt(std::string_view field, int64_t value, int64_t min, int64_t max) {
+  if (value >= min && value <= max) {
+    return absl::OkStatus();
+  }
+  return Invalid(fmt::format("{}: {} is not in [{}, {}]", field, value, min, max));
+}
+
+// [min, max]; NaN is in no range.
+absl::Status CheckFloat(std::string_view field, float value, float min, float max) {
+  if (value >= min && value <= max) {
+    return absl::OkStatus();
+  }
+  return Invalid(fmt::format("{}: {} is not in [{}, {}]", field, value, min, max));
+}
+
+// (0, max].
+absl::Status CheckPositive(std::string_view field, float value, float max) {
+  if (value > 0 && value <= max) {
+    return absl::OkStatus();
+  }
+  return Invalid(fmt::format("{}: {} is not in (0, {}]", field, value, max));
+}
+
+absl::Status CheckCount(std::string_view field, size_t count, size_t max) {
+  if (count <= max) {
+    return absl::OkStatus();
+  }
+  return Invalid(fmt::format("{}: {} entries are more than {}", field, count, max));
+}
+
+absl::Status CheckTokenId(std::string_view field, size_t index, int32_t id, int32_t vocab_size) {
+  if (id >= 0 && id < vocab_size) {
+    return absl::OkStatus();
+  }
+  return Invalid(
+      fmt::format("{}[{}]: token id {} is not in [0, {})", field, index, id, vocab_size));
+}
+
+absl::Status CheckPrompt(const GenerateRequest& request, const RequestLimits& limits) {
+  if (request.prompt.empty()) {
+    return Invalid("prompt: it has no tokens, at least 1 is needed");
+  }
+  const auto length = static_cast<int64_t>(request.prompt.size());
+  if (length > limits.max_prompt_tokens) {
+    return Invalid(fmt::format("prompt: {} tokens are more than {}, what the context holds",
+                               length,
+                               limits.max_prompt_tokens));
+  }
+  for (size_t i = 0; i < request.prompt.size(); ++i) {
+    RETURN_IF_ERROR(CheckTokenId("prompt", i, request.prompt[i], limits.vocab_size));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckLogitBias(const SamplingParams& sampling, int32_t vocab_size) {
+  RETURN_IF_ERROR(CheckCount("sampling.logit_bias", sampling.logit_bias.size(), kMaxLogitBiases));
+  std::vector<int32_t> ids;
+  for (size_t i = 0; i < sampling.logit_bias.size(); ++i) {
+    const auto& [token_id, bias] = sampling.logit_bias[i];
+    RETURN_IF_ERROR(CheckTokenId("sampling.logit_bias", i, token_id, vocab_size));
+    const bool forbids = bias == -std::numeric_limits<float>::infinity();
+    if (!forbids && !(bias >= -100.0F && bias <= 100.0F)) {
+      return Invalid(fmt::format(
+          "sampling.logit_bias[{}]: bias {} is not in [-100, 100] and not -inf", i, bias));
+    }
+    ids.push_back(token_id);
+  }
+  std::sort(ids.begin(), ids.end());
+  const auto twice = std::adjacent_find(ids.begin(), ids.end());
+  if (twice != ids.end()) {
+    return Invalid(fmt::format("sampling.logit_bias: token id {} is named twice", *twice));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckSampling(const SamplingParams& sampling, int32_t vocab_size) {
+  RETURN_IF_ERROR(CheckLogitBias(sampling, vocab_size));
+  RETURN_IF_ERROR(CheckPositive("sampling.repetition_penalty", sampling.repetition_penalty, 10));
+  RETURN_IF_ERROR(CheckFloat("sampling.presence_penalty", sampling.presence_penalty, -2, 2));
+  RETURN_IF_ERROR(CheckFloat("sampling.frequency_penalty", sampling.frequency_penalty, -2, 2));
+  RETURN_IF_ERROR(CheckFloat("sampling.temperature", sampling.temperature, 0, 100));
+  RETURN_IF_ERROR(CheckInt("sampling.top_k", sampling.top_k, 0, vocab_size));
+  RETURN_IF_ERROR(CheckPositive("sampling.top_p", sampling.top_p, 1));
+  return CheckFloat("sampling.min_p", sampling.min_p, 0, 1);
+}
+
+absl::Status CheckStopping(const StoppingParams& stopping, int32_t vocab_size) {
+  RETURN_IF_ERROR(
+      CheckInt("stopping.max_tokens", stopping.max_tokens, 1, std::numeric_limits<int32_t>::max()));
+  RETURN_IF_ERROR(CheckInt("stopping.min_tokens", stopping.min_tokens, 0, stopping.max_tokens));
+  RETURN_IF_ERROR(
+      CheckCount("stopping.stop_token_ids", stopping.stop_token_ids.size(), kMaxStopTokenIds));
+  for (size_t i = 0; i < stopping.stop_token_ids.size(); ++i) {
+    RETURN_IF_ERROR(
+        CheckTokenId("stopping.stop_token_ids", i, stopping.stop_token_ids[i], vocab_size));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status CheckGenerateRequest(const GenerateRequest& request, const RequestLimits& limits) {
+  RETURN_IF_ERROR(CheckPrompt(request, limits));
+  RETURN_IF_ERROR(CheckSampling(request.sampling, limits.vocab_size));
+  RETURN_IF_ERROR(CheckStopping(request.stopping, limits.vocab_size));
+  RETURN_IF_ERROR(CheckInt("output.logprobs",
+                           request.output.num_logprobs,
+                           -1,
+                           std::min(kMaxLogprobs, limits.vocab_size)));
+  RETURN_IF_ERROR(CheckInt("priority", request.priority, -100, 100));
+  if (request.queue_timeout <= absl::ZeroDuration()) {
+    return Invalid(fmt::format("queue_timeout: {} is not above 0",
+                               absl::FormatDuration(request.queue_timeout)));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace ringserve
