@@ -1,57 +1,73 @@
 #include <algorithm>
 
-#include "kernels/matmul.h"
+#include "kernels/cpu_features.h"
+#include "kernels/matmul_kernel.h"
 #include "kernels/matmul_layout.h"
 #include "kernels/thread_pool.h"
 
 namespace ringserve {
 namespace {
 
-float Widen(float value) {
-  return value;
-}
+// Rows of x that go by a panel while it is in the caches. More rows would read the weight less
+// often, fewer would keep x closer; between 256 and 1024 neither is seen.
+constexpr int64_t kMaxRowBlock = 768;
 
-float Widen(Bf16 value) {
-  return ToFloat(value);
-}
+// Fewer panels than this for each thread are cut into slices, so that the last pieces to end are a
+// small part of the whole.
+constexpr int64_t kPanelsPerThread = 8;
 
-// One row of x by one panel.
-template <typename Element>
-void MultiplyPanel(const MatMulArgs& args, int64_t row, int64_t panel) {
-  const int64_t cols = args.weight.cols;
-  const DType dtype = args.weight.dtype;
-  const auto* x = static_cast<const Element*>(args.x) + row * cols;
-  const auto* weight =
-      reinterpret_cast<const Element*>(args.weight.data) + panel * PanelElements(cols, dtype);
-  float sums[kPanelRows] = {};
-  for (int64_t k = 0; k < cols; ++k) {
-    const float factor = Widen(x[k]);
-    const int64_t step = PackedIndex(1, 0, cols, dtype);
-    const Element* column = weight + PackedIndex(0, k, cols, dtype);
-    for (int64_t lane = 0; lane < kPanelRows; ++lane) {
-      sums[lane] += factor * Widen(column[lane * step]);
-    }
+// Below this many bytes of weight, times rows, a piece costs less than handing it out.
+constexpr int64_t kMinPieceWork = 65536;
+
+constexpr int64_t kPanelSlices = kPanelRows / kMatMulSlice;
+
+// Slices in a piece: a part of a panel, or whole panels.
+int64_t SlicesPerPiece(const MatMulArgs& args, int64_t num_panels, int64_t rows, int32_t threads) {
+  const int64_t slice_work =
+      std::max<int64_t>(1, kMatMulSlice * args.weight.cols * DTypeBytes(args.weight.dtype) * rows);
+  const int64_t least = CeilDiv(kMinPieceWork, slice_work);
+  if (least == 1 && num_panels < kPanelsPerThread * threads) {
+    return 1;
   }
-  const int64_t first = panel * kPanelRows;
-  std::copy_n(sums,
-              std::min(kPanelRows, args.weight.rows - first),
-              args.out + row * args.weight.rows + first);
+  return RoundUp(least, kPanelSlices);
 }
 
 }  // namespace
 
-void MatMulCpu(const MatMulArgs& args, ThreadPool& pool) {
-  pool.ParallelFor(CeilDiv(args.weight.rows, kPanelRows), 1, [&](int64_t first, int64_t last) {
-    for (int64_t panel = first; panel < last; ++panel) {
-      for (int64_t row = 0; row < args.num_rows; ++row) {
-        if (args.weight.dtype == DType::kBf16) {
-          MultiplyPanel<Bf16>(args, row, panel);
-        } else {
-          MultiplyPanel<float>(args, row, panel);
-        }
+MatMulKernel ChooseMatMulKernel(DType dtype) {
+  static const bool kHasBf16Dot = HasBf16Dot();
+  return dtype == DType::kBf16 && kHasBf16Dot ? MatMulKernelBf16Dot : MatMulKernelFloat;
+}
+
+void MatMulWith(MatMulKernel kernel, const MatMulArgs& args, ThreadPool& pool) {
+  if (args.num_rows <= 0) {
+    return;
+  }
+  const Matrix& weight = args.weight;
+  const int64_t row_blocks = CeilDiv<int64_t>(args.num_rows, kMaxRowBlock);
+  const int64_t rows = CeilDiv<int64_t>(args.num_rows, row_blocks);
+  const int64_t panels = CeilDiv(weight.rows, kPanelRows);
+  const int64_t grain = SlicesPerPiece(args, row_blocks * panels, rows, pool.num_threads());
+  // Slices run fastest: a block of x stays close while the weight streams by.
+  const int64_t slices = panels * kPanelSlices;
+  pool.ParallelFor(row_blocks * slices, grain, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last;) {
+      const int64_t next = std::min(last, RoundUp(i + 1, kPanelSlices));
+      MatMulBlock block;
+      block.first_row = i / slices * rows;
+      block.num_rows = std::min(rows, args.num_rows - block.first_row);
+      block.first_output = i % slices * kMatMulSlice;
+      block.num_outputs = std::min((next - i) * kMatMulSlice, weight.rows - block.first_output);
+      if (block.num_outputs > 0) {
+        kernel(args, block);
       }
+      i = next;
     }
   });
+}
+
+void MatMulCpu(const MatMulArgs& args, ThreadPool& pool) {
+  MatMulWith(ChooseMatMulKernel(args.weight.dtype), args, pool);
 }
 
 }  // namespace ringserve

@@ -3,9 +3,13 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <hwy/highway.h>
 #include <limits>
+#include <string>
 #include <vector>
 
+#include "kernels/cpu_features.h"
+#include "kernels/matmul_kernel.h"
 #include "kernels/thread_pool.h"
 #include "tests/support/catch.h"
 #include "tests/support/compare.h"
@@ -33,6 +37,52 @@ class Slab {
   std::byte* data_;
 };
 
+// A kernel of this machine: what MatMulCpu picks, or MatMulKernelFloat for one of the instruction
+// sets that Highway can pick.
+struct Variant {
+  std::string name;
+  DType dtype = DType::kF32;
+  MatMulKernel kernel = nullptr;
+  int64_t target = 0;  // 0: whatever Highway picks
+};
+
+std::vector<Variant> Variants() {
+  std::vector<Variant> variants;
+  if (HasBf16Dot()) {
+    variants.push_back({"bf16 dot", DType::kBf16, MatMulKernelBf16Dot, 0});
+  }
+  hwy::SetSupportedTargetsForTest(0);
+  // Those left out share their code with others, or are not compiled.
+  for (int64_t left = hwy::SupportedTargets() & ~(HWY_SSSE3 | HWY_AVX3_DL); left != 0;
+       left &= left - 1) {
+    for (const DType dtype : {DType::kF32, DType::kBf16}) {
+      const int64_t target = left & -left;
+      variants.push_back({hwy::TargetName(target) + std::string(" ") + DTypeName(dtype),
+                          dtype,
+                          MatMulKernelFloat,
+                          target});
+    }
+  }
+  return variants;
+}
+
+// Makes Highway pick the variant's instruction set as long as it lives.
+class UseVariant {
+ public:
+  explicit UseVariant(const Variant& variant) { Pick(variant.target); }
+
+  ~UseVariant() { Pick(0); }
+
+  UseVariant(const UseVariant&) = delete;
+  UseVariant& operator=(const UseVariant&) = delete;
+
+ private:
+  static void Pick(int64_t target) {
+    hwy::SetSupportedTargetsForTest(target);
+    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+  }
+};
+
 template <typename T>
 HostTensor AsTensor(const std::vector<T>& values, int64_t rows, int64_t cols, DType dtype) {
   return {reinterpret_cast<const std::byte*>(values.data()), rows, cols, dtype};
@@ -41,15 +91,15 @@ HostTensor AsTensor(const std::vector<T>& values, int64_t rows, int64_t cols, DT
 // x [num_rows, cols] and a packed weight [rows, cols] of one dtype, with the products on demand.
 class Problem {
  public:
-  Problem(int32_t num_rows, int64_t rows, int64_t cols, DType dtype, uint64_t seed = 1)
-      : slab_(PackedMatrixBytes(rows, cols, dtype)) {
-    Random random(seed);
+  Problem(int32_t num_rows, int64_t rows, int64_t cols, const Variant& variant)
+      : slab_(PackedMatrixBytes(rows, cols, variant.dtype)), kernel_(variant.kernel) {
+    Random random(1);
     x_ = random.NormalVector(num_rows * cols);
     weight_ = random.NormalVector(rows * cols);
     num_rows_ = num_rows;
     rows_ = rows;
     cols_ = cols;
-    dtype_ = dtype;
+    dtype_ = variant.dtype;
   }
 
   std::vector<float>& x() { return x_; }
@@ -64,7 +114,7 @@ class Problem {
     args.num_rows = num_rows;
     args.out = out.data();
     ThreadPool pool(num_threads);
-    MatMulCpu(args, pool);
+    MatMulWith(kernel_, args, pool);
     for (int64_t i = 0; i < kGuard; ++i) {
       REQUIRE(out[static_cast<size_t>(num_rows * rows_ + i)] == 7);
     }
@@ -95,6 +145,7 @@ class Problem {
   }
 
   Slab slab_;
+  MatMulKernel kernel_;
   std::vector<float> x_;
   std::vector<Bf16> bf16_x_;
   std::vector<float> weight_;
@@ -109,12 +160,13 @@ std::vector<float> Slice(const std::vector<float>& values, int64_t first, int64_
 }
 
 TEST_CASE("the product is as right as plain float arithmetic") {
-  const DType dtype = GENERATE(DType::kF32, DType::kBf16);
+  const Variant variant = GENERATE(from_range(Variants()));
+  const UseVariant use(variant);
   for (const int64_t rows : {1, 15, 16, 64, 65, 200}) {
     for (const int64_t cols : {1, 2, 3, 64, 97, 704}) {
       for (const int32_t num_rows : {1, 3, 6, 13}) {
-        CAPTURE(DTypeName(dtype), rows, cols, num_rows);
-        Problem problem(num_rows, rows, cols, dtype);
+        CAPTURE(variant.name, rows, cols, num_rows);
+        Problem problem(num_rows, rows, cols, variant);
         const std::vector<double> truth = problem.Reference<double>();
         const std::vector<float> plain = problem.Reference<float>();
         const std::vector<float> got = problem.Multiply(0, num_rows, 2);
@@ -125,42 +177,43 @@ TEST_CASE("the product is as right as plain float arithmetic") {
   }
 }
 
-// Decode and prefill, any company, any number of threads: the same bits. The last shape has a K
-// that no cache holds at once.
+// Decode and prefill, any company, any number of threads: the same bits.
 TEST_CASE("a row's bits do not depend on the other rows or on the threads") {
-  const DType dtype = GENERATE(DType::kF32, DType::kBf16);
-  const auto [rows, cols] = GENERATE(table<int64_t, int64_t>({{100, 257}, {64, 1024}, {70, 9001}}));
+  const Variant variant = GENERATE(from_range(Variants()));
+  const UseVariant use(variant);
+  const auto [rows, cols] = GENERATE(table<int64_t, int64_t>({{100, 257}, {64, 1024}, {70, 1601}}));
   constexpr int32_t kRows = 131;
-  Problem problem(kRows, rows, cols, dtype);
+  Problem problem(kRows, rows, cols, variant);
   const std::vector<float> all = problem.Multiply(0, kRows, 1);
   for (const int32_t num_threads : {2, 5}) {
-    CAPTURE(DTypeName(dtype), rows, cols, num_threads);
+    CAPTURE(variant.name, rows, cols, num_threads);
     CHECK(SameBits(problem.Multiply(0, kRows, num_threads), all));
   }
   for (const int32_t num_rows : {1, 2, 3, 4, 5, 6, 7, 8, 12, 31, 64, 65}) {
     const int32_t first = (num_rows * 37) % (kRows - num_rows);
-    CAPTURE(DTypeName(dtype), rows, cols, num_rows, first);
+    CAPTURE(variant.name, rows, cols, num_rows, first);
     CHECK(
         SameBits(problem.Multiply(first, num_rows, 2), Slice(all, first * rows, num_rows * rows)));
   }
 }
 
 TEST_CASE("not-a-number stays in its row of x and its row of the weight") {
-  const DType dtype = GENERATE(DType::kF32, DType::kBf16);
+  const Variant variant = GENERATE(from_range(Variants()));
+  const UseVariant use(variant);
   constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
   constexpr int64_t kRows = 67;
   constexpr int64_t kCols = 33;
   constexpr int32_t kNumRows = 9;
-  Problem problem(kNumRows, kRows, kCols, dtype);
+  Problem problem(kNumRows, kRows, kCols, variant);
   const std::vector<float> clean = problem.Multiply(0, kNumRows, 2);
   for (const int64_t col : {int64_t{0}, int64_t{17}, kCols - 1}) {
-    Problem spoiled(kNumRows, kRows, kCols, dtype);
+    Problem spoiled(kNumRows, kRows, kCols, variant);
     spoiled.x()[static_cast<size_t>(4 * kCols + col)] = kNan;
     spoiled.weight()[static_cast<size_t>(65 * kCols + col)] = kNan;
     const std::vector<float> got = spoiled.Multiply(0, kNumRows, 2);
     for (int64_t i = 0; i < kNumRows; ++i) {
       for (int64_t j = 0; j < kRows; ++j) {
-        CAPTURE(DTypeName(dtype), col, i, j);
+        CAPTURE(variant.name, col, i, j);
         const auto index = static_cast<size_t>(i * kRows + j);
         if (i == 4 || j == 65) {
           REQUIRE(std::isnan(got[index]));
@@ -170,6 +223,14 @@ TEST_CASE("not-a-number stays in its row of x and its row of the weight") {
       }
     }
   }
+}
+
+TEST_CASE("the product picks bf16 dot products where the CPU has them") {
+  CHECK(ChooseMatMulKernel(DType::kF32) == MatMulKernelFloat);
+  CHECK(ChooseMatMulKernel(DType::kBf16) ==
+        (HasBf16Dot() ? MatMulKernelBf16Dot : MatMulKernelFloat));
+  CHECK(!CpuKernelNames().empty());
+  CHECK(UsableCpus() >= 1);
 }
 
 // Values that bf16 and f16 hold exactly, so that every path through the packing must agree.

@@ -1,0 +1,62 @@
+#include "kernels/cpu_features.h"
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <hwy/highway.h>
+#include <sched.h>
+#include <string>
+
+namespace ringserve {
+namespace {
+
+// The CPU quota of this process's cgroup (version 2) as a number of CPUs, or `none`. In a container
+// the file of its own cgroup is the root's; elsewhere every level up to the root may hold a quota.
+double CgroupCpus(double none) {
+  std::ifstream self("/proc/self/cgroup");
+  std::string path;
+  for (std::string line; std::getline(self, line);) {
+    if (line.starts_with("0::")) {
+      path = line.substr(3);
+    }
+  }
+  double cpus = none;
+  for (;;) {
+    std::ifstream file("/sys/fs/cgroup" + path + "/cpu.max");
+    double quota = 0;  // stays 0 for "max"
+    double period = 0;
+    if (file >> quota >> period && quota > 0 && period > 0) {
+      cpus = std::min(cpus, quota / period);
+    }
+    const size_t parent = path.rfind('/');
+    if (path.empty() || parent == std::string::npos) {
+      return cpus;
+    }
+    path.resize(parent);
+  }
+}
+
+}  // namespace
+
+bool HasBf16Dot() {
+#if HWY_ARCH_X86_64
+  return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+#else
+  return false;
+#endif
+}
+
+std::string CpuKernelNames() {
+  const int64_t supported = hwy::SupportedTargets();
+  const std::string name = hwy::TargetName(supported & -supported);  // the lowest bit is the best
+  return HasBf16Dot() ? name + " + AVX512_BF16" : name;
+}
+
+int32_t UsableCpus() {
+  cpu_set_t set;
+  const int32_t allowed = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
+  return std::max(1, static_cast<int32_t>(std::ceil(CgroupCpus(allowed))));
+}
+
+}  // namespace ringserve

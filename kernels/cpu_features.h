@@ -1,0 +1,19 @@
+// What this CPU offers to the kernels.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace ringserve {
+
+// Whether vdpbf16ps can run (AVX-512 BF16; the operating system saves its registers).
+bool HasBf16Dot();
+
+// Names what was picked, for logs and benchmarks: "AVX3", "AVX3 + AVX512_BF16", "NEON", ...
+std::string CpuKernelNames();
+
+// CPUs that this process may keep busy: its affinity mask and, rounded up, its cgroup's CPU quota.
+// At least 1.
+int32_t UsableCpus();
+
+}  // namespace ringserve

@@ -1,0 +1,234 @@
+// MatMulKernelFloat, for any vector length. bf16 weights are widened on the fly (a pair is one
+// 32-bit lane: the even k in its lower half), bf16 rows of x a stretch of K at a time.
+#include <algorithm>
+
+#include "kernels/matmul_kernel.h"
+#include "kernels/matmul_layout.h"
+
+// Register blocks are arrays of vectors, which types of unknown size cannot form.
+#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/matmul_kernel_float.cc"
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+
+HWY_BEFORE_NAMESPACE();
+
+namespace ringserve {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+using Floats = HWY_CAPPED(float, 16);
+using Words = hn::RebindToUnsigned<Floats>;
+using Vector = hn::Vec<Floats>;
+
+constexpr int kLanes = static_cast<int>(hn::MaxLanes(Floats()));
+// Rows x vectors of accumulators: what the register file holds beside weights and a broadcast.
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
+constexpr int kRows = 6;  // of 32
+constexpr int kVectors = 4;
+#elif HWY_ARCH_ARM_A64
+constexpr int kRows = 6;  // of 32, 4 lanes each
+constexpr int kVectors = 4;
+#elif HWY_TARGET == HWY_AVX2
+constexpr int kRows = 6;  // of 16
+constexpr int kVectors = 2;
+#else
+constexpr int kRows = 3;
+constexpr int kVectors = static_cast<int>(kMatMulSlice) / kLanes;
+#endif
+// One row reads a panel from end to end: memory likes one stream better than strides.
+constexpr int kPanelVectors = static_cast<int>(kPanelRows) / kLanes;
+static_assert(kVectors * kLanes % kMatMulSlice == 0 && kPanelVectors % kVectors == 0);
+
+// Elements of a row of x that are widened at a time: 6 rows fill half of a first-level cache.
+constexpr int64_t kStretch = 512;
+
+// acc += w * x for k in [0, count) of float32.
+template <int kTileRows, int kTileVectors>
+HWY_INLINE void Multiply(const float* x,
+                         int64_t x_stride,
+                         const float* weight,
+                         int64_t count,
+                         Vector (&acc)[kTileRows][kTileVectors]) {
+  const Floats d;
+  for (int64_t k = 0; k < count; ++k) {
+    Vector w[kTileVectors];
+    for (int v = 0; v < kTileVectors; ++v) {
+      w[v] = hn::LoadU(d, weight + k * kPanelRows + v * kLanes);
+    }
+    for (int r = 0; r < kTileRows; ++r) {
+      const Vector factor = hn::Set(d, x[r * x_stride + k]);
+      for (int v = 0; v < kTileVectors; ++v) {
+        acc[r][v] = hn::MulAdd(w[v], factor, acc[r][v]);
+      }
+    }
+  }
+}
+
+// The same for pairs of bf16, from widened x.
+template <int kTileRows, int kTileVectors>
+HWY_INLINE void MultiplyPairs(const float* x,
+                              int64_t x_stride,
+                              const uint16_t* weight,
+                              int64_t count,
+                              Vector (&acc)[kTileRows][kTileVectors]) {
+  const Floats d;
+  const Words words;
+  const auto upper = hn::Set(words, 0xffff0000U);
+  for (int64_t k = 0; k < count; k += 2) {
+    for (int odd = 0; odd < 2; ++odd) {
+      Vector w[kTileVectors];
+      for (int v = 0; v < kTileVectors; ++v) {
+        const auto* pair = reinterpret_cast<const uint32_t*>(weight + k * kPanelRows) + v * kLanes;
+        const auto bits = hn::LoadU(words, pair);
+        w[v] = hn::BitCast(d, odd == 0 ? hn::ShiftLeft<16>(bits) : hn::And(bits, upper));
+      }
+      for (int r = 0; r < kTileRows; ++r) {
+        const Vector factor = hn::Set(d, x[r * x_stride + k + odd]);
+        for (int v = 0; v < kTileVectors; ++v) {
+          acc[r][v] = hn::MulAdd(w[v], factor, acc[r][v]);
+        }
+      }
+    }
+  }
+}
+
+template <int kTileRows, int kTileVectors>
+HWY_INLINE void MultiplyAll(const float* x,
+                            const float* weight,
+                            int64_t cols,
+                            Vector (&acc)[kTileRows][kTileVectors]) {
+  Multiply<kTileRows, kTileVectors>(x, cols, weight, cols, acc);
+}
+
+template <int kTileRows, int kTileVectors>
+HWY_INLINE void MultiplyAll(const uint16_t* x,
+                            const uint16_t* weight,
+                            int64_t cols,
+                            Vector (&acc)[kTileRows][kTileVectors]) {
+  alignas(64) float wide[kTileRows * kStretch];
+  for (int64_t first = 0; first < cols; first += kStretch) {
+    const int64_t count = std::min(kStretch, cols - first);
+    const int64_t padded = RoundUp<int64_t>(count, 2);
+    for (int r = 0; r < kTileRows; ++r) {
+      wide[r * kStretch + padded - 1] = 0;
+      for (int64_t k = 0; k < count; ++k) {
+        wide[r * kStretch + k] = ToFloat(Bf16{x[r * cols + first + k]});
+      }
+    }
+    MultiplyPairs<kTileRows, kTileVectors>(
+        wide, kStretch, weight + first * kPanelRows, padded, acc);
+  }
+}
+
+template <int kTileRows, int kTileVectors, typename Element>
+HWY_NOINLINE void Tile(const Element* x,
+                       const Element* weight,
+                       int64_t cols,
+                       float* out,
+                       int64_t stride,
+                       int64_t num_outputs) {
+  const Floats d;
+  Vector acc[kTileRows][kTileVectors];
+  for (auto& row : acc) {
+    for (Vector& sum : row) {
+      sum = hn::Zero(d);
+    }
+  }
+  MultiplyAll<kTileRows, kTileVectors>(x, weight, cols, acc);
+  for (int r = 0; r < kTileRows; ++r) {
+    for (int v = 0; v < kTileVectors; ++v) {
+      const int64_t left = num_outputs - v * kLanes;
+      float* to = out + r * stride + v * kLanes;
+      if (left >= kLanes) {
+        hn::StoreU(acc[r][v], d, to);
+      } else if (left > 0) {
+        alignas(64) float lanes[kLanes];
+        hn::Store(acc[r][v], d, lanes);
+        std::copy_n(lanes, left, to);
+      }
+    }
+  }
+}
+
+// All rows of the block by kTileVectors vectors of outputs from `first_output`.
+template <int kTileVectors, typename Element>
+void Rows(const MatMulArgs& args, const MatMulBlock& block, int64_t first_output) {
+  const int64_t cols = args.weight.cols;
+  const int64_t stride = args.weight.rows;
+  const int64_t num_outputs = block.first_output + block.num_outputs - first_output;
+  const auto* weight = reinterpret_cast<const Element*>(args.weight.data) +
+                       PackedIndex(first_output, 0, cols, args.weight.dtype);
+  for (int64_t done = 0; done < block.num_rows; done += kRows) {
+    const int64_t row = block.first_row + done;
+    const auto* x = static_cast<const Element*>(args.x) + row * cols;
+    float* out = args.out + row * stride + first_output;
+    switch (std::min<int64_t>(block.num_rows - done, kRows)) {
+      case 1:
+        Tile<1, kTileVectors>(x, weight, cols, out, stride, num_outputs);
+        break;
+      case 2:
+        Tile<2, kTileVectors>(x, weight, cols, out, stride, num_outputs);
+        break;
+      case 3:
+        Tile<3, kTileVectors>(x, weight, cols, out, stride, num_outputs);
+        break;
+      case 4:
+        Tile<HWY_MIN(4, kRows), kTileVectors>(x, weight, cols, out, stride, num_outputs);
+        break;
+      case 5:
+        Tile<HWY_MIN(5, kRows), kTileVectors>(x, weight, cols, out, stride, num_outputs);
+        break;
+      default:
+        Tile<kRows, kTileVectors>(x, weight, cols, out, stride, num_outputs);
+        break;
+    }
+  }
+}
+
+template <typename Element>
+void Block(const MatMulArgs& args, const MatMulBlock& block) {
+  const int64_t last = block.first_output + block.num_outputs;
+  if (block.num_rows == 1 && block.num_outputs > kPanelRows - kMatMulSlice) {
+    Rows<kPanelVectors, Element>(args, block, block.first_output);
+    return;
+  }
+  constexpr int kSliceVectors = static_cast<int>(kMatMulSlice) / kLanes;
+  for (int64_t output = block.first_output; output < last;) {
+    if (last - output > kMatMulSlice && kVectors > kSliceVectors) {
+      Rows<kVectors, Element>(args, block, output);
+      output += kVectors * kLanes;
+    } else {
+      Rows<kSliceVectors, Element>(args, block, output);
+      output += kMatMulSlice;
+    }
+  }
+}
+
+void MatMulFloat(const MatMulArgs& args, const MatMulBlock& block) {
+  if (args.weight.dtype == DType::kBf16) {
+    Block<uint16_t>(args, block);
+  } else {
+    Block<float>(args, block);
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace ringserve
+
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+
+namespace ringserve {
+
+HWY_EXPORT(MatMulFloat);
+
+void MatMulKernelFloat(const MatMulArgs& args, const MatMulBlock& block) {
+  HWY_DYNAMIC_DISPATCH(MatMulFloat)(args, block);
+}
+
+}  // namespace ringserve
+
+#endif
