@@ -18,11 +18,13 @@
 // ASSIGN_OR_RETURN(auto x, F()): F returns absl::StatusOr<T>; x is declared or assigned on success.
 #define ASSIGN_OR_RETURN(lhs, expr) \
   RS_ASSIGN_OR_RETURN_(RS_CONCAT_(rs_statusor_, __LINE__), lhs, expr)
+// NOLINTBEGIN(bugprone-macro-parentheses): lhs may be a declaration and tmp is a name.
 #define RS_ASSIGN_OR_RETURN_(tmp, lhs, expr) \
   auto tmp = (expr);                         \
   if (!tmp.ok()) {                           \
     return std::move(tmp).status();          \
   }                                          \
   lhs = *std::move(tmp)
+// NOLINTEND(bugprone-macro-parentheses)
 #define RS_CONCAT_(a, b) RS_CONCAT_INNER_(a, b)
 #define RS_CONCAT_INNER_(a, b) a##b
