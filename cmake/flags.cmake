@@ -7,8 +7,15 @@ target_compile_options(ringserve_flags INTERFACE
   $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<BOOL:${RINGSERVE_WERROR}>>:-Werror>)
 if(RINGSERVE_SANITIZE)
   target_compile_options(ringserve_flags INTERFACE
-    -fsanitize=${RINGSERVE_SANITIZE} -fno-omit-frame-pointer -g1)
+    -fsanitize=${RINGSERVE_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g1)
   target_link_options(ringserve_flags INTERFACE -fsanitize=${RINGSERVE_SANITIZE})
+endif()
+if(RINGSERVE_SANITIZE MATCHES "thread")
+  # Every program links it: without it each hand-over through absl::Mutex looks like a race.
+  add_library(tsan_absl OBJECT ${PROJECT_SOURCE_DIR}/tests/support/tsan_absl.cc)
+  target_compile_features(tsan_absl PRIVATE cxx_std_20)
+  target_compile_options(tsan_absl PRIVATE -fsanitize=thread -g1)
+  target_link_libraries(ringserve_flags INTERFACE $<TARGET_OBJECTS:tsan_absl>)
 endif()
 set(CMAKE_CXX_EXTENSIONS OFF)
 set(CMAKE_POSITION_INDEPENDENT_CODE ON)
