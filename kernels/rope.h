@@ -11,7 +11,8 @@ namespace ringserve {
 
 class ThreadPool;
 
-// angles[i, j] = (cos, sin)(positions[i] * frequencies[j]), reduced in float64: exact beyond 2^31.
+// angles[i, j] = (cos, sin)(positions[i] * frequencies[j]), the product and its reduction in twice
+// float64's precision: the last bit of the float is right up to positions of 2^53, ties aside.
 struct RopeAnglesArgs {
   const int64_t* positions = nullptr;   // host, [num_rows]
   const double* frequencies = nullptr;  // host, [head_dim / 2]
@@ -34,6 +35,16 @@ struct RopeAppendArgs {
   int32_t num_heads = 0;
   DType q_dtype = DType::kBf16;
 };
+
+// The key that attention sees of a sink: `key` [head_dim] of `dtype`, stored unrotated, rotated by
+// the angles [head_dim / 2, 2] and rounded, with the arithmetic of RopeAppendCpu.
+void RotateStoredKey(
+    const std::byte* key, const float* angles, int32_t head_dim, DType dtype, std::byte* out);
+
+// In arithmetic of T; `out` [num_rows, num_heads + 2 * num_kv_heads, head_dim] gets the rotated
+// queries, the rotated keys and the values of each row; writes nothing else.
+template <typename T>
+void RopeRef(const RopeAppendArgs& args, T* out);
 
 void RopeAnglesCpu(const RopeAnglesArgs& args, ThreadPool& pool);
 void RopeAppendCpu(const RopeAppendArgs& args, ThreadPool& pool);
