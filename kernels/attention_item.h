@@ -1,0 +1,100 @@
+// One WorkItem on one thread. Its rows' queries are copied together; the keys of its tiles are
+// gathered in groups of 64 lanes and packed once for all rows (attention_kernel.h); splits are
+// folded as they end. Internal to the attention family.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <new>
+
+#include "kernels/attention.h"
+#include "kernels/attention_kernel.h"
+
+namespace ringserve {
+
+// 64-byte aligned memory that only grows, so that a steady state allocates nothing.
+class GrowingBuffer {
+ public:
+  template <typename T>
+  T* Get(int64_t count) {
+    const auto bytes = RoundUp<size_t>(static_cast<size_t>(count) * sizeof(T), 64);
+    if (bytes > size_) {
+      data_.reset(new (std::align_val_t{64}) std::byte[bytes]);
+      size_ = bytes;
+    }
+    return reinterpret_cast<T*>(data_.get());
+  }
+
+ private:
+  struct Free {
+    void operator()(std::byte* data) const { operator delete[](data, std::align_val_t{64}); }
+  };
+
+  std::unique_ptr<std::byte[], Free> data_;
+  size_t size_ = 0;
+};
+
+// What items need beside the arguments; one for each thread.
+struct AttentionScratch {
+  GrowingBuffer positions, q, keys, values, sink_keys, visible, max, sum, acc, records;
+};
+
+class AttentionItem {
+ public:
+  AttentionItem(const AttentionArgs& args,
+                const AttentionKernel& kernel,
+                const WorkItem& item,
+                AttentionScratch& scratch);
+
+  // Writes the item's output or partial results.
+  void Run();
+
+ private:
+  void GatherRows();
+  void AddTile(const Tile& tile);
+  const std::byte* RotateSinks(const BlockEntry& entry, const Tile& tile);
+  void StartSplit();
+  void EndSplit();
+  void FlushGroup();
+  void FillVisible();
+  bool ValuesFinite() const;
+  void AttendOneByOne(AttendArgs attend);
+  void MakeRecord(int64_t row, float* record) const;
+  void Finish();
+
+  const AttentionArgs& args_;
+  const TilePlan& plan_;
+  const AttentionKernel& kernel_;
+  const WorkItem& item_;
+  const int32_t head_dim_;
+  const int32_t padded_dim_;
+  const int32_t row_bytes_;  // of a key
+  int64_t num_rows_ = 0;     // rows of the item x its heads
+  int32_t num_sinks_ = 0;    // rotated so far
+
+  // Scratch memory.
+  int64_t* positions_ = nullptr;    // [num_rows_]
+  std::byte* q_ = nullptr;          // [num_rows_, head_dim] of kernel_.q_dtype
+  std::byte* keys_ = nullptr;       // packed
+  std::byte* values_ = nullptr;     // packed
+  std::byte* sink_keys_ = nullptr;  // [sinks, head_dim], rotated
+  uint64_t* visible_ = nullptr;     // [num_rows_]
+  float* records_ = nullptr;        // [num_rows_, kRecordHead + head_dim]: the splits that ended
+  float* max_ = nullptr;            // these three: the split in progress, as in AttendArgs
+  float* sum_ = nullptr;
+  float* acc_ = nullptr;
+
+  // The group and split in progress.
+  GroupRows key_rows_ = {};
+  GroupRows value_rows_ = {};
+  uint64_t present_ = 0;  // lanes that have a key
+  bool masked_ = false;   // some row may not see some lane
+  int64_t group_ = 0;     // position / 64
+  int64_t split_ = kNoSplit;
+  int32_t num_folded_ = 0;
+
+  static constexpr int64_t kNoSplit = std::numeric_limits<int64_t>::min();
+};
+
+}  // namespace ringserve

@@ -1,0 +1,66 @@
+// The arithmetic inside an attention item: one table of functions for each instruction set and type
+// of product. attention_cpu.cc feeds it groups of keys. Internal to the attention family.
+//
+// A group is 64 lanes; the key at position p lies in lane p % 64, whatever tile or block it comes
+// from, so that the bits of a row do not depend on how keys were cut. A lane without a key, or one
+// that a row does not see, adds exactly nothing to that row.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/types.h"
+
+namespace ringserve {
+
+inline constexpr int32_t kGroupKeys = 64;
+// Accumulators are rows of RoundUp(head_dim, kDimUnit) floats.
+inline constexpr int32_t kDimUnit = 16;
+// A row's sum of probabilities is kept in this many parts: key lane modulo kSumLanes.
+inline constexpr int32_t kSumLanes = 16;
+
+// Where a group's keys (or values) lie; null in lanes that have none.
+using GroupRows = const std::byte* [kGroupKeys];
+
+struct AttendArgs {
+  const void* q = nullptr;       // [num_rows, head_dim] of AttentionKernel::q_dtype
+  const void* keys = nullptr;    // packed
+  const void* values = nullptr;  // packed
+  // Bit l: the row sees lane l. Null: every row sees all 64.
+  const uint64_t* visible = nullptr;
+  int32_t num_rows = 0;
+  int32_t head_dim = 0;
+  float scale = 0;       // scores to powers of two: the softmax scale x log2(e)
+  float* max = nullptr;  // [num_rows], in powers of two
+  float* sum = nullptr;  // [num_rows, kSumLanes]
+  float* acc = nullptr;  // [num_rows, padded head_dim], relative to 2^max
+};
+
+struct AttentionKernel {
+  DType q_dtype = DType::kF32;
+  // Both fill kGroupKeys * padded head_dim * 4 bytes at most, 64-byte aligned.
+  void (*pack_keys)(const GroupRows& rows, DType dtype, int32_t head_dim, void* packed) = nullptr;
+  void (*pack_values)(const GroupRows& rows, DType dtype, int32_t head_dim, void* packed) = nullptr;
+  // One step of online softmax: takes the group into max, sum and acc of every row. A row that sees
+  // no lane keeps its state. No value that a row does not see may be NaN or infinite.
+  void (*attend)(const AttendArgs& args) = nullptr;
+  // 2^x for x <= 1, as in attend; for tests.
+  void (*exp2)(const float* x, float* out, int64_t count) = nullptr;
+};
+
+// Products and sums in float32, for any types; the best instruction set of this CPU.
+const AttentionKernel& AttentionKernelF32();
+// Products of bf16 queries, keys, probabilities and values, sums in float32; null if this CPU has
+// no instructions for them.
+const AttentionKernel* AttentionKernelBf16();
+
+// Minimax polynomial of (2^f - 1) / f on [-1/2, 1/2]: relative error of 2^f below 2.6e-9, and
+// 2^0 = 1 exactly.
+inline constexpr float kExp2Poly[6] = {0.6931472149680279F,
+                                       0.24022652782887738F,
+                                       0.05550310551013797F,
+                                       0.009617692972993062F,
+                                       0.0013406643902351759F,
+                                       0.0001559467816132662F};
+
+}  // namespace ringserve
