@@ -6,6 +6,7 @@
 #include <string>
 #include <string_view>
 
+#include "engine/base/problems.h"
 #include "engine/base/status.h"
 
 namespace ringserve {
@@ -24,29 +25,30 @@ struct EngineConfig {
   } model;
 
   struct Rings {
-    int64_t buffer_size = 0;  // tokens of context per session, forward and feedback together
+    int64_t buffer_size = 0;  // tokens of context per session, forward and feedback together; at
+                              // least two blocks, whole ones
     int32_t block_size = 0;   // tokens; power of two in [8, 256]
-    int32_t sink_size = 0;    // first tokens kept for ever when the context slides; [0, block_size]
+    int32_t sink_size = 0;    // first tokens kept for ever; [0, block_size]; 0 unless it slides
     OverflowPolicy overflow = OverflowPolicy::kRefuse;
-    int64_t backward_size = 0;  // tokens of the backward ring; 0: none
+    int64_t backward_size = 0;  // tokens of the backward ring; 0: none, all that this version has
   } rings;
 
   struct Attention {
-    int32_t tile_size = 0;       // queries and keys of a tile; power of two, at most block_size
+    int32_t tile_size = 0;       // queries and keys of a tile; power of two in [8, block_size]
     int32_t head_tile_size = 0;  // query heads of one KV head in a tile; 0: the whole group
     TileOrderPolicy tile_order = TileOrderPolicy::kAuto;
   } attention;
 
   struct Scheduler {
-    int32_t prefill_size = 0;      // most prompt tokens in one step
-    int32_t max_batch = 0;         // most sequences in one step
-    int32_t max_queue = 0;         // most requests waiting
-    int32_t max_token_gap_ms = 0;  // 0: no bound
+    int32_t prefill_size = 0;      // most prompt tokens in one step; [1, 65536]
+    int32_t max_batch = 0;         // most sequences in one step; [1, 4096]
+    int32_t max_queue = 0;         // most requests waiting; [1, 1048576]
+    int32_t max_token_gap_ms = 0;  // 0: no bound, all that this version has
   } scheduler;
 
   struct Memory {
     int64_t device_bytes = 0;  // of the device KV pool; 0: max_batch sessions of buffer_size
-    int64_t pinned_bytes = 0;  // of the host KV pool
+    int64_t pinned_bytes = 0;  // of the host KV pool; 0: none, all that this version has
   } memory;
 
   DevicePolicy device = DevicePolicy::kAuto;
@@ -55,9 +57,16 @@ struct EngineConfig {
 
 // Parses and validates the JSON text. `base_dir` resolves model.path. Errors name the key's path.
 absl::StatusOr<EngineConfig> ParseEngineConfig(std::string_view json, const std::string& base_dir);
+// Errors name the file too.
 absl::StatusOr<EngineConfig> LoadEngineConfig(const std::string& path);
 
-// What `--model DIR` uses: sizes from the folder's config.json, everything else as in README.md.
+// The same, noting everything that is wrong instead of the first thing. If something was noted,
+// only what is not noted means anything.
+EngineConfig ReadEngineConfig(const std::string& path, Problems& problems);
+
+// What `--model DIR` uses: as much context as the model was trained for, up to 8192 tokens, for up
+// to 32 sessions, with a KV pool of at most 4 GiB (more if one session needs more). A function of
+// the folder's config.json.
 absl::StatusOr<EngineConfig> DefaultEngineConfig(const std::string& model_dir);
 
 // The effective config, with every key, as JSON text.
