@@ -10,40 +10,42 @@
 #include <vector>
 
 #include "engine/request.h"
+#include "engine/text/stop_matcher.h"
 #include "engine/text/tokenizer.h"
+#include "engine/text/utf8.h"
 
 namespace ringserve {
 
-// One completion. `tokenizer` must outlive it. One thread at a time.
+// One completion. `tokenizer` must outlive it. One thread at a time. A stop string that is empty or
+// not UTF-8 is never found: the server refuses it.
 class StreamDecoder {
  public:
   StreamDecoder(const Tokenizer& tokenizer,
-                std::vector<std::string> stop_strings,
+                const std::vector<std::string>& stop_strings,
                 bool skip_special_tokens);
 
   // Adds a token; returns the text that is now decided (often empty). After a stop string is
   // complete returns only what came before it, and from then on nothing.
   std::string Push(int32_t token_id);
-  // The end: what was held back. Bytes that never became a character come out as U+FFFD.
+  // The end: what was held back. A character that never became whole comes out as U+FFFD, and no
+  // stop string is looked for in it. To be called once.
   std::string Finish();
   // Which stop string ended the text: the one that completes first; of those completing at the same
   // byte the one that starts first, then the lowest index.
   std::optional<int32_t> stop_index() const;
 
  private:
-  std::string Release(bool at_end);
-
   const Tokenizer& tokenizer_;
-  const std::vector<std::string> stop_strings_;
   const bool skip_special_tokens_;
-  std::string held_;
+  Utf8Repair repair_;
+  StopMatcher matcher_;
   std::optional<int32_t> stop_index_;
 };
 
 // The same decision for the engine (request.h). Null if there are no stop strings. `tokenizer` must
 // outlive it.
 std::unique_ptr<StopCondition> MakeStopCondition(const Tokenizer& tokenizer,
-                                                 std::vector<std::string> stop_strings,
+                                                 const std::vector<std::string>& stop_strings,
                                                  bool skip_special_tokens);
 
 }  // namespace ringserve
