@@ -13,6 +13,7 @@
 #include <hwy/base.h>
 
 #include "kernels/attention_kernel.h"
+#include "kernels/cpu_features.h"
 
 #if HWY_ARCH_X86_64
 #include <algorithm>
@@ -321,9 +322,7 @@ HWY_POP_ATTRIBUTES
 namespace ringserve {
 
 const AttentionKernel* AttentionKernelBf16() {
-  static const bool has_it =
-      __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  static const bool has_it = HasBf16Dot();
   return has_it ? &kKernel : nullptr;
 }
 
