@@ -6,9 +6,12 @@
 #include <string>
 
 #include "engine/backend/backend.h"
+#include "engine/base/problems.h"
 #include "engine/base/status.h"
 #include "engine/engine_config.h"
+#include "engine/model/model.h"
 #include "engine/model/model_config.h"
+#include "engine/plan/tile_planner.h"
 #include "kernels/kv_view.h"
 
 namespace ringserve {
@@ -29,7 +32,27 @@ struct MemoryPlan {
   int64_t device_bytes() const { return weight_bytes + device_kv_bytes() + workspace_bytes; }
 };
 
-// INVALID_ARGUMENT naming the config key when a pool cannot hold one session.
+// The dtype of weights, activations and KV.
+DType RunDType(DTypePolicy policy, const ModelConfig& model);
+
+KvLayout MakeKvLayout(const EngineConfig::Rings& rings, const ModelConfig& model, DType dtype);
+
+// How the steps of this model are cut into tiles, but for the number of workers.
+TileOptions MakeTileOptions(const EngineConfig& config,
+                            const ModelConfig& model,
+                            int32_t num_workers);
+
+// The largest step that the scheduler may make of this config.
+StepLimits MakeStepLimits(const EngineConfig& config, const ModelConfig& model);
+
+// The most blocks that one session ever holds, its sinks included.
+int64_t BlocksPerSession(const EngineConfig& config);
+
+// Notes what in `config` this model cannot do, naming the config key.
+void CheckFit(const EngineConfig& config, const ModelConfig& model, Problems& problems);
+
+// INVALID_ARGUMENT naming the config key when config and model do not fit, a pool cannot hold one
+// session, or a part is larger than 2^60 bytes.
 absl::StatusOr<MemoryPlan> PlanMemory(const EngineConfig& config,
                                       const ModelConfig& model,
                                       DType dtype,

@@ -1,0 +1,186 @@
+#include "engine/memory_plan.h"
+
+#include <algorithm>
+#include <limits>
+
+#include <fmt/format.h>
+
+#include "engine/model/weights.h"
+#include "engine/session.h"
+
+namespace ringserve {
+namespace {
+
+constexpr int64_t kMaxBlocks = std::numeric_limits<int32_t>::max();
+constexpr int64_t kMaxPlanBytes = int64_t{1} << 60;
+// Prompt logprobs take this many rows of logits at a time, however small the batch is.
+constexpr int32_t kMinLogitsRows = 64;
+
+absl::Status Invalid(const std::string& message) {
+  return absl::InvalidArgumentError(message);
+}
+
+// 10.5 MiB; bytes below 1 KiB.
+std::string Readable(int64_t bytes) {
+  constexpr const char* kUnits[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
+  auto value = static_cast<double>(bytes);
+  size_t unit = 0;
+  while (value >= 1024.0 && unit + 1 < std::size(kUnits)) {
+    value /= 1024.0;
+    ++unit;
+  }
+  return unit == 0 ? fmt::format("{} B", bytes) : fmt::format("{:.1f} {}", value, kUnits[unit]);
+}
+
+absl::StatusOr<int64_t> DeviceBlocks(const EngineConfig& config,
+                                     const KvLayout& kv,
+                                     int64_t blocks_per_session) {
+  const int64_t wanted = config.memory.device_bytes;
+  const int64_t blocks =
+      wanted == 0 ? config.scheduler.max_batch * blocks_per_session : wanted / kv.block_bytes();
+  if (blocks < blocks_per_session) {
+    return Invalid(
+        fmt::format("memory.device_bytes: {} hold {} blocks of {} bytes; one session of "
+                    "rings.buffer_size {} needs {} blocks, {} bytes",
+                    wanted,
+                    blocks,
+                    kv.block_bytes(),
+                    config.rings.buffer_size,
+                    blocks_per_session,
+                    blocks_per_session * kv.block_bytes()));
+  }
+  if (blocks > kMaxBlocks) {
+    return Invalid(
+        fmt::format("{}: {} blocks of {} tokens are more than {}; take a larger "
+                    "rings.block_size",
+                    wanted == 0 ? "scheduler.max_batch" : "memory.device_bytes",
+                    blocks,
+                    kv.block_size,
+                    kMaxBlocks));
+  }
+  return blocks;
+}
+
+}  // namespace
+
+DType RunDType(DTypePolicy policy, const ModelConfig& model) {
+  switch (policy) {
+    case DTypePolicy::kBf16:
+      return DType::kBf16;
+    case DTypePolicy::kF32:
+      return DType::kF32;
+    case DTypePolicy::kAuto:
+      break;
+  }
+  return model.file_dtype == DType::kBf16 ? DType::kBf16 : DType::kF32;
+}
+
+KvLayout MakeKvLayout(const EngineConfig::Rings& rings, const ModelConfig& model, DType dtype) {
+  return {.block_size = rings.block_size,
+          .num_layers = model.num_layers,
+          .num_kv_heads = model.num_kv_heads,
+          .head_dim = model.head_dim,
+          .dtype = dtype};
+}
+
+TileOptions MakeTileOptions(const EngineConfig& config,
+                            const ModelConfig& model,
+                            int32_t num_workers) {
+  TileOptions options;
+  options.num_heads = model.num_heads;
+  options.num_kv_heads = model.num_kv_heads;
+  options.tile_size = config.attention.tile_size;
+  options.head_tile_size = config.attention.head_tile_size;
+  if (config.attention.tile_order != TileOrderPolicy::kAuto) {
+    options.order = config.attention.tile_order == TileOrderPolicy::kQMajor ? TileOrder::kQMajor
+                                                                            : TileOrder::kKMajor;
+  }
+  options.num_workers = num_workers;
+  return options;
+}
+
+StepLimits MakeStepLimits(const EngineConfig& config, const ModelConfig& model) {
+  const EngineConfig::Scheduler& scheduler = config.scheduler;
+  StepLimits limits;
+  limits.max_rows = scheduler.prefill_size + scheduler.max_batch;
+  limits.max_sink_rows = scheduler.max_batch * config.rings.sink_size;
+  limits.max_logits_rows = std::max(scheduler.max_batch, kMinLogitsRows);
+  limits.max_partials = MaxPartials(MakeTileOptions(config, model, 1),
+                                    limits.max_rows,
+                                    scheduler.max_batch,
+                                    config.rings.buffer_size + config.rings.sink_size);
+  return limits;
+}
+
+int64_t BlocksPerSession(const EngineConfig& config) {
+  return WorstCaseBlocks(MakeSessionShape(config.rings), std::numeric_limits<int64_t>::max());
+}
+
+void CheckFit(const EngineConfig& config, const ModelConfig& model, Problems& problems) {
+  if (config.rings.buffer_size > model.max_positions) {
+    problems.Add(fmt::format("rings.buffer_size: {} exceeds the model's max_position_embeddings {}",
+                             config.rings.buffer_size,
+                             model.max_positions));
+  }
+  const int32_t group = model.num_heads / model.num_kv_heads;
+  if (config.attention.head_tile_size > group) {
+    problems.Add(
+        fmt::format("attention.head_tile_size: {} exceeds the {} query heads that share a KV head",
+                    config.attention.head_tile_size,
+                    group));
+  }
+}
+
+absl::StatusOr<MemoryPlan> PlanMemory(const EngineConfig& config,
+                                      const ModelConfig& model,
+                                      DType dtype,
+                                      const Backend& backend) {
+  Problems problems;
+  CheckFit(config, model, problems);
+  RETURN_IF_ERROR(problems.ToStatus());
+  MemoryPlan plan;
+  plan.kv = MakeKvLayout(config.rings, model, dtype);
+  plan.weight_bytes = Weights::SlabBytes(model, dtype, backend);
+  plan.workspace_bytes = Model::WorkspaceBytes(model, dtype, MakeStepLimits(config, model));
+  plan.blocks_per_session = BlocksPerSession(config);
+  ASSIGN_OR_RETURN(plan.device_blocks, DeviceBlocks(config, plan.kv, plan.blocks_per_session));
+  plan.max_sessions = plan.device_blocks / plan.blocks_per_session;
+  if (plan.device_blocks > kMaxPlanBytes / plan.kv.block_bytes() ||
+      plan.weight_bytes > kMaxPlanBytes || plan.workspace_bytes > kMaxPlanBytes) {
+    return Invalid(
+        fmt::format("rings.buffer_size: {} and scheduler.max_batch: {} make a plan of "
+                    "more than {} bytes",
+                    config.rings.buffer_size,
+                    config.scheduler.max_batch,
+                    kMaxPlanBytes));
+  }
+  return plan;
+}
+
+std::string FormatMemoryPlan(const MemoryPlan& plan) {
+  std::string table = fmt::format("{:<16} {:>16} {:>12}\n", "memory", "bytes", "size");
+  const auto add = [&](std::string_view part, int64_t bytes, const std::string& note) {
+    table += fmt::format(
+        "{:<16} {:>16} {:>12}{}{}\n", part, bytes, Readable(bytes), note.empty() ? "" : "  ", note);
+  };
+  const auto blocks = [&](int64_t count) {
+    return fmt::format(
+        "{} blocks of {} tokens, {} bytes each", count, plan.kv.block_size, plan.kv.block_bytes());
+  };
+  add("weights", plan.weight_bytes, DTypeName(plan.kv.dtype));
+  add("KV pool", plan.device_kv_bytes(), blocks(plan.device_blocks));
+  add("workspace", plan.workspace_bytes, "");
+  add("device total", plan.device_bytes(), "");
+  if (plan.pinned_blocks > 0) {
+    add("host KV pool", plan.pinned_kv_bytes(), blocks(plan.pinned_blocks));
+  }
+  const int64_t session_bytes = plan.blocks_per_session * plan.kv.block_bytes();
+  table += fmt::format("{} at once, each of at most {} blocks, {}\n",
+                       plan.max_sessions == 1 ? std::string("1 session")
+                                              : fmt::format("{} sessions", plan.max_sessions),
+                       plan.blocks_per_session,
+                       Readable(session_bytes));
+  return table;
+}
+
+}  // namespace ringserve
