@@ -1,0 +1,139 @@
+#include "engine/check_model.h"
+
+#include <filesystem>
+#include <memory>
+#include <system_error>
+
+#include <fmt/format.h>
+
+#include "engine/memory_plan.h"
+#include "engine/model/safetensors.h"
+#include "engine/model/weights.h"
+#include "engine/text/tokenizer.h"
+
+namespace ringserve {
+namespace {
+
+void CheckWeights(const std::string& dir,
+                  const ModelConfig& model,
+                  bool model_is_sound,
+                  Problems& problems) {
+  const auto checkpoint = Checkpoint::Open(dir);
+  if (!checkpoint.ok()) {
+    problems.Add(checkpoint.status());
+    return;
+  }
+  if (!model_is_sound) {
+    return;  // what its tensors should be is not known
+  }
+  for (const std::string& problem : WeightProblems(model, **checkpoint)) {
+    problems.Add(problem);
+  }
+}
+
+void CheckTokenizer(const std::string& dir,
+                    const ModelConfig& model,
+                    bool model_is_sound,
+                    Problems& problems) {
+  const std::string path = (std::filesystem::path(dir) / "tokenizer.json").string();
+  const auto tokenizer = Tokenizer::Load(dir);
+  if (!tokenizer.ok()) {
+    const std::string message(tokenizer.status().message());
+    problems.Add(message.find(path) == std::string::npos ? path + ": " + message : message);
+    return;
+  }
+  if (model_is_sound && (*tokenizer)->vocab_size() > model.vocab_size) {
+    problems.Add(fmt::format("{}: token id {} is not in the model's vocabulary of {}",
+                             path,
+                             (*tokenizer)->vocab_size() - 1,
+                             model.vocab_size));
+  }
+}
+
+// True if the folder is there to be looked into.
+bool CheckFolder(const std::string& dir, std::string_view named_by, Problems& problems) {
+  std::error_code error;
+  if (std::filesystem::is_directory(dir, error)) {
+    return true;
+  }
+  problems.Add(fmt::format("{}{}: not a folder", named_by, dir));
+  return false;
+}
+
+// True if config.json is sound.
+bool CheckFolderFiles(const std::string& dir, CheckReport& report, Problems& problems) {
+  Problems of_model;
+  report.model = ReadModelConfig(dir, of_model);
+  const bool sound = of_model.empty();
+  problems.Add("", of_model);
+  CheckWeights(dir, report.model, sound, problems);
+  CheckTokenizer(dir, report.model, sound, problems);
+  if (sound && report.model.eos_token_ids.empty()) {
+    report.notes.push_back(
+        fmt::format("{}: no eos_token_id: only max_tokens and stop strings end a text", dir));
+  }
+  return sound;
+}
+
+double Millions(const ModelConfig& model) {
+  const double hidden = model.hidden_dim;
+  const double q_dim = double{model.num_heads * 1.0} * model.head_dim;
+  const double kv_dim = double{model.num_kv_heads * 1.0} * model.head_dim;
+  const double layer = hidden * (2 * q_dim + 2 * kv_dim + 3.0 * model.ffn_dim + 2);
+  const double tables = hidden * model.vocab_size * (model.tied_embeddings ? 1 : 2);
+  return (model.num_layers * layer + tables + hidden) / 1e6;
+}
+
+}  // namespace
+
+CheckReport CheckConfigFile(const std::string& path) {
+  CheckReport report;
+  Problems problems;
+  report.config = ReadEngineConfig(path, problems);
+  const bool config_is_sound = problems.empty();
+  const std::string& dir = report.config.model.path;
+  if (!dir.empty() && CheckFolder(dir, path + ": model.path: ", problems) &&
+      CheckFolderFiles(dir, report, problems) && config_is_sound) {
+    Problems fit;
+    CheckFit(report.config, report.model, fit);
+    problems.Add(path + ": ", fit);
+  }
+  report.problems = problems.list();
+  return report;
+}
+
+CheckReport CheckModelFolder(const std::string& model_dir) {
+  CheckReport report;
+  Problems problems;
+  if (CheckFolder(model_dir, "", problems) && CheckFolderFiles(model_dir, report, problems)) {
+    problems.Take(DefaultEngineConfig(model_dir), report.config);
+  }
+  report.problems = problems.list();
+  return report;
+}
+
+std::string FormatCheckReport(const CheckReport& report) {
+  std::string text;
+  for (const std::string& note : report.notes) {
+    text += fmt::format("note: {}\n", note);
+  }
+  for (const std::string& problem : report.problems) {
+    text += problem + "\n";
+  }
+  if (!report.problems.empty()) {
+    return text + fmt::format("{} problem{}\n",
+                              report.problems.size(),
+                              report.problems.size() == 1 ? "" : "s");
+  }
+  const ModelConfig& model = report.model;
+  return text +
+         fmt::format("{}: {}, {:.1f} million parameters in {}, context {} of {} tokens: sound\n",
+                     report.config.model.name,
+                     model.architecture,
+                     Millions(model),
+                     DTypeName(model.file_dtype),
+                     report.config.rings.buffer_size,
+                     model.max_positions);
+}
+
+}  // namespace ringserve
