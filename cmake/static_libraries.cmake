@@ -28,4 +28,11 @@ foreach(target IN LISTS imported)
   endforeach()
 endforeach()
 
+# Highway has no archive and no use without its library, which is small: it travels with the
+# program, in a folder of its own.
+get_filename_component(hwy_file ${pkgcfg_lib_hwy_hwy} REALPATH)
+string(REGEX MATCH "libhwy\\.so\\.[0-9]+" hwy_soname ${hwy_file})
+install(FILES ${hwy_file} DESTINATION lib/ringserve RENAME ${hwy_soname})
+set(CMAKE_INSTALL_RPATH "$ORIGIN/../lib/ringserve")
+
 add_link_options(-static-libstdc++ -static-libgcc -Wl,--gc-sections -Wl,--as-needed)
