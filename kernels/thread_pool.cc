@@ -6,7 +6,9 @@
 #include <limits>
 #include <pthread.h>
 #include <string>
+#include <sys/resource.h>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "kernels/types.h"
@@ -22,16 +24,25 @@ using std::chrono::milliseconds;
 // decode step, shorter than anybody's idea of a busy process. A futex wake-up costs about as much.
 constexpr auto kSpin = microseconds(40);
 
-// A worker that keeps the caller waiting this long, and several pieces' time, has lost its core.
-constexpr auto kLate = microseconds(300);
+// A worker is late if the caller waits this long for it, and several pieces' time. The caller is
+// late itself if one of its pieces took this much longer than another and it lost its core then.
+constexpr auto kWorkerLate = microseconds(300);
 constexpr int kLatePieces = 3;
+constexpr auto kCallerLate = milliseconds(1);
 
-// It is then left out for a while, twice as long each time it is late again soon after its return.
-// The first is about a scheduler's time slice; the last bounds how long a core that became free
-// stays unused.
+// Late once in a while is noise. A worker that costs more than a twentieth of the time since it was
+// last late (or came back) sits on a core that is taken, and is left out: first for about a
+// scheduler's time slice, then twice as long each time that its return goes no better. The last
+// bounds how long a core that became free stays unused.
+constexpr int kBadShare = 20;
 constexpr auto kFirstBench = milliseconds(4);
 constexpr auto kLastBench = milliseconds(512);
-constexpr int kSoon = 8;  // benches
+
+// How often the scheduler took this thread's core for another.
+int64_t TimesPreempted() {
+  rusage usage{};
+  return getrusage(RUSAGE_THREAD, &usage) == 0 ? usage.ru_nivcsw : 0;
+}
 
 void Pause() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -73,10 +84,11 @@ struct ThreadPool::State {
 
   struct alignas(128) Worker {
     std::atomic<uint32_t> invitation{0};  // the latest loop the worker is wanted for
+    std::atomic<bool> asleep{false};
     std::atomic<bool> benched{false};
     std::atomic<Clock::time_point> last_done{Clock::time_point{}};
     // The caller's:
-    Clock::time_point bench_end;
+    Clock::time_point since;  // when it was last late or came back
     Clock::duration bench = Clock::duration::zero();
     std::thread thread;
   };
@@ -85,15 +97,19 @@ struct ThreadPool::State {
 
   bool RunPiece();
   void Work(Worker& self);
+  void Wake(Worker& worker) const;
   void Invite();
+  void RunPieces();
+  void JudgeCaller(Clock::duration lost);
   void WaitForOthers(Clock::duration longest_piece);
-  void Bench(Worker& worker, Clock::time_point now);
+  static void JudgeLate(Worker& worker, Clock::duration waited, Clock::time_point now);
 
   alignas(128) Loop loop;
   alignas(128) std::atomic<uint64_t> ticket{0};
   alignas(128) std::atomic<uint32_t> pending{0};  // pieces that have not ended
   alignas(128) std::atomic<bool> stopping{false};
-  uint32_t number = 0;  // of the loop; the caller's
+  uint32_t number = 0;  // of the loop; the caller's, like what follows
+  int64_t times_preempted = 0;
   std::vector<Worker> workers;
 };
 
@@ -116,7 +132,9 @@ void ThreadPool::State::Work(Worker& self) {
   for (;;) {
     const auto invited = [&] { return self.invitation.load(std::memory_order_acquire) != seen; };
     if (!Spin(invited)) {
-      self.invitation.wait(seen, std::memory_order_acquire);
+      self.asleep.store(
+          true);  // before it looks again: Wake() stores and looks the other way round
+      self.invitation.wait(seen);
     }
     seen = self.invitation.load(std::memory_order_acquire);
     if (stopping.load(std::memory_order_relaxed)) {
@@ -131,6 +149,15 @@ void ThreadPool::State::Work(Worker& self) {
   }
 }
 
+// A worker that has been woken and found no core yet is not woken again: that would cost a system
+// call in every loop.
+void ThreadPool::State::Wake(Worker& worker) const {
+  worker.invitation.store(number);
+  if (worker.asleep.load() && worker.asleep.exchange(false)) {
+    worker.invitation.notify_one();
+  }
+}
+
 void ThreadPool::State::Invite() {
   uint32_t wanted = loop.num_pieces - 1;
   Clock::time_point now;
@@ -142,21 +169,24 @@ void ThreadPool::State::Invite() {
       if (now == Clock::time_point{}) {
         now = Clock::now();
       }
-      if (now < worker.bench_end) {
+      if (now < worker.since) {
         continue;
       }
       worker.benched.store(false, std::memory_order_relaxed);
     }
-    worker.invitation.store(number, std::memory_order_release);
-    worker.invitation.notify_one();
+    Wake(worker);
     --wanted;
   }
 }
 
-void ThreadPool::State::Bench(Worker& worker, Clock::time_point now) {
-  const bool soon = now - worker.bench_end < kSoon * worker.bench;
-  worker.bench = soon ? std::min<Clock::duration>(2 * worker.bench, kLastBench) : kFirstBench;
-  worker.bench_end = now + worker.bench;
+void ThreadPool::State::JudgeLate(Worker& worker, Clock::duration waited, Clock::time_point now) {
+  if (waited * kBadShare < now - worker.since) {
+    worker.bench /= 2;
+    worker.since = now;
+    return;
+  }
+  worker.bench = std::clamp<Clock::duration>(2 * worker.bench, kFirstBench, kLastBench);
+  worker.since = now + worker.bench;
   worker.benched.store(true, std::memory_order_relaxed);
 }
 
@@ -173,16 +203,50 @@ void ThreadPool::State::WaitForOthers(Clock::duration longest_piece) {
       pending.wait(left, std::memory_order_acquire);
     }
   }
-  const auto late = std::max<Clock::duration>(kLate, kLatePieces * longest_piece);
+  const auto late = std::max<Clock::duration>(kWorkerLate, kLatePieces * longest_piece);
   const Clock::time_point end = Clock::now();
   if (end - begin <= late) {
     return;
   }
   for (Worker& worker : workers) {
-    if (worker.last_done.load(std::memory_order_relaxed) - begin > late) {
-      Bench(worker, end);
+    const Clock::duration waited = worker.last_done.load(std::memory_order_relaxed) - begin;
+    if (waited > late) {
+      JudgeLate(worker, waited, end);
     }
   }
+}
+
+// The caller lost its core for that long while workers kept theirs: with one worker less it can
+// have that one's.
+void ThreadPool::State::JudgeCaller(Clock::duration lost) {
+  const int64_t before = std::exchange(times_preempted, TimesPreempted());
+  if (before == times_preempted) {
+    return;
+  }
+  for (Worker& worker : workers) {
+    if (!worker.benched.load(std::memory_order_relaxed)) {
+      JudgeLate(worker, lost, Clock::now());
+      return;
+    }
+  }
+}
+
+// The caller's part of a loop.
+void ThreadPool::State::RunPieces() {
+  auto longest = Clock::duration::zero();
+  auto shortest = Clock::duration::max();
+  Clock::time_point begin = Clock::now();
+  while (RunPiece()) {
+    const Clock::time_point end = Clock::now();
+    longest = std::max(longest, end - begin);
+    shortest = std::min(shortest, end - begin);
+    begin = end;
+    pending.fetch_sub(1, std::memory_order_acq_rel);
+  }
+  if (shortest < longest && longest - shortest > kCallerLate) {
+    JudgeCaller(longest - shortest);
+  }
+  WaitForOthers(longest);
 }
 
 ThreadPool::ThreadPool(int32_t num_threads)
@@ -199,8 +263,7 @@ ThreadPool::~ThreadPool() {
   state_->stopping.store(true, std::memory_order_relaxed);
   ++state_->number;
   for (State::Worker& worker : state_->workers) {
-    worker.invitation.store(state_->number, std::memory_order_release);
-    worker.invitation.notify_one();
+    state_->Wake(worker);
   }
   for (State::Worker& worker : state_->workers) {
     worker.thread.join();
@@ -230,15 +293,7 @@ void ThreadPool::Run(int64_t count, int64_t grain, PieceFn fn, const void* conte
   state.ticket.store(uint64_t{state.number} << 32 | state.loop.num_pieces,
                      std::memory_order_release);
   state.Invite();
-  Clock::duration longest_piece = Clock::duration::zero();
-  Clock::time_point begin = Clock::now();
-  while (state.RunPiece()) {
-    const Clock::time_point end = Clock::now();
-    longest_piece = std::max(longest_piece, end - begin);
-    begin = end;
-    state.pending.fetch_sub(1, std::memory_order_acq_rel);
-  }
-  state.WaitForOthers(longest_piece);
+  state.RunPieces();
 }
 
 }  // namespace ringserve
