@@ -58,8 +58,8 @@ struct Fixture {
     q.assign(int64_t{num_rows} * 6 * head_dim * DTypeBytes(q_dtype), std::byte{0});
     for (int32_t row = 0; row < num_rows; ++row) {
       positions.push_back(random.Int(0, 100000));
-      slots.push_back((row * 7) % (kBlocks * 4 - 8));
-      sink_slots.push_back(row % 3 == 0 ? kBlocks * 4 - 8 + row / 3 : -1);
+      slots.push_back((row * 7) % (kBlocks * 4 - 12));
+      sink_slots.push_back(row % 3 == 0 ? kBlocks * 4 - 12 + row / 3 : -1);
     }
     for (int32_t i = 0; i < head_dim / 2; ++i) {
       frequencies.push_back(std::pow(10000.0, -2.0 * i / head_dim));
