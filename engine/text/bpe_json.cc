@@ -33,8 +33,9 @@ absl::Status ReadVocab(const nlohmann::json& vocab, const std::string& path, Bpe
   result->vocab.reserve(vocab.size());
   std::vector<bool> taken;
   for (const auto& [token, id_json] : vocab.items()) {
-    const auto error = [&](std::string_view message) {
-      return Invalid(fmt::format("{}[{}]: {}", path, Quote(token), message));
+    // clang 14 captures no structured binding by reference.
+    const auto error = [&path, &name = token](std::string_view message) {
+      return Invalid(fmt::format("{}[{}]: {}", path, Quote(name), message));
     };
     if (!id_json.is_number_unsigned() || id_json.get<uint64_t>() > uint64_t{kMaxTokenId}) {
       return error(fmt::format("not an id in [0, {}]", kMaxTokenId));
