@@ -14,6 +14,10 @@ if(RINGSERVE_SANITIZE)
     -fsanitize=${RINGSERVE_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g1)
   target_link_options(ringserve_flags INTERFACE -fsanitize=${RINGSERVE_SANITIZE})
 endif()
+if(RINGSERVE_FUZZ)
+  # Coverage of our own code guides the fuzzer; only its programs link its main.
+  target_compile_options(ringserve_flags INTERFACE -fsanitize=fuzzer-no-link)
+endif()
 if(RINGSERVE_SANITIZE MATCHES "thread")
   # Every program links it: without it each hand-over through absl::Mutex looks like a race.
   add_library(tsan_absl OBJECT ${PROJECT_SOURCE_DIR}/tests/support/tsan_absl.cc)

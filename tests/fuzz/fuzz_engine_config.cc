@@ -1,0 +1,25 @@
+// Any bytes as a model's JSON: an error, or a config that says the same when written and read
+// again.
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "engine/base/check.h"
+#include "engine/engine_config.h"
+#include "engine/memory_plan.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  using namespace ringserve;
+  const std::string_view text(reinterpret_cast<const char*>(data), size);
+  const auto config = ParseEngineConfig(text, "/base");
+  if (!config.ok()) {
+    return 0;
+  }
+  RS_CHECK(BlocksPerSession(*config) >= 2);
+  const std::string written = EngineConfigJson(*config);
+  const auto again = ParseEngineConfig(written, "/other");
+  RS_CHECK(again.ok());
+  RS_CHECK(EngineConfigJson(*again) == written);
+  return 0;
+}
