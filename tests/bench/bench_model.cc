@@ -1,0 +1,207 @@
+#include "tests/bench/bench_model.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "engine/backend/backend_cpu.h"
+#include "engine/model/weights.h"
+#include "kernels/thread_pool.h"
+#include "tests/bench/bench_kernels.h"
+#include "tests/bench/ceiling.h"
+#include "tests/support/model_runner.h"
+
+namespace ringserve {
+namespace {
+
+constexpr int32_t kBlockSize = 64;
+constexpr int64_t kCeilingBytes = int64_t{512} << 20;  // well past every cache
+constexpr int32_t kCeilingStreams = 4;
+
+double SecondsSince(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+// Everything that one shape needs, and the ceilings beside it.
+class ModelBench {
+ public:
+  static absl::StatusOr<std::unique_ptr<ModelBench>> Create(const ModelBenchOptions& options) {
+    auto bench = std::unique_ptr<ModelBench>(new ModelBench(options));
+    ASSIGN_OR_RETURN(bench->config_, ParseShape(options.shape));
+    bench->dtype_ = options.dtype == "f32" ? DType::kF32 : DType::kBf16;
+    ASSIGN_OR_RETURN(bench->backend_, MakeCpuBackend(options.num_threads));
+    RETURN_IF_ERROR(bench->backend_->CheckModel(bench->config_, bench->dtype_));
+    ASSIGN_OR_RETURN(bench->weights_,
+                     Weights::Random(bench->config_, bench->dtype_, 1, *bench->backend_, {}));
+    bench->pool_ = std::make_unique<ThreadPool>(bench->backend_->info().num_threads);
+    return bench;
+  }
+
+  absl::Status Run() {
+    const BackendInfo info = backend_->info();
+    std::printf("model %s %s, %s, %s, %d threads, prompt %d, decode %d\n",
+                options_.shape.c_str(),
+                DTypeName(dtype_),
+                info.name.c_str(),
+                info.kernels.c_str(),
+                info.num_threads,
+                options_.prompt_len,
+                options_.decode_len);
+    BenchSeries prefill{"prefill", "GFLOP/s", {}, {}};
+    BenchSeries decode{"decode, batch 1", "GB/s", {}, {}};
+    std::vector<double> prefill_rate;
+    std::vector<double> decode_rate;
+    for (int32_t round = 0; round < options_.rounds; ++round) {
+      ASSIGN_OR_RETURN(const auto runner, NewRunner());
+      prefill.ceiling.push_back(MeasureProduct());
+      ASSIGN_OR_RETURN(const double prefill_seconds, Feed(*runner, options_.prompt_len, false));
+      prefill.speed.push_back(PrefillFlops() / prefill_seconds / 1e9);
+      prefill_rate.push_back(options_.prompt_len / prefill_seconds);
+
+      const double before = MeasureRead();
+      ASSIGN_OR_RETURN(const double decode_seconds, Feed(*runner, options_.decode_len, true));
+      decode.ceiling.push_back((before + MeasureRead()) / 2);
+      decode.speed.push_back(DecodeBytes() / decode_seconds / 1e9);
+      decode_rate.push_back(options_.decode_len / decode_seconds);
+    }
+    std::printf("  %s\n    %.1f tokens/s\n", FormatSeries(prefill).c_str(), Median(prefill_rate));
+    std::printf("  %s\n    %.2f tokens/s\n", FormatSeries(decode).c_str(), Median(decode_rate));
+    return absl::OkStatus();
+  }
+
+ private:
+  explicit ModelBench(const ModelBenchOptions& options)
+      : options_(options), ceiling_buffer_(kCeilingBytes) {
+    std::fill_n(ceiling_buffer_.data(), kCeilingBytes, std::byte{1});
+  }
+
+  absl::StatusOr<std::unique_ptr<ModelRunner>> NewRunner() {
+    const int64_t context = RoundUp<int64_t>(options_.prompt_len + options_.decode_len, kBlockSize);
+    const SessionShape shape = {
+        .buffer_size = context, .block_size = kBlockSize, .feedback_size = context};
+    return ModelRunner::Create(
+        config_, *weights_, shape, std::max(options_.prompt_len, 1), {}, *backend_);
+  }
+
+  // Seconds for `count` tokens: one by one, or as one prompt.
+  absl::StatusOr<double> Feed(ModelRunner& runner, int32_t count, bool one_by_one) {
+    std::vector<int32_t> token_ids;
+    for (int32_t i = 0; i < count; ++i) {
+      token_ids.push_back((i * 7919 + 13) % config_.vocab_size);
+    }
+    const auto start = std::chrono::steady_clock::now();
+    ASSIGN_OR_RETURN(const auto logits,
+                     runner.Feed(token_ids, one_by_one ? 1 : count, ModelRunner::Wanted::kLastRow));
+    const double seconds = SecondsSince(start);
+    if (!std::all_of(logits.begin(), logits.end(), [](float x) { return x - x == 0; })) {
+      return absl::InternalError("the model computed a number that is not finite");
+    }
+    return seconds;
+  }
+
+  double MeasureRead() {
+    const auto start = std::chrono::steady_clock::now();
+    ReadAll(ceiling_buffer_.data(), kCeilingBytes, kCeilingStreams, *pool_);
+    return static_cast<double>(kCeilingBytes) / SecondsSince(start) / 1e9;
+  }
+
+  double MeasureProduct() {
+    const auto start = std::chrono::steady_clock::now();
+    return MultiplyInRegisters(dtype_, *pool_) / SecondsSince(start) / 1e9;
+  }
+
+  // Weights of the matrices that every token passes, the output head apart.
+  double LayerWeights() const {
+    const double q_dim = double{1} * config_.num_heads * config_.head_dim;
+    const double kv_dim = double{1} * config_.num_kv_heads * config_.head_dim;
+    return config_.num_layers *
+           (double{1} * config_.hidden_dim * (2 * q_dim + 2 * kv_dim + 3.0 * config_.ffn_dim));
+  }
+
+  double HeadWeights() const { return double{1} * config_.hidden_dim * config_.vocab_size; }
+
+  // Products of all rows, the head of the last one, attention over the causal half.
+  double PrefillFlops() const {
+    const double rows = options_.prompt_len;
+    const double attention = 2.0 * rows * (rows + 1) * config_.num_heads * config_.head_dim;
+    return 2 * (rows * LayerWeights() + HeadWeights()) + config_.num_layers * attention;
+  }
+
+  // Weights once, and the keys and values of the context at its middle.
+  double DecodeBytes() const {
+    const double context = options_.prompt_len + (options_.decode_len + 1) / 2.0;
+    const double kv = 2.0 * context * config_.num_kv_heads * config_.head_dim * config_.num_layers;
+    return options_.decode_len * (LayerWeights() + HeadWeights() + kv) * DTypeBytes(dtype_);
+  }
+
+  const ModelBenchOptions options_;
+  HugeBuffer ceiling_buffer_;
+  ModelConfig config_;
+  DType dtype_ = DType::kBf16;
+  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<Weights> weights_;
+  std::unique_ptr<ThreadPool> pool_;  // of the ceilings; idle while the model runs
+};
+
+}  // namespace
+
+absl::StatusOr<ModelConfig> ParseShape(std::string_view shape) {
+  if (shape == "llama-1b") {
+    shape = "hidden=2048,layers=16,heads=32,kv_heads=8,ffn=8192,vocab=32000";
+  }
+  ModelConfig config;
+  config.architecture = "LlamaForCausalLM";
+  config.max_positions = 1 << 20;
+  config.rms_norm_eps = 1e-5F;
+  const std::map<std::string_view, int32_t*> keys = {
+      {"hidden", &config.hidden_dim},
+      {"layers", &config.num_layers},
+      {"heads", &config.num_heads},
+      {"kv_heads", &config.num_kv_heads},
+      {"ffn", &config.ffn_dim},
+      {"vocab", &config.vocab_size},
+      {"head_dim", &config.head_dim},
+  };
+  while (!shape.empty()) {
+    const std::string_view item = shape.substr(0, shape.find(','));
+    shape.remove_prefix(std::min(shape.size(), item.size() + 1));
+    const size_t equals = item.find('=');
+    const auto key = keys.find(item.substr(0, equals));
+    const std::string value(equals == std::string_view::npos ? "" : item.substr(equals + 1));
+    char* end = nullptr;
+    const int64_t number = std::strtoll(value.c_str(), &end, 10);
+    if (key == keys.end() || value.empty() || *end != '\0' || number < 1 || number > (1 << 20)) {
+      return absl::InvalidArgumentError(fmt::format(
+          "shape: \"{}\" is not KEY=NUMBER with a key of hidden, layers, heads, kv_heads, ffn, "
+          "vocab, head_dim and a number in [1, 1048576]",
+          item));
+    }
+    *key->second = static_cast<int32_t>(number);
+  }
+  for (const auto& [key, value] : keys) {
+    if (*value == 0 && key != "head_dim") {
+      return absl::InvalidArgumentError(fmt::format("shape: {} is missing", key));
+    }
+  }
+  if (config.head_dim == 0) {
+    config.head_dim = config.hidden_dim / config.num_heads;
+  }
+  if (config.num_heads % config.num_kv_heads != 0) {
+    return absl::InvalidArgumentError(fmt::format(
+        "shape: heads={} is not a multiple of kv_heads={}", config.num_heads, config.num_kv_heads));
+  }
+  return config;
+}
+
+absl::Status BenchModel(const ModelBenchOptions& options) {
+  ASSIGN_OR_RETURN(const auto bench, ModelBench::Create(options));
+  return bench->Run();
+}
+
+}  // namespace ringserve
