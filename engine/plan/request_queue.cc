@@ -1,0 +1,117 @@
+#include "engine/plan/request_queue.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include <fmt/format.h>
+
+namespace ringserve {
+
+absl::Status RequestQueue::Push(GenerateRequest request, absl::Time now) {
+  const absl::MutexLock lock(&mutex_);
+  if (!closed_.ok()) {
+    return closed_;
+  }
+  if (num_waiting_ + num_running_ >= max_waiting_ + std::max(max_running_, num_running_)) {
+    return absl::ResourceExhaustedError(
+        fmt::format("the queue is full: {} requests wait, scheduler.max_queue is {}",
+                    num_waiting_,
+                    max_waiting_));
+  }
+  ++num_waiting_;
+  has_news_ = true;
+  requests_.push_back({.request = std::move(request),
+                       .arrival_time = now,
+                       .arrival = next_arrival_++,
+                       .is_paused = false});
+  return absl::OkStatus();
+}
+
+void RequestQueue::Command(RequestCommand command) {
+  const absl::MutexLock lock(&mutex_);
+  has_news_ = true;
+  commands_.push_back(command);
+}
+
+void RequestQueue::Close(absl::Status status) {
+  const absl::MutexLock lock(&mutex_);
+  if (closed_.ok()) {
+    closed_ = std::move(status);
+  }
+}
+
+void RequestQueue::SetDrainDeadline(absl::Time deadline) {
+  const absl::MutexLock lock(&mutex_);
+  has_news_ = true;
+  drain_deadline_ = std::min(drain_deadline_, deadline);
+}
+
+void RequestQueue::Stop() {
+  const absl::MutexLock lock(&mutex_);
+  is_stopped_ = true;
+}
+
+void RequestQueue::AwaitIdle() {
+  const absl::MutexLock lock(&mutex_);
+  const auto is_idle = [this] {
+    mutex_.AssertHeld();
+    return num_waiting_ + num_running_ + num_untold_ == 0;
+  };
+  mutex_.Await(absl::Condition(&is_idle));
+}
+
+int64_t RequestQueue::num_waiting() const {
+  const absl::MutexLock lock(&mutex_);
+  return num_waiting_;
+}
+
+void RequestQueue::Take(std::vector<QueuedRequest>& requests,
+                        std::vector<RequestCommand>& commands) {
+  requests.clear();
+  commands.clear();
+  const absl::MutexLock lock(&mutex_);
+  if (has_news_) {
+    requests.swap(requests_);
+    commands.swap(commands_);
+    has_news_ = false;
+  }
+}
+
+void RequestQueue::OnAdmitted() {
+  const absl::MutexLock lock(&mutex_);
+  --num_waiting_;
+  ++num_running_;
+}
+
+void RequestQueue::OnEnded(bool was_running) {
+  const absl::MutexLock lock(&mutex_);
+  --(was_running ? num_running_ : num_waiting_);
+  ++num_untold_;
+}
+
+void RequestQueue::OnPublished() {
+  const absl::MutexLock lock(&mutex_);
+  num_untold_ = 0;
+}
+
+void RequestQueue::WaitForWork(absl::Time deadline) {
+  const absl::MutexLock lock(&mutex_);
+  const auto has_work = [this] {
+    mutex_.AssertHeld();
+    return has_news_ || is_stopped_;
+  };
+  mutex_.AwaitWithDeadline(absl::Condition(&has_work), deadline);
+}
+
+bool RequestQueue::is_stopped() const {
+  const absl::MutexLock lock(&mutex_);
+  return is_stopped_;
+}
+
+absl::Time RequestQueue::drain_deadline() const {
+  const absl::MutexLock lock(&mutex_);
+  return drain_deadline_;
+}
+
+}  // namespace ringserve

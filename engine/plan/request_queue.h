@@ -1,0 +1,78 @@
+// What other threads leave for the engine thread: new requests, cancels, pauses. Bounded by the
+// number of requests that wait for a place in the batch, wherever they are kept while they wait.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include <absl/base/thread_annotations.h>
+#include <absl/synchronization/mutex.h>
+#include <absl/time/time.h>
+
+#include "engine/base/status.h"
+#include "engine/request.h"
+
+namespace ringserve {
+
+struct QueuedRequest {
+  GenerateRequest request;
+  absl::Time arrival_time;
+  int64_t arrival = 0;  // rank in the order of submission
+  bool is_paused = false;
+};
+
+struct RequestCommand {
+  enum class Kind { kCancel, kPause, kResume };
+  uint64_t request_id = 0;
+  Kind kind = Kind::kCancel;
+};
+
+class RequestQueue {
+ public:
+  // At most `max_waiting` requests wait beyond those for which the batch has room.
+  RequestQueue(int32_t max_waiting, int32_t max_running)
+      : max_waiting_(max_waiting), max_running_(max_running) {}
+
+  // Any thread. RESOURCE_EXHAUSTED if the queue is full; after Close, its status.
+  absl::Status Push(GenerateRequest request, absl::Time now);
+  void Command(RequestCommand command);
+  // Later pushes get `status`; the first call decides.
+  void Close(absl::Status status);
+  // Live ones are to end by then.
+  void SetDrainDeadline(absl::Time deadline);
+  // The engine thread is to end.
+  void Stop();
+  // Returns when no request is live and the last one's end was told.
+  void AwaitIdle();
+  int64_t num_waiting() const;
+
+  // The engine thread. Replaces both by what came since the last call, in order. A command is never
+  // taken before the request that it names.
+  void Take(std::vector<QueuedRequest>& requests, std::vector<RequestCommand>& commands);
+  // A request that was taken has left: to run, or for ever.
+  void OnAdmitted();
+  void OnEnded(bool was_running);
+  // The sink knows of all that have ended.
+  void OnPublished();
+  // Returns when there is something to take, at `deadline`, or when Stop was called.
+  void WaitForWork(absl::Time deadline);
+  bool is_stopped() const;
+  absl::Time drain_deadline() const;
+
+ private:
+  const int64_t max_waiting_;
+  const int64_t max_running_;
+  mutable absl::Mutex mutex_;
+  std::vector<QueuedRequest> requests_ ABSL_GUARDED_BY(mutex_);
+  std::vector<RequestCommand> commands_ ABSL_GUARDED_BY(mutex_);
+  absl::Status closed_ ABSL_GUARDED_BY(mutex_);
+  absl::Time drain_deadline_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
+  int64_t num_waiting_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t num_running_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t next_arrival_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t num_untold_ ABSL_GUARDED_BY(mutex_) = 0;  // have ended
+  bool has_news_ ABSL_GUARDED_BY(mutex_) = false;
+  bool is_stopped_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace ringserve

@@ -1,0 +1,63 @@
+// Who takes part in the next step, and with how many rows. Pure.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace ringserve {
+
+// What the scheduler needs to know of an admitted sequence.
+struct SequenceView {
+  int64_t prompt_left = 0;  // prompt tokens still to be prefilled; 0: it decodes
+  int64_t max_rows = 0;     // the most that its context takes in one step; >= 1
+  int64_t arrival = 0;      // rank in the order of submission; distinct
+  int64_t last_step = 0;    // when it last took part
+  int32_t priority = 0;     // higher runs first
+  bool is_paused = false;
+};
+
+struct StepBudget {
+  int32_t max_sequences = 0;
+  int32_t max_prefill_rows = 0;  // of all sequences together
+};
+
+// Either one decode row or a chunk of the prompt. The last row of a sequence that has no prompt
+// left after the step is sampled.
+struct ScheduledRows {
+  int32_t sequence = 0;  // index into the views
+  int32_t num_rows = 0;
+  bool is_prefill = false;
+  bool is_sampled = false;
+};
+
+// Replaces `plan`: decode rows first, then prompt chunks. If more than max_sequences can run, the
+// higher priority runs, then who waited longest since its last step. Prompts share the budget by
+// priority, then arrival. Nobody unpaused is left out for ever unless higher priorities fill every
+// step.
+void PlanStep(std::span<const SequenceView> sequences,
+              const StepBudget& budget,
+              std::vector<ScheduledRows>& plan);
+
+// How much of a prompt fits in a step while streams are waiting for their next token: learns what a
+// row costs from the steps that were taken.
+class PrefillBudget {
+ public:
+  // `max_gap_ms` 0: no bound, always `prefill_size`.
+  PrefillBudget(int32_t prefill_size, int32_t max_gap_ms)
+      : prefill_size_(prefill_size), max_gap_ms_(max_gap_ms) {}
+
+  // Rows for the next step; with no one decoding there is no gap to keep. At least kMinRows (or
+  // prefill_size), so that prompts always move.
+  int32_t Rows(bool is_anyone_decoding) const;
+  void Learn(int64_t num_rows, double step_ms);
+
+  static constexpr int32_t kMinRows = 16;
+
+ private:
+  int32_t prefill_size_;
+  int32_t max_gap_ms_;
+  double ms_per_row_ = 0;  // 0: nothing learned yet
+};
+
+}  // namespace ringserve
