@@ -89,6 +89,8 @@ class Session {
   // Requires a position inside the window.
   int32_t TokenAt(int64_t position) const;
 
+  int32_t sink_size() const { return shape_.sink_size; }
+
   // True if the context begins with an entry of sinks, to be rotated to the sink_size positions
   // from SinkPosition() on.
   bool HasSinkEntry() const { return shape_.sink_size > 0 && window_first() > 0; }

@@ -1,0 +1,361 @@
+#include "engine/engine_loop.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <iterator>
+#include <string>
+
+#include <fmt/format.h>
+
+#include "engine/base/check.h"
+
+namespace ringserve {
+namespace {
+
+absl::Time WaitingDeadline(const QueuedRequest& queued) {
+  return std::min(queued.request.deadline, queued.arrival_time + queued.request.queue_timeout);
+}
+
+absl::Status QueueTimeout(const QueuedRequest& queued, absl::Time now) {
+  if (now >= queued.request.deadline) {
+    return absl::DeadlineExceededError("the deadline passed while the request was queued");
+  }
+  return absl::DeadlineExceededError(
+      fmt::format("queue_timeout: there was no place in the batch within {}",
+                  absl::FormatDuration(queued.request.queue_timeout)));
+}
+
+}  // namespace
+
+EngineLoop::EngineLoop(const Parts& parts, EventSink& sink)
+    : parts_(parts),
+      sink_(sink),
+      queue_(parts.scheduler.max_queue, parts.scheduler.max_batch),
+      pool_(parts.device_blocks),
+      runner_(parts.runner),
+      prefill_budget_(parts.scheduler.prefill_size, parts.scheduler.max_token_gap_ms) {
+  counters_.max_batch = parts.scheduler.max_batch;
+  counters_.max_queue = parts.scheduler.max_queue;
+  counters_.device_blocks = parts.device_blocks;
+  UpdateLoad(absl::ZeroDuration());
+}
+
+absl::Status EngineLoop::Submit(GenerateRequest request) {
+  const int64_t needed = WorstCaseBlocks(parts_.shape, MaxPositions(request));
+  if (needed > parts_.device_blocks) {
+    return absl::ResourceExhaustedError(
+        fmt::format("the request may need {} blocks of KV memory, the pool has {}",
+                    needed,
+                    parts_.device_blocks));
+  }
+  return queue_.Push(std::move(request), parts_.clock());
+}
+
+EngineLoad EngineLoop::load() const {
+  const absl::MutexLock lock(&load_mutex_);
+  return load_;
+}
+
+bool EngineLoop::Step() {
+  const auto started = std::chrono::steady_clock::now();
+  const absl::Time now = parts_.clock();
+  TakeNews();
+  Expire(now);
+  Admit(now);
+  const bool has_run = RunStep();
+  RemoveEnded();
+  RS_DCHECK(PoolBalances());
+  Publish();
+  const auto step_time = absl::FromChrono(std::chrono::steady_clock::now() - started);
+  UpdateLoad(has_run ? step_time : absl::ZeroDuration());
+  return has_run;
+}
+
+absl::Time EngineLoop::NextDeadline() const {
+  absl::Time next = absl::InfiniteFuture();
+  for (const auto& [key, queued] : waiting_) {
+    next = std::min(next, WaitingDeadline(queued));
+  }
+  for (const auto& sequence : running_) {
+    next = std::min(next, sequence->request().deadline);
+  }
+  return waiting_.empty() && running_.empty() ? next : std::min(next, queue_.drain_deadline());
+}
+
+void EngineLoop::EndAll(const absl::Status& status) {
+  TakeNews();
+  for (auto& sequence : running_) {
+    if (sequence != nullptr) {
+      FailRunning(sequence, status);
+    }
+  }
+  RemoveEnded();
+  for (const auto& [key, queued] : waiting_) {
+    FailWaiting(queued, status);
+  }
+  waiting_.clear();
+  Publish();
+  UpdateLoad(absl::ZeroDuration());
+}
+
+bool EngineLoop::PoolBalances() const {
+  std::vector<int32_t> blocks;
+  for (const auto& sequence : running_) {
+    if (sequence != nullptr) {
+      sequence->session().CollectBlocks(blocks);
+    }
+  }
+  return pool_.Balances(blocks);
+}
+
+void EngineLoop::TakeNews() {
+  queue_.Take(new_requests_, commands_);
+  for (QueuedRequest& queued : new_requests_) {
+    const WaitingKey key = {-queued.request.priority, queued.arrival};
+    waiting_.emplace(key, std::move(queued));
+  }
+  for (const RequestCommand& command : commands_) {
+    Apply(command);
+  }
+  RemoveEnded();
+}
+
+void EngineLoop::Apply(const RequestCommand& command) {
+  const bool is_cancel = command.kind == RequestCommand::Kind::kCancel;
+  const bool pauses = command.kind == RequestCommand::Kind::kPause;
+  for (auto& sequence : running_) {
+    if (sequence == nullptr || sequence->request_id() != command.request_id) {
+      continue;
+    }
+    if (is_cancel) {
+      FailRunning(sequence, absl::CancelledError("the request was cancelled"));
+    } else {
+      sequence->set_paused(pauses);
+    }
+    return;
+  }
+  const auto found = std::find_if(waiting_.begin(), waiting_.end(), [&](const auto& entry) {
+    return entry.second.request.request_id == command.request_id;
+  });
+  if (found == waiting_.end()) {
+    return;  // it has just ended
+  }
+  if (is_cancel) {
+    FailWaiting(found->second, absl::CancelledError("the request was cancelled while queued"));
+    waiting_.erase(found);
+  } else {
+    found->second.is_paused = pauses;
+  }
+}
+
+void EngineLoop::Expire(absl::Time now) {
+  if (now >= queue_.drain_deadline()) {
+    EndAll(absl::UnavailableError("the server is shutting down"));
+    return;
+  }
+  for (auto& sequence : running_) {
+    if (now >= sequence->request().deadline) {
+      const int64_t num_tokens = sequence->usage().completion_tokens;
+      FailRunning(sequence,
+                  absl::DeadlineExceededError(
+                      fmt::format("the deadline passed after {} tokens", num_tokens)));
+    }
+  }
+  RemoveEnded();
+  std::erase_if(waiting_, [&](const auto& entry) {
+    const bool is_late = now >= WaitingDeadline(entry.second);
+    if (is_late) {
+      FailWaiting(entry.second, QueueTimeout(entry.second, now));
+    }
+    return is_late;
+  });
+}
+
+// In the order of urgency, and nobody overtakes: a request that needs much memory gets its turn.
+void EngineLoop::Admit(absl::Time now) {
+  auto num_active = std::count_if(running_.begin(), running_.end(), [](const auto& sequence) {
+    return !sequence->is_paused();
+  });
+  while (!waiting_.empty() && num_active < parts_.scheduler.max_batch) {
+    QueuedRequest& head = waiting_.begin()->second;
+    const int64_t needed = WorstCaseBlocks(parts_.shape, MaxPositions(head.request));
+    if (reserved_blocks_ + needed > parts_.device_blocks) {
+      return;
+    }
+    reserved_blocks_ += needed;
+    const bool is_paused = head.is_paused;
+    running_.push_back(std::make_unique<Sequence>(
+        std::move(head), now, parts_.eos_token_ids, parts_.shape, pool_));
+    running_.back()->set_paused(is_paused);
+    num_active += is_paused ? 0 : 1;
+    waiting_.erase(waiting_.begin());
+    queue_.OnAdmitted();
+    Tell(running_.back()->request_id(), running_.back()->Accepted());
+  }
+}
+
+bool EngineLoop::RunStep() {
+  views_.clear();
+  bool is_anyone_decoding = false;
+  for (const auto& sequence : running_) {
+    views_.push_back(sequence->View());
+    is_anyone_decoding =
+        is_anyone_decoding || (views_.back().prompt_left == 0 && !views_.back().is_paused);
+  }
+  PlanStep(views_,
+           {.max_sequences = parts_.scheduler.max_batch,
+            .max_prefill_rows = prefill_budget_.Rows(is_anyone_decoding)},
+           plan_);
+  if (plan_.empty()) {
+    return false;
+  }
+  const auto started = std::chrono::steady_clock::now();
+  batch_.Build(plan_, running_, ++counters_.steps);
+  const absl::Status status = runner_.Run(batch_);
+  const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - started;
+  if (plan_.back().is_prefill) {
+    prefill_budget_.Learn(static_cast<int64_t>(batch_.token_ids.size()), took.count());
+  }
+  counters_.kernel_time += runner_.kernel_time();
+  if (!status.ok()) {
+    Fault(status);
+    return true;
+  }
+  counters_.tiles_dense += runner_.tile_counts().dense;
+  counters_.tiles_triangle += runner_.tile_counts().triangle;
+  counters_.tiles_skipped += runner_.tile_counts().skip;
+  counters_.block_loads += runner_.tile_counts().block_loads;
+  Retire(parts_.clock());
+  return true;
+}
+
+void EngineLoop::Retire(absl::Time now) {
+  size_t next_result = 0;
+  for (const ScheduledRows& rows : plan_) {
+    std::unique_ptr<Sequence>& sequence = running_[static_cast<size_t>(rows.sequence)];
+    const uint64_t request_id = sequence->request_id();
+    if (const auto notice = sequence->TakeNotice(); notice.has_value()) {
+      counters_.evicted_tokens += notice->evicted_tokens;
+      Tell(request_id, *notice);
+    }
+    bool is_sound = true;
+    if (rows.is_prefill) {
+      counters_.prompt_tokens += rows.num_rows;
+      if (sequence->request().output.prompt_logprobs) {
+        is_sound = TellPromptLogprobs(rows, *sequence, next_result);
+      }
+      if (!rows.is_sampled) {
+        const int64_t num_tokens = sequence->usage().prompt_tokens;
+        Tell(request_id,
+             ProgressEvent{.prefilled_tokens = num_tokens - sequence->prompt_left(),
+                           .prompt_tokens = num_tokens});
+      }
+    }
+    ScoredToken* sampled = rows.is_sampled ? &batch_.results[next_result++] : nullptr;
+    if (!is_sound || (sampled != nullptr && sampled->token.token_id == kNoToken)) {
+      FailRunning(sequence,
+                  absl::InternalError("no token can be chosen: the logits are not finite, or "
+                                      "every token is forbidden"));
+    } else if (sampled != nullptr) {
+      TellToken(sequence, *sampled, now);
+    }
+  }
+}
+
+bool EngineLoop::TellPromptLogprobs(const ScheduledRows& rows,
+                                    Sequence& sequence,
+                                    size_t& next_result) {
+  const int64_t num_scored = rows.num_rows - (rows.is_sampled ? 1 : 0);
+  PromptLogprobsEvent event;
+  event.first_index = sequence.session().position() - rows.num_rows + 1;
+  bool is_sound = true;
+  for (int64_t i = 0; i < num_scored; ++i) {
+    event.tokens.push_back(std::move(batch_.results[next_result++]));
+    is_sound = is_sound && event.tokens.back().token.token_id != kNoToken;
+  }
+  if (is_sound && num_scored > 0) {
+    Tell(sequence.request_id(), std::move(event));
+  }
+  return is_sound;
+}
+
+void EngineLoop::TellToken(std::unique_ptr<Sequence>& sequence,
+                           ScoredToken& result,
+                           absl::Time now) {
+  const uint64_t request_id = sequence->request_id();
+  const int64_t index = sequence->usage().completion_tokens;
+  const std::optional<FinishReason> reason = sequence->TakeToken(result, now);
+  ++counters_.completion_tokens;
+  Tell(request_id, SampledTokenEvent{.index = index, .token = std::move(result)});
+  if (reason.has_value()) {
+    Tell(request_id, sequence->Finish(*reason, now));
+    End(sequence);
+  }
+}
+
+void EngineLoop::Fault(const absl::Status& status) {
+  const std::string message = fmt::format("the device failed: {}", status.ToString());
+  for (auto& sequence : running_) {
+    FailRunning(sequence, absl::InternalError(message));
+  }
+  RemoveEnded();
+  queue_.Close(absl::UnavailableError(message));
+  for (const auto& [key, queued] : waiting_) {
+    FailWaiting(queued, absl::UnavailableError(message));
+  }
+  waiting_.clear();
+  counters_.healthy = false;
+}
+
+void EngineLoop::FailRunning(std::unique_ptr<Sequence>& sequence, absl::Status status) {
+  Tell(sequence->request_id(), FailedEvent{std::move(status), sequence->usage()});
+  End(sequence);
+}
+
+void EngineLoop::FailWaiting(const QueuedRequest& queued, absl::Status status) {
+  FailedEvent event;
+  event.status = std::move(status);
+  event.usage.prompt_tokens = static_cast<int64_t>(queued.request.prompt.size());
+  Tell(queued.request.request_id, std::move(event));
+  queue_.OnEnded(/*was_running=*/false);
+  has_ended_ = true;
+}
+
+void EngineLoop::End(std::unique_ptr<Sequence>& sequence) {
+  reserved_blocks_ -= WorstCaseBlocks(parts_.shape, MaxPositions(sequence->request()));
+  sequence.reset();
+  queue_.OnEnded(/*was_running=*/true);
+  has_ended_ = true;
+}
+
+void EngineLoop::RemoveEnded() {
+  std::erase(running_, nullptr);
+}
+
+template <typename Event>
+void EngineLoop::Tell(uint64_t request_id, Event event) {
+  events_.push_back({request_id, std::move(event)});
+}
+
+void EngineLoop::Publish() {
+  if (!events_.empty()) {
+    sink_.Publish(events_);
+    events_.clear();
+  }
+  if (has_ended_) {
+    queue_.OnPublished();
+    has_ended_ = false;
+  }
+}
+
+void EngineLoop::UpdateLoad(absl::Duration step_time) {
+  counters_.step_time += step_time;
+  counters_.running = static_cast<int64_t>(running_.size());
+  counters_.queued = queue_.num_waiting();
+  counters_.device_blocks_free = pool_.num_free();
+  const absl::MutexLock lock(&load_mutex_);
+  load_ = counters_;
+}
+
+}  // namespace ringserve

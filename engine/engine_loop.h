@@ -1,0 +1,117 @@
+// The engine without its thread: each Step admits, plans, runs the model once and tells the sink.
+// Driven by Engine's thread, or by tests with a clock of their own.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include <absl/base/thread_annotations.h>
+#include <absl/synchronization/mutex.h>
+#include <absl/time/clock.h>
+#include <absl/time/time.h>
+
+#include "engine/cache/block_pool.h"
+#include "engine/engine.h"
+#include "engine/engine_config.h"
+#include "engine/plan/request_queue.h"
+#include "engine/plan/scheduler.h"
+#include "engine/request.h"
+#include "engine/sequence.h"
+#include "engine/session.h"
+#include "engine/step_batch.h"
+#include "engine/step_runner.h"
+
+namespace ringserve {
+
+class EngineLoop {
+ public:
+  struct Parts {
+    StepRunner::Parts runner;
+    SessionShape shape;
+    EngineConfig::Scheduler scheduler;
+    int32_t device_blocks = 0;
+    std::vector<int32_t> eos_token_ids;
+    std::function<absl::Time()> clock = absl::Now;
+  };
+
+  // `sink` and what `parts` points to must outlive the loop.
+  EngineLoop(const Parts& parts, EventSink& sink);
+
+  // Any thread. The request has passed CheckGenerateRequest. RESOURCE_EXHAUSTED; UNAVAILABLE after
+  // a fault or once draining.
+  absl::Status Submit(GenerateRequest request);
+
+  // Cancel, pause, drain, stop, wait.
+  RequestQueue& queue() { return queue_; }
+
+  // Any thread.
+  EngineLoad load() const;
+
+  // The rest: the engine thread.
+
+  // False if there was nothing to run: then nothing changes before the queue has news or
+  // NextDeadline() passes.
+  bool Step();
+  absl::Time NextDeadline() const;
+  // Every live request fails with `status`.
+  void EndAll(const absl::Status& status);
+
+  // True if the blocks that sessions hold are those that the pool counts. O(blocks).
+  bool PoolBalances() const;
+
+  const BlockPool& pool() const { return pool_; }
+
+ private:
+  // Urgency: higher priority first, then arrival.
+  using WaitingKey = std::pair<int32_t, int64_t>;
+
+  void TakeNews();
+  void Apply(const RequestCommand& command);
+  void Expire(absl::Time now);
+  void Admit(absl::Time now);
+  bool RunStep();
+  void Retire(absl::Time now);
+  // Returns false if the sequence has failed.
+  bool TellPromptLogprobs(const ScheduledRows& rows, Sequence& sequence, size_t& next_result);
+  void TellToken(std::unique_ptr<Sequence>& sequence, ScoredToken& result, absl::Time now);
+  void Fault(const absl::Status& status);
+  // Both release what the request holds; the entry is removed by the caller.
+  void FailRunning(std::unique_ptr<Sequence>& sequence, absl::Status status);
+  void FailWaiting(const QueuedRequest& queued, absl::Status status);
+  void End(std::unique_ptr<Sequence>& sequence);
+  void RemoveEnded();
+  template <typename Event>
+  void Tell(uint64_t request_id, Event event);
+  void Publish();
+  void UpdateLoad(absl::Duration step_time);
+
+  const Parts parts_;
+  EventSink& sink_;
+  RequestQueue queue_;
+  BlockPool pool_;
+  StepRunner runner_;
+  PrefillBudget prefill_budget_;
+  std::map<WaitingKey, QueuedRequest> waiting_;
+  std::vector<std::unique_ptr<Sequence>> running_;  // null: has ended in this step
+  int64_t reserved_blocks_ = 0;                     // the worst case of all running
+  std::vector<TokenEvent> events_;
+  bool has_ended_ = false;  // some request, and the queue is to know once it was told
+
+  // Reused from step to step.
+  std::vector<QueuedRequest> new_requests_;
+  std::vector<RequestCommand> commands_;
+  std::vector<SequenceView> views_;
+  std::vector<ScheduledRows> plan_;
+  StepBatch batch_;
+
+  EngineLoad counters_;
+  mutable absl::Mutex load_mutex_;
+  EngineLoad load_ ABSL_GUARDED_BY(load_mutex_);
+};
+
+}  // namespace ringserve

@@ -1,0 +1,40 @@
+// The rows of one step as arrays: what the planner, the model and the sampler are given. Reused
+// from step to step, so that steady decoding allocates nothing.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "engine/plan/scheduler.h"
+#include "engine/request.h"
+#include "engine/sample/sampler.h"
+#include "engine/sequence.h"
+#include "kernels/tile_plan.h"
+
+namespace ringserve {
+
+struct StepBatch {
+  std::vector<int32_t> token_ids;
+  std::vector<int64_t> positions;  // of the rows, then of the sink keys of all sequences
+  std::vector<int64_t> slots;
+  std::vector<int64_t> sink_slots;  // as many as rows
+  bool writes_sinks = false;        // some entry of sink_slots is not -1
+  std::vector<TileSequence> sequences;
+  std::vector<BlockEntry> entries;
+  // Rows whose logits are wanted, ascending, and what for; results of the same index.
+  std::vector<int32_t> logits_rows;
+  std::vector<SampleRow> sample_rows;
+  std::vector<ScoredToken> results;
+
+  // Replaces the contents: moves the scheduled sequences on and collects their rows.
+  void Build(std::span<const ScheduledRows> plan,
+             std::span<const std::unique_ptr<Sequence>> all_sequences,
+             int64_t step);
+
+ private:
+  void Add(const ScheduledRows& rows, Sequence& sequence, int64_t step);
+};
+
+}  // namespace ringserve

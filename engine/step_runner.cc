@@ -1,0 +1,48 @@
+#include "engine/step_runner.h"
+
+#include <algorithm>
+#include <chrono>
+#include <span>
+
+namespace ringserve {
+
+absl::Status StepRunner::Run(StepBatch& batch) {
+  PlanTiles({.sequences = batch.sequences, .entries = batch.entries}, parts_.tiles, tile_plan_);
+  const auto started = std::chrono::steady_clock::now();
+  const absl::Status status = RunModel(batch);
+  kernel_time_ = absl::FromChrono(std::chrono::steady_clock::now() - started);
+  return status;
+}
+
+absl::Status StepRunner::RunModel(StepBatch& batch) {
+  StepInput input;
+  input.token_ids = batch.token_ids;
+  input.positions = batch.positions;
+  input.slots = batch.slots;
+  if (batch.writes_sinks) {
+    input.sink_slots = batch.sink_slots;
+  }
+  input.tiles = &tile_plan_;
+  RETURN_IF_ERROR(parts_.model->Run(input, parts_.kv_pool, parts_.kv));
+  // Scoring a prompt wants more logits than the workspace holds at once.
+  const auto max_rows = static_cast<size_t>(parts_.model->limits().max_logits_rows);
+  for (size_t first = 0; first < batch.logits_rows.size(); first += max_rows) {
+    const size_t count = std::min(max_rows, batch.logits_rows.size() - first);
+    ASSIGN_OR_RETURN(
+        const float* logits,
+        parts_.model->ComputeLogits(std::span(batch.logits_rows).subspan(first, count)));
+    const std::span<SampleRow> rows = std::span(batch.sample_rows).subspan(first, count);
+    for (size_t i = 0; i < count; ++i) {
+      rows[i].logits_row = static_cast<int32_t>(i);
+    }
+    SampleArgs args;
+    args.logits = logits;
+    args.vocab_size = parts_.vocab_size;
+    args.rows = rows;
+    args.results = std::span(batch.results).subspan(first, count);
+    RETURN_IF_ERROR(parts_.backend->Sample(args));
+  }
+  return parts_.backend->Synchronize();
+}
+
+}  // namespace ringserve

@@ -1,0 +1,49 @@
+// Runs the rows of a step: tiles, layers, logits, sampling.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include <absl/time/time.h>
+
+#include "engine/backend/backend.h"
+#include "engine/base/status.h"
+#include "engine/model/model.h"
+#include "engine/plan/tile_planner.h"
+#include "engine/step_batch.h"
+#include "kernels/kv_view.h"
+#include "kernels/tile_plan.h"
+
+namespace ringserve {
+
+// Borrows all that it is given. One thread.
+class StepRunner {
+ public:
+  struct Parts {
+    Backend* backend = nullptr;
+    Model* model = nullptr;
+    std::byte* kv_pool = nullptr;  // device memory
+    KvLayout kv;
+    TileOptions tiles;
+    int32_t vocab_size = 0;
+  };
+
+  explicit StepRunner(const Parts& parts) : parts_(parts) {}
+
+  // Fills batch.results. After an error the pool's contents are not defined.
+  absl::Status Run(StepBatch& batch);
+
+  // Of the last Run.
+  const TileCounts& tile_counts() const { return tile_plan_.counts; }
+
+  absl::Duration kernel_time() const { return kernel_time_; }
+
+ private:
+  absl::Status RunModel(StepBatch& batch);
+
+  Parts parts_;
+  TilePlan tile_plan_;
+  absl::Duration kernel_time_;
+};
+
+}  // namespace ringserve

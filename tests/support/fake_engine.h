@@ -1,0 +1,184 @@
+// An EngineLoop over the real layer loop and the hashing backend, with a clock that stands still,
+// and what it must answer to a request.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include <absl/time/time.h>
+
+#include "engine/base/check.h"
+#include "engine/engine_loop.h"
+#include "engine/model/model.h"
+#include "engine/model/weights.h"
+#include "engine/plan/tile_planner.h"
+#include "engine/sample/replay_digest.h"
+#include "tests/support/fake_backend.h"
+#include "tests/support/fake_sink.h"
+
+namespace ringserve {
+
+struct FakeEngineOptions {
+  SessionShape shape = {.buffer_size = 32, .block_size = 8, .feedback_size = 32};
+  EngineConfig::Scheduler scheduler = {.prefill_size = 16, .max_batch = 4, .max_queue = 8};
+  int32_t device_blocks = 64;
+  int32_t max_logits_rows = 5;
+};
+
+class FakeEngine {
+ public:
+  explicit FakeEngine(const FakeEngineOptions& options)
+      : options_(options), config_(fake::TinyModel()), backend_(config_) {
+    const TileOptions tiles = {.num_heads = config_.num_heads,
+                               .num_kv_heads = config_.num_kv_heads,
+                               .tile_size = options.shape.block_size};
+    const int32_t max_rows = options.scheduler.prefill_size + options.scheduler.max_batch;
+    const StepLimits limits = {
+        .max_rows = max_rows,
+        .max_sink_rows = options.scheduler.max_batch * options.shape.sink_size,
+        .max_logits_rows = options.max_logits_rows,
+        .max_partials = MaxPartials(tiles,
+                                    max_rows,
+                                    options.scheduler.max_batch,
+                                    options.shape.buffer_size + 2 * options.shape.block_size)};
+    model_ = *Model::Create(config_, weights(), limits, backend_);
+    const KvLayout kv = {.block_size = options.shape.block_size,
+                         .num_layers = config_.num_layers,
+                         .num_kv_heads = config_.num_kv_heads,
+                         .head_dim = config_.head_dim,
+                         .dtype = DType::kF32};
+    pool_ = *backend_.Allocate(static_cast<size_t>(options.device_blocks * kv.block_bytes()),
+                               MemoryKind::kDevice);
+    EngineLoop::Parts parts;
+    parts.runner = {.backend = &backend_,
+                    .model = model_.get(),
+                    .kv_pool = pool_.data(),
+                    .kv = kv,
+                    .tiles = tiles,
+                    .vocab_size = config_.vocab_size};
+    parts.shape = options.shape;
+    parts.scheduler = options.scheduler;
+    parts.device_blocks = options.device_blocks;
+    parts.eos_token_ids = config_.eos_token_ids;
+    parts.clock = [this] { return now_; };
+    loop_ = std::make_unique<EngineLoop>(parts, sink_);
+  }
+
+  EngineLoop& loop() { return *loop_; }
+
+  FakeBackend& backend() { return backend_; }
+
+  FakeSink& sink() { return sink_; }
+
+  const FakeEngineOptions& options() const { return options_; }
+
+  const ModelConfig& config() const { return config_; }
+
+  absl::Time now() const { return now_; }
+
+  void Sleep(absl::Duration duration) { now_ += duration; }
+
+  // One set for all engines: every test computes with the same embedding.
+  static const Weights& weights() {
+    static FakeBackend* const backend = new FakeBackend(fake::TinyModel());
+    static const Weights* const weights =
+        Weights::Random(fake::TinyModel(), DType::kF32, 1, *backend, nullptr)->release();
+    return *weights;
+  }
+
+  static const float* embedding() {
+    return reinterpret_cast<const float*>(weights().embedding().data);
+  }
+
+ private:
+  FakeEngineOptions options_;
+  ModelConfig config_;
+  FakeBackend backend_;
+  FakeSink sink_;
+  absl::Time now_ = absl::UnixEpoch();
+  std::unique_ptr<Model> model_;
+  Buffer pool_;
+  std::unique_ptr<EngineLoop> loop_;
+};
+
+// What a request must be answered, computed token by token from its text.
+struct Expected {
+  std::vector<ScoredToken> prompt;  // from token 1 on, if asked for
+  std::vector<ScoredToken> tokens;
+  std::vector<ContextNoticeEvent> notices;
+  FinishReason reason = FinishReason::kMaxTokens;
+  uint64_t digest = 0;
+};
+
+// `request` without a StopCondition.
+inline Expected ExpectedAnswer(const GenerateRequest& request,
+                               const ModelConfig& config,
+                               const SessionShape& shape) {
+  Expected expected;
+  FakeText text(config, shape, FakeEngine::embedding());
+  TokenHistory history;
+  history.AddPrompt(request.prompt);
+  int64_t length = 0;
+  std::vector<float> logits;
+  const auto push = [&](int32_t token_id) {
+    const int64_t before = length == 0 ? 0 : WindowFirst(shape, length - 1);
+    const int64_t after = WindowFirst(shape, length);
+    if (after > before) {
+      expected.notices.push_back({.evicted_tokens = after - before, .first_position = after});
+    }
+    logits = text.Push(token_id);
+    ++length;
+  };
+  const int32_t num_logprobs = std::max(request.output.num_logprobs, 0);
+  for (size_t i = 0; i < request.prompt.size(); ++i) {
+    if (i > 0 && request.output.prompt_logprobs) {
+      SampleRow row;
+      row.forced_token = request.prompt[i];
+      row.num_logprobs = num_logprobs;
+      expected.prompt.push_back(SampleLogits(logits.data(), config.vocab_size, row));
+    }
+    push(request.prompt[i]);
+  }
+  std::vector<int32_t> stops = request.stopping.stop_token_ids;
+  if (!request.stopping.ignore_eos) {
+    stops.insert(stops.end(), config.eos_token_ids.begin(), config.eos_token_ids.end());
+  }
+  ReplayDigest digest;
+  while (true) {
+    const auto num_made = static_cast<int32_t>(expected.tokens.size());
+    SampleRow row;
+    row.position = length;
+    row.params = &request.sampling;
+    row.history = &history;
+    row.num_logprobs = num_logprobs;
+    if (num_made < request.stopping.min_tokens) {
+      row.banned = stops;
+    }
+    const ScoredToken token = SampleLogits(logits.data(), config.vocab_size, row);
+    const int32_t token_id = token.token.token_id;
+    RS_CHECK(token_id != kNoToken);
+    expected.tokens.push_back(token);
+    digest.Add(token_id, token.token.logprob);
+    history.AddOutput(token_id);
+    expected.digest = digest.value();
+    if (std::find(stops.begin(), stops.end(), token_id) != stops.end()) {
+      expected.reason = FinishReason::kStopToken;
+      return expected;
+    }
+    if (num_made + 1 == request.stopping.max_tokens) {
+      expected.reason = FinishReason::kMaxTokens;
+      return expected;
+    }
+    if (!shape.slides && length == shape.buffer_size) {
+      expected.reason = FinishReason::kContextFull;
+      return expected;
+    }
+    push(token_id);
+  }
+}
+
+}  // namespace ringserve
