@@ -83,10 +83,15 @@ std::vector<AddedTokens::Piece> AddedTokens::Cut(std::string_view text, bool par
     if (token.rstrip) {
       end = SkipSpace(text, end);
     }
+    if (end < begin) {
+      continue;  // white space that the token before it took along (Hugging Face aborts here)
+    }
     if (done < begin) {
       pieces.push_back({text.substr(done, begin - done), -1});
     }
-    pieces.push_back({text.substr(begin, end - begin), token.id});
+    if (begin < end) {
+      pieces.push_back({text.substr(begin, end - begin), token.id});
+    }
     done = end;
   }
   if (done < text.size()) {

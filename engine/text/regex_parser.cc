@@ -102,9 +102,9 @@ class Parser {
         previous_ = 0;
         return YesIfOk(EmitSet(CharSet::Of('\n', '\n').Complement()));
       case '^':  // of any line, but not after a newline that ends the text
-        return EmitAnchor("(?:\\A|(?<=", CharSet::Of('\n', '\n'), ")(?!\\z))");
+        return EmitAnchor("(?:\\A|(?<=@)(?!\\z))", CharSet::Of('\n', '\n'));
       case '$':
-        return EmitAnchor("(?=", CharSet::Of('\n', '\n'), "|\\z)");
+        return EmitAnchor("(?=@|\\z)", CharSet::Of('\n', '\n'));
       case '*':
       case '+':
       case '?':
@@ -120,12 +120,15 @@ class Parser {
     return Repeatable::kYes;
   }
 
-  absl::StatusOr<Repeatable> EmitAnchor(std::string_view before,
-                                        const CharSet& set,
-                                        std::string_view after) {
-    Emit(before);
-    RETURN_IF_ERROR(EmitSet(set));
-    Emit(after);
+  // `syntax` with the set in the place of each '@'.
+  absl::StatusOr<Repeatable> EmitAnchor(std::string_view syntax, const CharSet& set) {
+    previous_ = 0;
+    for (size_t at = syntax.find('@'); at != std::string_view::npos; at = syntax.find('@')) {
+      Emit(syntax.substr(0, at));
+      RETURN_IF_ERROR(EmitSet(set));
+      syntax.remove_prefix(at + 1);
+    }
+    Emit(syntax);
     return Repeatable::kAnchor;
   }
 
@@ -149,12 +152,16 @@ class Parser {
   absl::StatusOr<Repeatable> ParseBackslash(bool ignore_case) {
     const size_t start = reader_.position() - 1;
     if (reader_.Accept("A")) {
-      Emit("\\A");
-      return Repeatable::kAnchor;
+      return EmitAnchor("\\A", CharSet());
     }
     if (reader_.Accept("z")) {
-      Emit("\\z");
-      return Repeatable::kAnchor;
+      return EmitAnchor("\\z", CharSet());
+    }
+    if (reader_.Accept("b")) {
+      return EmitAnchor("(?:(?<=@)(?!@)|(?<!@)(?=@))", RegexWord());
+    }
+    if (reader_.Accept("B")) {
+      return EmitAnchor("(?:(?<=@)(?=@)|(?<!@)(?!@))", RegexWord());
     }
     ASSIGN_OR_RETURN(RegexEscape escape, ParseEscape(&reader_));
     if (escape.character) {

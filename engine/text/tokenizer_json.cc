@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 
 #include <fmt/format.h>
@@ -208,21 +209,31 @@ absl::Status ReadPostProcessor(const nlohmann::json& value,
   return absl::OkStatus();
 }
 
+// An added token that is searched for in the normalized text also decodes to its normalized form.
+// It is skipped as special if that form is the content of a special token, as in `tokenizers` 0.23.
 TokenTable MakeTable(const std::unordered_map<std::string_view, int32_t>& vocab,
-                     const std::vector<AddedToken>& added_tokens) {
+                     const std::vector<AddedToken>& added_tokens,
+                     bool nfc) {
   std::vector<TokenTable::Token> tokens;
-  const auto add = [&](std::string_view content, int32_t id, bool special) {
+  std::unordered_set<std::string_view> specials;
+  for (const AddedToken& token : added_tokens) {
+    if (token.special) {
+      specials.insert(token.content);
+    }
+  }
+  const auto add = [&](std::string_view content, int32_t id) {
     if (static_cast<size_t>(id) >= tokens.size()) {
       tokens.resize(static_cast<size_t>(id) + 1);
     }
     auto bytes = BytesOfToken(content);
-    tokens[static_cast<size_t>(id)] = {bytes ? *std::move(bytes) : std::string(content), special};
+    tokens[static_cast<size_t>(id)] = {bytes ? *std::move(bytes) : std::string(content),
+                                       specials.contains(content)};
   };
   for (const auto& [content, id] : vocab) {
-    add(content, id, false);
+    add(content, id);
   }
   for (const AddedToken& token : added_tokens) {
-    add(token.content, token.id, token.special);
+    add(token.normalized && nfc ? Nfc(token.content) : token.content, token.id);
   }
   return TokenTable(tokens);
 }
@@ -279,7 +290,7 @@ absl::StatusOr<TokenizerParts> ParseTokenizerJson(std::string_view text) {
   ASSIGN_OR_RETURN(BpeJson bpe, ParseBpeJson(*model_json, "model"));
   ASSIGN_OR_RETURN(const std::vector<AddedToken> added_tokens, ReadAddedTokens(&root, bpe.vocab));
   RETURN_IF_ERROR(root.Finish());
-  TokenTable table = MakeTable(bpe.vocab, added_tokens);
+  TokenTable table = MakeTable(bpe.vocab, added_tokens, nfc);
   for (const std::vector<int32_t>& ids : {affixes.prefix, affixes.suffix}) {
     for (const int32_t id : ids) {
       if (!table.Contains(id)) {
