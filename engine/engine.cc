@@ -1,0 +1,157 @@
+#include "engine/engine.h"
+
+#include <limits>
+#include <optional>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "engine/backend/backend.h"
+#include "engine/backend/make_backend.h"
+#include "engine/engine_loop.h"
+#include "engine/engine_thread.h"
+#include "engine/model/model.h"
+#include "engine/model/weights.h"
+#include "engine/session.h"
+
+namespace ringserve {
+
+// In the order of construction; the thread ends first.
+struct Engine::State {
+  EngineConfig config;
+  ModelConfig model_config;
+  MemoryPlan plan;
+  std::unique_ptr<Backend> backend;
+  std::unique_ptr<Weights> weights;
+  Buffer device_pool;
+  Buffer pinned_pool;
+  std::unique_ptr<Model> model;
+  std::unique_ptr<EngineLoop> loop;
+  std::optional<EngineThread> thread;
+
+  // Everything that is known without loading.
+  absl::Status Prepare();
+  absl::Status Allocate(const LoadProgress& progress);
+  void Start(EventSink& sink);
+};
+
+absl::Status Engine::State::Prepare() {
+  ASSIGN_OR_RETURN(model_config, LoadModelConfig(config.model.path));
+  ASSIGN_OR_RETURN(backend, MakeBackend(config.device, config.num_threads));
+  const DType dtype = RunDType(config.model.dtype, model_config);
+  RETURN_IF_ERROR(backend->CheckModel(model_config, dtype));
+  ASSIGN_OR_RETURN(plan, PlanMemory(config, model_config, dtype, *backend));
+  return absl::OkStatus();
+}
+
+absl::Status Engine::State::Allocate(const LoadProgress& progress) {
+  ASSIGN_OR_RETURN(
+      weights, Weights::Load(config.model.path, model_config, plan.kv.dtype, *backend, progress));
+  ASSIGN_OR_RETURN(
+      device_pool,
+      backend->Allocate(static_cast<size_t>(plan.device_kv_bytes()), MemoryKind::kDevice));
+  if (plan.pinned_blocks > 0) {
+    ASSIGN_OR_RETURN(
+        pinned_pool,
+        backend->Allocate(static_cast<size_t>(plan.pinned_kv_bytes()), MemoryKind::kPinned));
+  }
+  ASSIGN_OR_RETURN(
+      model, Model::Create(model_config, *weights, MakeStepLimits(config, model_config), *backend));
+  return absl::OkStatus();
+}
+
+void Engine::State::Start(EventSink& sink) {
+  EngineLoop::Parts parts;
+  parts.runner = {.backend = backend.get(),
+                  .model = model.get(),
+                  .kv_pool = device_pool.data(),
+                  .kv = plan.kv,
+                  .tiles = MakeTileOptions(config, model_config, backend->info().num_threads),
+                  .vocab_size = model_config.vocab_size};
+  parts.shape = MakeSessionShape(config.rings);
+  parts.scheduler = config.scheduler;
+  parts.device_blocks = static_cast<int32_t>(plan.device_blocks);
+  parts.eos_token_ids = model_config.eos_token_ids;
+  loop = std::make_unique<EngineLoop>(parts, sink);
+  thread.emplace(*loop);
+}
+
+Engine::Engine(std::unique_ptr<State> state) : state_(std::move(state)) {}
+
+Engine::~Engine() = default;
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Options options, EventSink& sink) {
+  auto state = std::make_unique<State>();
+  state->config = std::move(options.config);
+  RETURN_IF_ERROR(state->Prepare());
+  LoadProgress progress;
+  if (options.progress != nullptr) {
+    progress = [&options](double fraction) {
+      options.progress(fraction, options.progress_context);
+    };
+  }
+  RETURN_IF_ERROR(state->Allocate(progress));
+  state->Start(sink);
+  return std::unique_ptr<Engine>(new Engine(std::move(state)));
+}
+
+absl::StatusOr<MemoryPlan> Engine::Plan(const EngineConfig& config) {
+  State state;
+  state.config = config;
+  RETURN_IF_ERROR(state.Prepare());
+  return state.plan;
+}
+
+absl::Status Engine::Submit(GenerateRequest request) {
+  RETURN_IF_ERROR(CheckGenerateRequest(request, limits()));
+  return state_->loop->Submit(std::move(request));
+}
+
+void Engine::Cancel(uint64_t request_id) {
+  state_->loop->queue().Command({.request_id = request_id, .kind = RequestCommand::Kind::kCancel});
+}
+
+void Engine::SetPaused(uint64_t request_id, bool paused) {
+  state_->loop->queue().Command(
+      {.request_id = request_id,
+       .kind = paused ? RequestCommand::Kind::kPause : RequestCommand::Kind::kResume});
+}
+
+void Engine::Drain(absl::Time deadline) {
+  RequestQueue& queue = state_->loop->queue();
+  queue.Close(absl::UnavailableError("the server is shutting down"));
+  queue.SetDrainDeadline(deadline);
+  queue.AwaitIdle();
+}
+
+EngineLoad Engine::load() const {
+  return state_->loop->load();
+}
+
+const EngineConfig& Engine::config() const {
+  return state_->config;
+}
+
+const MemoryPlan& Engine::memory_plan() const {
+  return state_->plan;
+}
+
+const ModelConfig& Engine::model_config() const {
+  return state_->model_config;
+}
+
+RequestLimits Engine::limits() const {
+  const EngineConfig::Rings& rings = state_->config.rings;
+  const bool slides = rings.overflow == OverflowPolicy::kSlide;
+  return {.vocab_size = state_->model_config.vocab_size,
+          .max_prompt_tokens = slides ? std::numeric_limits<int64_t>::max() : rings.buffer_size,
+          .max_context_tokens = rings.buffer_size};
+}
+
+std::string Engine::device_description() const {
+  const BackendInfo info = state_->backend->info();
+  return fmt::format(
+      "{}: {}, {}, {} threads", info.device, info.name, info.kernels, info.num_threads);
+}
+
+}  // namespace ringserve
