@@ -1,0 +1,136 @@
+// A request's answer depends on its own tokens, seed and parameters alone: the same token ids and
+// the same replay digest, bit for bit, alone or in company, however the prompts are cut.
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "tests/support/engine_run.h"
+
+namespace ringserve {
+namespace {
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || !defined(NDEBUG)
+constexpr int kNumRequests = 24;  // these builds are many times slower
+#else
+constexpr int kNumRequests = 200;
+#endif
+
+struct Shape {
+  size_t max_prompt = 0;
+  int32_t max_tokens = 0;
+};
+
+std::vector<int32_t> DocumentIds() {
+  return FairytaleReference()[4]["document_token_ids"];
+}
+
+GenerateRequest SeededRequest(uint64_t id, const std::vector<int32_t>& document, Shape shape) {
+  std::mt19937_64 random(id);
+  GenerateRequest request;
+  request.request_id = id;
+  const size_t length = 1 + random() % shape.max_prompt;
+  const size_t first = random() % (document.size() - length);
+  request.prompt.assign(document.begin() + static_cast<std::ptrdiff_t>(first),
+                        document.begin() + static_cast<std::ptrdiff_t>(first + length));
+  request.sampling.seed = random();
+  switch (id % 5) {
+    case 0:
+      request.sampling.temperature = 0;
+      break;
+    case 1:
+      request.sampling.top_k = 40;
+      request.sampling.temperature = 0.8F;
+      break;
+    case 2:
+      request.sampling.top_p = 0.9F;
+      break;
+    case 3:
+      request.sampling.repetition_penalty = 1.2F;
+      request.sampling.min_p = 0.02F;
+      break;
+    default:
+      break;
+  }
+  request.stopping.max_tokens = 1 + static_cast<int32_t>(random() % shape.max_tokens);
+  return request;
+}
+
+struct Answer {
+  std::vector<int32_t> token_ids;
+  uint64_t digest = 0;
+  bool operator==(const Answer&) const = default;
+};
+
+// All requests at once, in an order of the run's own.
+std::vector<Answer> Answers(const EngineConfig& config,
+                            const std::vector<int32_t>& document,
+                            Shape shape,
+                            uint64_t order_seed) {
+  FakeSink sink;
+  const std::unique_ptr<Engine> engine = StartEngine(config, sink);
+  std::vector<uint64_t> order;
+  for (uint64_t id = 0; id < kNumRequests; ++id) {
+    order.push_back(id);
+  }
+  std::mt19937_64 random(order_seed);
+  std::shuffle(order.begin(), order.end(), random);
+  for (const uint64_t id : order) {
+    REQUIRE(engine->Submit(SeededRequest(id, document, shape)).ok());
+  }
+  std::vector<Answer> answers;
+  for (uint64_t id = 0; id < kNumRequests; ++id) {
+    sink.AwaitEnd(id);
+    const Transcript got = sink.transcript(id);
+    REQUIRE(got.finished.has_value());
+    answers.push_back({got.token_ids(), got.finished->replay_digest});
+  }
+  return answers;
+}
+
+struct Company {
+  int32_t max_batch = 0;
+  int32_t prefill_size = 0;
+  int32_t num_threads = 0;
+};
+
+void CheckCompanies(EngineConfig config, Shape shape, const std::vector<Company>& companies) {
+  const std::vector<int32_t> document = DocumentIds();
+  config.scheduler.max_batch = 1;
+  config.scheduler.prefill_size = 512;
+  config.num_threads = 1;
+  const std::vector<Answer> alone = Answers(config, document, shape, 1);
+  for (const Company& company : companies) {
+    config.scheduler.max_batch = company.max_batch;
+    config.scheduler.prefill_size = company.prefill_size;
+    config.num_threads = company.num_threads;
+    CAPTURE(company.max_batch, company.prefill_size, company.num_threads);
+    const std::vector<Answer> together =
+        Answers(config, document, shape, static_cast<uint64_t>(company.max_batch));
+    for (size_t id = 0; id < alone.size(); ++id) {
+      CAPTURE(id);
+      REQUIRE(together[id].token_ids == alone[id].token_ids);
+      REQUIRE(together[id].digest == alone[id].digest);
+    }
+  }
+}
+
+TEST_CASE("answers do not depend on batch, chunks, company or threads") {
+  CheckCompanies(FairytaleConfig(),
+                 {.max_prompt = 60, .max_tokens = 20},
+                 {{64, 1, 2}, {2, 7, 1}, {7, 64, 2}, {16, 512, 1}, {32, 64, 3}, {64, 512, 2}});
+}
+
+TEST_CASE("nor do those of contexts that slide") {
+  EngineConfig config = FairytaleConfig();
+  config.rings = {
+      .buffer_size = 64, .block_size = 16, .sink_size = 4, .overflow = OverflowPolicy::kSlide};
+  config.attention.tile_size = 16;
+  CheckCompanies(
+      config, {.max_prompt = 150, .max_tokens = 40}, {{5, 7, 1}, {32, 64, 2}, {64, 512, 2}});
+}
+
+}  // namespace
+}  // namespace ringserve
