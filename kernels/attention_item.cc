@@ -217,9 +217,8 @@ void AttentionItem::FillVisible() {
   const int64_t first_position = group_ * kGroupKeys;
   for (int64_t row = 0; row < num_rows_; ++row) {
     const int64_t position = positions_[row];
-    const int64_t first_visible = std::max<int64_t>(position - plan_.window + 1, 0);
     visible_[row] = !masked_ ? present_
-                             : present_ & LaneMask(first_visible - first_position,
+                             : present_ & LaneMask(position - plan_.window + 1 - first_position,
                                                    position + 1 - first_position);
   }
 }

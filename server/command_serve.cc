@@ -1,0 +1,151 @@
+#include <csignal>
+#include <memory>
+#include <string>
+#include <unistd.h>
+#include <utility>
+#include <vector>
+
+#include <absl/time/clock.h>
+#include <fmt/format.h>
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include "engine/engine.h"
+#include "engine/memory_plan.h"
+#include "server/commands.h"
+#include "server/grpc_server.h"
+#include "server/model_source.h"
+#include "server/served_model.h"
+#include "server/signals.h"
+#include "server/stream_pump.h"
+
+namespace ringserve {
+namespace {
+
+struct ServeOptions {
+  ModelSource source;
+  ServerOptions server;
+  double drain_seconds = 30;
+  std::string log_level = "info";
+};
+
+void StartLogging(const std::string& level) {
+  auto logger = spdlog::stderr_logger_mt("server");
+  logger->set_pattern("time=%Y-%m-%dT%H:%M:%S.%e%z level=%l room=%n %v");
+  logger->set_level(spdlog::level::from_str(level));
+  logger->flush_on(spdlog::level::info);
+  spdlog::set_default_logger(std::move(logger));
+}
+
+// A log line every other second of a load.
+struct LoadProgress {
+  std::string model;
+  absl::Time told = absl::Now();
+
+  static void Tell(double fraction, void* context) {
+    auto& self = *static_cast<LoadProgress*>(context);
+    if (absl::Now() - self.told > absl::Seconds(2)) {
+      self.told = absl::Now();
+      spdlog::info("event=loading model={} percent={:.0f}", self.model, fraction * 100);
+    }
+  }
+};
+
+absl::Status PrintPlans(const std::vector<EngineConfig>& configs) {
+  for (const EngineConfig& config : configs) {
+    ASSIGN_OR_RETURN(const MemoryPlan plan, Engine::Plan(config));
+    fmt::print("config of {}:\n{}\nmemory of {}:\n{}\n",
+               config.model.name,
+               EngineConfigJson(config),
+               config.model.name,
+               FormatMemoryPlan(plan));
+  }
+  std::fflush(stdout);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<std::unique_ptr<ServedModel>>> LoadModels(
+    const std::vector<EngineConfig>& configs, StreamPump& pump) {
+  std::vector<std::unique_ptr<ServedModel>> models;
+  for (const EngineConfig& config : configs) {
+    const absl::Time begin = absl::Now();
+    spdlog::info("event=loading model={} path={}", config.model.name, config.model.path);
+    LoadProgress progress{.model = config.model.name};
+    ASSIGN_OR_RETURN(auto model, LoadServedModel(config, pump, &LoadProgress::Tell, &progress));
+    spdlog::info("event=loaded model={} device=\"{}\" seconds={:.2f}",
+                 config.model.name,
+                 model->device,
+                 absl::ToDoubleSeconds(absl::Now() - begin));
+    models.push_back(std::move(model));
+  }
+  return models;
+}
+
+absl::Status Serve(const ServeOptions& options) {
+  StopSignals signals;
+  StartLogging(options.log_level);
+  ASSIGN_OR_RETURN(const auto configs, LoadConfigs(options.source));
+  RETURN_IF_ERROR(PrintPlans(configs));
+  StreamPump pump;
+  ModelSet models;
+  ASSIGN_OR_RETURN(const auto server, GrpcServer::Start(options.server, models, pump));
+  for (const ListeningSocket& socket : server->sockets()) {
+    spdlog::info("event=listening address={}", socket.address);
+  }
+  ASSIGN_OR_RETURN(auto loaded, LoadModels(configs, pump));
+  models.Publish(std::move(loaded));
+  signals.Arm();
+  server->SetServing(true);
+  spdlog::info("event=ready models={} pid={}", configs.size(), getpid());
+
+  const int signal = signals.Wait();
+  spdlog::info("event=draining signal={} deadline_seconds={}",
+               signal == SIGTERM ? "SIGTERM" : "SIGINT",
+               options.drain_seconds);
+  server->Drain(absl::Now() + absl::Seconds(options.drain_seconds));
+  spdlog::info("event=stopped");
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void AddServeCommand(CLI::App& program, int& exit_code) {
+  CLI::App* command = program.add_subcommand("serve", "Serves models over gRPC until SIGTERM");
+  auto options = std::make_shared<ServeOptions>();
+  AddModelSource(*command, options->source, /*most=*/64);
+  command
+      ->add_option("--listen",
+                   options->server.listen,
+                   "HOST:PORT, [IPV6]:PORT or unix:PATH; may be repeated")
+      ->type_name("ADDRESS")
+      ->capture_default_str();
+  command
+      ->add_option("--max-connections",
+                   options->server.max_connections,
+                   "Connections open at once; two descriptors each")
+      ->check(CLI::Range(int64_t{1}, int64_t{1'000'000}))
+      ->capture_default_str();
+  command->add_option("--max-calls", options->server.max_calls, "Generate calls open at once")
+      ->check(CLI::Range(int64_t{1}, int64_t{1'000'000}))
+      ->capture_default_str();
+  command
+      ->add_option("--max-request-bytes", options->server.max_request_bytes, "Bytes of one request")
+      ->check(CLI::Range(1024, 1 << 30))
+      ->capture_default_str();
+  command
+      ->add_option("--drain-timeout",
+                   options->drain_seconds,
+                   "Seconds that live requests have after SIGTERM or SIGINT; a second signal ends "
+                   "the process at once")
+      ->check(CLI::Range(0.0, 86400.0))
+      ->capture_default_str();
+  command->add_option("--log-level", options->log_level, "What is logged to stderr")
+      ->check(CLI::IsMember({"debug", "info", "warn", "error"}))
+      ->capture_default_str();
+  command->callback([options, &exit_code] {
+    const absl::Status status = Serve(*options);
+    exit_code = status.ok() ? kExitOk : Complain(status);
+  });
+}
+
+}  // namespace ringserve

@@ -1,0 +1,50 @@
+// ringserve: one binary, a subcommand each for serving, generating and looking.
+#include <CLI/CLI.hpp>
+#include <csignal>
+#include <exception>
+
+#include <fmt/format.h>
+
+#include "server/commands.h"
+
+namespace ringserve {
+
+int Complain(const absl::Status& status) {
+  fmt::print(stderr, "ringserve: {}\n", std::string(status.message()));
+  return status.code() == absl::StatusCode::kInvalidArgument ? kExitUsage : kExitFailure;
+}
+
+namespace {
+
+int Main(int argc, char** argv) {
+  std::signal(SIGPIPE, SIG_IGN);  // a reader that left shows itself as a failed write
+  CLI::App program("Serves language models: tokens over gRPC, from ring buffers.", "ringserve");
+  program.require_subcommand(1);
+  program.set_version_flag("--version", RINGSERVE_VERSION);
+  program.footer(
+      "Exit codes: 0 done, 1 failed, 2 misused.\n"
+      "`ringserve SUBCOMMAND --help` says more.");
+  int exit_code = kExitOk;
+  AddServeCommand(program, exit_code);
+  AddGenerateCommand(program, exit_code);
+  AddPlanCommand(program, exit_code);
+  AddCheckCommand(program, exit_code);
+  try {
+    program.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return program.exit(error) == 0 ? kExitOk : kExitUsage;
+  }
+  return exit_code;
+}
+
+}  // namespace
+}  // namespace ringserve
+
+int main(int argc, char** argv) {
+  try {
+    return ringserve::Main(argc, argv);
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "ringserve: {}\n", error.what());
+    return ringserve::kExitFailure;
+  }
+}
