@@ -13,6 +13,7 @@
 #include "kernels/thread_pool.h"
 #include "tests/support/catch.h"
 #include "tests/support/compare.h"
+#include "tests/support/cpu_targets.h"
 #include "tests/support/random.h"
 
 namespace ringserve {
@@ -51,12 +52,8 @@ std::vector<Variant> Variants() {
   if (HasBf16Dot()) {
     variants.push_back({"bf16 dot", DType::kBf16, MatMulKernelBf16Dot, 0});
   }
-  hwy::SetSupportedTargetsForTest(0);
-  // Those left out share their code with others, or are not compiled.
-  for (int64_t left = hwy::SupportedTargets() & ~(HWY_SSSE3 | HWY_AVX3_DL); left != 0;
-       left &= left - 1) {
+  for (const int64_t target : CpuTargets()) {
     for (const DType dtype : {DType::kF32, DType::kBf16}) {
-      const int64_t target = left & -left;
       variants.push_back({hwy::TargetName(target) + std::string(" ") + DTypeName(dtype),
                           dtype,
                           MatMulKernelFloat,
@@ -65,23 +62,6 @@ std::vector<Variant> Variants() {
   }
   return variants;
 }
-
-// Makes Highway pick the variant's instruction set as long as it lives.
-class UseVariant {
- public:
-  explicit UseVariant(const Variant& variant) { Pick(variant.target); }
-
-  ~UseVariant() { Pick(0); }
-
-  UseVariant(const UseVariant&) = delete;
-  UseVariant& operator=(const UseVariant&) = delete;
-
- private:
-  static void Pick(int64_t target) {
-    hwy::SetSupportedTargetsForTest(target);
-    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
-  }
-};
 
 template <typename T>
 HostTensor AsTensor(const std::vector<T>& values, int64_t rows, int64_t cols, DType dtype) {
@@ -161,7 +141,7 @@ std::vector<float> Slice(const std::vector<float>& values, int64_t first, int64_
 
 TEST_CASE("the product is as right as plain float arithmetic") {
   const Variant variant = GENERATE(from_range(Variants()));
-  const UseVariant use(variant);
+  const UseCpuTarget use(variant.target);
   for (const int64_t rows : {1, 15, 16, 64, 65, 200}) {
     for (const int64_t cols : {1, 2, 3, 64, 97, 704}) {
       for (const int32_t num_rows : {1, 3, 6, 13}) {
@@ -180,7 +160,7 @@ TEST_CASE("the product is as right as plain float arithmetic") {
 // Decode and prefill, any company, any number of threads: the same bits.
 TEST_CASE("a row's bits do not depend on the other rows or on the threads") {
   const Variant variant = GENERATE(from_range(Variants()));
-  const UseVariant use(variant);
+  const UseCpuTarget use(variant.target);
   const auto [rows, cols] = GENERATE(table<int64_t, int64_t>({{100, 257}, {64, 1024}, {70, 1601}}));
   constexpr int32_t kRows = 67;
   Problem problem(kRows, rows, cols, variant);
@@ -199,7 +179,7 @@ TEST_CASE("a row's bits do not depend on the other rows or on the threads") {
 
 TEST_CASE("not-a-number stays in its row of x and its row of the weight") {
   const Variant variant = GENERATE(from_range(Variants()));
-  const UseVariant use(variant);
+  const UseCpuTarget use(variant.target);
   constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
   constexpr int64_t kRows = 67;
   constexpr int64_t kCols = 33;

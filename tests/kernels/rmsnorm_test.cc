@@ -8,6 +8,7 @@
 #include "kernels/thread_pool.h"
 #include "tests/support/catch.h"
 #include "tests/support/compare.h"
+#include "tests/support/cpu_targets.h"
 #include "tests/support/random.h"
 
 namespace ringserve {
@@ -77,6 +78,7 @@ struct Problem {
 };
 
 TEST_CASE("rows are normalized as right as plain float arithmetic does") {
+  const UseCpuTarget use(GENERATE(from_range(CpuTargets())));
   for (const int32_t hidden_dim : {1, 7, 16, 17, 64, 255, 2048, 2049}) {
     for (const bool with_residual : {false, true}) {
       for (const int32_t num_rows : {1, 5}) {
@@ -94,6 +96,7 @@ TEST_CASE("rows are normalized as right as plain float arithmetic does") {
 }
 
 TEST_CASE("the residual is added to x in place") {
+  const UseCpuTarget use(GENERATE(from_range(CpuTargets())));
   for (const int32_t hidden_dim : {1, 19, 64}) {
     const Problem problem(3, hidden_dim, true);
     std::vector<float> expected = problem.x;
@@ -107,6 +110,7 @@ TEST_CASE("the residual is added to x in place") {
 }
 
 TEST_CASE("a normalized row's bits do not depend on the other rows or on the threads") {
+  const UseCpuTarget use(GENERATE(from_range(CpuTargets())));
   const Problem problem(33, 129, true);
   const std::vector<float> all = problem.Normalize<float>(1);
   CHECK(SameBits(problem.Normalize<float>(3), all));
@@ -119,6 +123,7 @@ TEST_CASE("a normalized row's bits do not depend on the other rows or on the thr
 
 // One bad element spoils the whole of its row and nothing else.
 TEST_CASE("not-a-number and overflow show in their row") {
+  const UseCpuTarget use(GENERATE(from_range(CpuTargets())));
   for (const int32_t at : {0, 20, 36}) {
     Problem problem(3, 37, false);
     problem.x[static_cast<size_t>(37 + at)] = std::numeric_limits<float>::quiet_NaN();

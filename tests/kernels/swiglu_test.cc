@@ -8,6 +8,7 @@
 #include "kernels/thread_pool.h"
 #include "tests/support/catch.h"
 #include "tests/support/compare.h"
+#include "tests/support/cpu_targets.h"
 #include "tests/support/random.h"
 
 namespace ringserve {
@@ -37,6 +38,7 @@ std::vector<T> Reference(const std::vector<float>& gate_up, int32_t num_rows, in
 }
 
 TEST_CASE("the activation is as right as plain float arithmetic") {
+  const UseCpuTarget use(GENERATE(from_range(CpuTargets())));
   for (const int32_t ffn_dim : {1, 3, 16, 33, 704}) {
     for (const int32_t num_rows : {1, 5}) {
       CAPTURE(ffn_dim, num_rows);
@@ -53,6 +55,7 @@ TEST_CASE("the activation is as right as plain float arithmetic") {
 
 // Over the whole range of gates, each value by its own measure: relative error, not the largest.
 TEST_CASE("every gate is right to a few units in the last place") {
+  const UseCpuTarget use(GENERATE(from_range(CpuTargets())));
   std::vector<float> gate_up;
   for (float gate = -87; gate < 90; gate += 0.0371F) {
     gate_up.push_back(gate);
@@ -68,6 +71,7 @@ TEST_CASE("every gate is right to a few units in the last place") {
 }
 
 TEST_CASE("extreme gates are what the limit is, and not-a-number stays") {
+  const UseCpuTarget use(GENERATE(from_range(CpuTargets())));
   constexpr float kInf = std::numeric_limits<float>::infinity();
   constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
   // The same values at every place of a vector and of its tail.
@@ -96,6 +100,7 @@ TEST_CASE("extreme gates are what the limit is, and not-a-number stays") {
 }
 
 TEST_CASE("an element's bits do not depend on where it stands or on the threads") {
+  const UseCpuTarget use(GENERATE(from_range(CpuTargets())));
   constexpr int32_t kRows = 9;
   constexpr int32_t kFfn = 101;
   const std::vector<float> gate_up = Random(6).NormalVector(2 * kRows * kFfn, 3);

@@ -1,0 +1,38 @@
+// Runs a test on each of the instruction sets that Highway can pick on this machine.
+#pragma once
+
+#include <cstdint>
+#include <hwy/highway.h>
+#include <vector>
+
+namespace ringserve {
+
+// As HWY_AVX2 and the like. Those left out share their code with others, or are not compiled.
+inline std::vector<int64_t> CpuTargets() {
+  hwy::SetSupportedTargetsForTest(0);
+  std::vector<int64_t> targets;
+  for (int64_t left = hwy::SupportedTargets() & ~(HWY_SSSE3 | HWY_AVX3_DL); left != 0;
+       left &= left - 1) {
+    targets.push_back(left & -left);
+  }
+  return targets;
+}
+
+// Makes Highway pick a target as long as it lives; 0: the best.
+class UseCpuTarget {
+ public:
+  explicit UseCpuTarget(int64_t target) { Pick(target); }
+
+  ~UseCpuTarget() { Pick(0); }
+
+  UseCpuTarget(const UseCpuTarget&) = delete;
+  UseCpuTarget& operator=(const UseCpuTarget&) = delete;
+
+ private:
+  static void Pick(int64_t target) {
+    hwy::SetSupportedTargetsForTest(target);
+    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+  }
+};
+
+}  // namespace ringserve
