@@ -10,6 +10,7 @@
 
 #include "kernels/cpu_features.h"
 #include "kernels/matmul_kernel.h"
+#include "kernels/matmul_layout.h"
 #include "kernels/thread_pool.h"
 #include "tests/support/catch.h"
 #include "tests/support/compare.h"
@@ -211,6 +212,40 @@ TEST_CASE("the product picks bf16 dot products where the CPU has them") {
         (HasBf16Dot() ? MatMulKernelBf16Dot : MatMulKernelFloat));
   CHECK(!CpuKernelNames().empty());
   CHECK(UsableCpus() >= 1);
+}
+
+// More columns than are packed at a time, rows that end inside a panel, an odd last column.
+TEST_CASE("packing keeps every element in its place") {
+  const DType dtype = GENERATE(DType::kF32, DType::kBf16);
+  const DType from = GENERATE(DType::kF32, DType::kBf16);
+  constexpr int64_t kRows = 70;
+  constexpr int64_t kCols = 301;
+  const std::vector<Bf16> bf16 = ToBf16(Random(4).NormalVector(kRows * kCols));
+  const std::vector<float> f32 = ToFloat(bf16);
+  const std::vector<HostTensor> parts = {from == DType::kF32 ? AsTensor(f32, kRows, kCols, from)
+                                                             : AsTensor(bf16, kRows, kCols, from)};
+  const size_t num_bytes = PackedMatrixBytes(kRows, kCols, dtype);
+  Slab slab(num_bytes);
+  ThreadPool pool(2);
+  PackMatrixCpu(parts, dtype, slab.data(), pool);
+  std::vector<float> packed(num_bytes / static_cast<size_t>(DTypeBytes(dtype)), 0);
+  for (size_t i = 0; i < packed.size(); ++i) {
+    if (dtype == DType::kF32) {
+      std::memcpy(&packed[i], slab.data() + i * 4, 4);
+    } else {
+      uint16_t bits = 0;
+      std::memcpy(&bits, slab.data() + i * 2, 2);
+      packed[i] = ToFloat(Bf16{bits});
+    }
+  }
+  std::vector<float> expected(packed.size());
+  for (int64_t row = 0; row < kRows; ++row) {
+    for (int64_t col = 0; col < kCols; ++col) {
+      expected[static_cast<size_t>(PackedIndex(row, col, kCols, dtype))] =
+          f32[static_cast<size_t>(row * kCols + col)];
+    }
+  }
+  CHECK(SameBits(packed, expected));
 }
 
 // Values that bf16 and f16 hold exactly, so that every path through the packing must agree.
