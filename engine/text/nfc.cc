@@ -19,11 +19,11 @@ constexpr char32_t kNumCodePoints = 0x110000;
 
 struct Tables {
   Tables() : may_change(kNumCodePoints, false) {
-    for (const CanonicalSingle& single : kCanonicalSingles) {
+    for (const CanonicalSingle& single : CanonicalSingles()) {
       parts[single.code_point] = {single.target, 0};
       may_change[single.code_point] = true;
     }
-    for (const CanonicalPair& pair : kCanonicalPairs) {
+    for (const CanonicalPair& pair : CanonicalPairs()) {
       parts[pair.code_point] = {pair.first, pair.second};
       if (pair.composes) {
         composite[Key(pair.first, pair.second)] = pair.code_point;
@@ -32,7 +32,7 @@ struct Tables {
         may_change[pair.code_point] = true;
       }
     }
-    for (const CombiningRun& run : kCombiningRuns) {
+    for (const CombiningRun& run : CombiningRuns()) {
       for (char32_t c = run.first; c <= run.last; ++c) {
         combining_class[c] = run.combining_class;
         may_change[c] = true;

@@ -20,8 +20,8 @@ constexpr size_t kMaxSets = 256;
 constexpr size_t kMaxClasses = 256;
 constexpr uint32_t kMatchLimit = 10'000'000;  // steps within one match, besides one per character
 constexpr uint32_t kHeapLimitKiB = 256 * 1024;
-constexpr size_t kJitStackStart = 64 * 1024;
-constexpr size_t kJitStackMax = 64 * 1024 * 1024;  // taken from the system as it is touched
+constexpr size_t kJitStackStart = size_t{64} << 10;
+constexpr size_t kJitStackMax = size_t{64} << 20;  // taken from the system as it is touched
 
 std::string ErrorText(int code) {
   std::array<PCRE2_UCHAR, 256> buffer{};

@@ -26,6 +26,8 @@ class Tokenizer {
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Load(const std::string& model_dir);
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Parse(std::string_view tokenizer_json);
   ~Tokenizer();
+  Tokenizer(const Tokenizer&) = delete;
+  Tokenizer& operator=(const Tokenizer&) = delete;
 
   // INVALID_ARGUMENT if `text` is not UTF-8 (naming the byte). Linear time on any input.
   absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text,

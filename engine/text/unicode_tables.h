@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 
 namespace ringserve {
 
@@ -12,7 +13,7 @@ namespace ringserve {
 inline constexpr std::array<const char*, 30> kCategoryNames = {
     "Cn", "Cc", "Cf", "Co", "Cs", "Ll", "Lm", "Lo", "Lt", "Lu", "Mc", "Me", "Mn", "Nd", "Nl",
     "No", "Pc", "Pd", "Pe", "Pf", "Pi", "Po", "Ps", "Sc", "Sk", "Sm", "So", "Zl", "Zp", "Zs"};
-extern const std::array<uint32_t, 4099> kCategoryRuns;
+std::span<const uint32_t> CategoryRuns();
 
 // One step of canonical decomposition, ascending by code_point; Hangul syllables are arithmetic.
 struct CanonicalSingle {
@@ -29,8 +30,8 @@ struct CombiningRun {  // code points with a canonical combining class other tha
   uint8_t combining_class;
 };
 
-extern const std::array<CanonicalSingle, 1035> kCanonicalSingles;
-extern const std::array<CanonicalPair, 1025> kCanonicalPairs;
-extern const std::array<CombiningRun, 333> kCombiningRuns;
+std::span<const CanonicalSingle> CanonicalSingles();
+std::span<const CanonicalPair> CanonicalPairs();
+std::span<const CombiningRun> CombiningRuns();
 
 }  // namespace ringserve

@@ -90,6 +90,7 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace ringserve
 
+// NOLINTNEXTLINE(bugprone-exception-escape): a malformed request may end this test helper.
 int main(int argc, char** argv) {
   return ringserve::Main(argc, argv);
 }

@@ -16,16 +16,18 @@ namespace {
 
 using nlohmann::json;
 
-const std::string kSourceDir = RINGSERVE_SOURCE_DIR;
+std::string InSource(const std::string& path) {
+  return RINGSERVE_SOURCE_DIR "/" + path;
+}
 
 const Tokenizer& Fairytale() {
-  static const auto tokenizer = Tokenizer::Load(kSourceDir + "/models/fairytale-5m");
+  static const auto tokenizer = Tokenizer::Load(InSource("models/fairytale-5m"));
   REQUIRE(tokenizer.ok());
   return **tokenizer;
 }
 
 json FixtureJson(const std::string& name) {
-  return json::parse(*ReadFile(kSourceDir + "/tests/fixtures/" + name, 1 << 26));
+  return json::parse(*ReadFile(InSource("tests/fixtures/" + name), 1 << 26));
 }
 
 json Pair(const std::string& left, const std::string& right) {
@@ -289,11 +291,11 @@ TEST_CASE("files that are no tokenizer.json are refused") {
     INFO(text);
     CHECK(Tokenizer::Parse(text).status().code() == absl::StatusCode::kInvalidArgument);
   }
-  const std::string whole = *ReadFile(kSourceDir + "/models/fairytale-5m/tokenizer.json", 1 << 20);
+  const std::string whole = *ReadFile(InSource("models/fairytale-5m/tokenizer.json"), 1 << 20);
   for (size_t size = 0; size < whole.size(); size += whole.size() / 64) {
     CHECK_FALSE(Tokenizer::Parse(whole.substr(0, size)).ok());
   }
-  CHECK(Tokenizer::Load(kSourceDir + "/tests").status().code() == absl::StatusCode::kNotFound);
+  CHECK(Tokenizer::Load(InSource("tests")).status().code() == absl::StatusCode::kNotFound);
 }
 
 TEST_CASE("neutral settings and old files are accepted") {
@@ -391,6 +393,7 @@ TEST_CASE("threads may share a tokenizer") {
   const Ids expected = *Fairytale().Encode(text, {});
   std::vector<Ids> results(4);
   std::vector<std::thread> threads;
+  threads.reserve(results.size());
   for (Ids& result : results) {
     threads.emplace_back([&result, &text] { result = *Fairytale().Encode(text, {}); });
   }
