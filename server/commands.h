@@ -18,6 +18,7 @@ void AddServeCommand(CLI::App& program, int& exit_code);
 void AddGenerateCommand(CLI::App& program, int& exit_code);
 void AddPlanCommand(CLI::App& program, int& exit_code);
 void AddCheckCommand(CLI::App& program, int& exit_code);
+void AddBenchCommand(CLI::App& program, int& exit_code);  // in tests/bench
 
 // Says `status` on stderr. kExitUsage for INVALID_ARGUMENT, else kExitFailure.
 int Complain(const absl::Status& status);

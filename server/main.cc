@@ -29,6 +29,7 @@ int Main(int argc, char** argv) {
   AddGenerateCommand(program, exit_code);
   AddPlanCommand(program, exit_code);
   AddCheckCommand(program, exit_code);
+  AddBenchCommand(program, exit_code);
   try {
     program.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

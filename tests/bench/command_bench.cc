@@ -1,0 +1,137 @@
+#include <algorithm>
+#include <cstdio>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "kernels/cpu_features.h"
+#include "kernels/thread_pool.h"
+#include "server/commands.h"
+#include "server/model_source.h"
+#include "tests/bench/bench_endless.h"
+#include "tests/bench/bench_kernels.h"
+#include "tests/bench/bench_model.h"
+#include "tests/bench/bench_streams.h"
+
+namespace ringserve {
+namespace {
+
+struct BenchOptions {
+  std::vector<std::string> sections;
+  ModelSource source;
+  ModelBenchOptions model;
+  EndlessBenchOptions endless;
+  StreamsBenchOptions streams;
+};
+
+absl::Status BenchProducts(const BenchOptions& options) {
+  const int32_t num_threads =
+      options.model.num_threads == 0 ? UsableCpus() : options.model.num_threads;
+  fmt::print("matrix products, {}, {} threads\n", CpuKernelNames(), num_threads);
+  MatMulShape shape;
+  shape.dtype = options.model.dtype == "f32" ? DType::kF32 : DType::kBf16;
+  {
+    ThreadPool pool(num_threads);
+    for (const BenchSeries& series : BenchMatMul(shape, options.model.rounds, pool)) {
+      fmt::print("  {}\n", FormatSeries(series));
+    }
+  }
+  const BenchSeries taken = BenchTakenCore(shape, options.model.rounds, num_threads);
+  fmt::print("  {}\n", FormatSeries(taken));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<EngineConfig> OneConfig(const BenchOptions& options) {
+  ASSIGN_OR_RETURN(const auto configs, LoadConfigs(options.source));
+  return configs.front();
+}
+
+absl::Status BenchEndlessSection(BenchOptions& options) {
+  ASSIGN_OR_RETURN(options.endless.config, OneConfig(options));
+  options.endless.config.rings.overflow = OverflowPolicy::kSlide;
+  if (options.endless.config.rings.sink_size == 0) {
+    options.endless.config.rings.sink_size = 4;
+  }
+  options.endless.config.scheduler.max_batch = 1;
+  options.endless.config.memory.device_bytes = 0;
+  return BenchEndless(options.endless);
+}
+
+absl::Status BenchStreamsSection(BenchOptions& options) {
+  ASSIGN_OR_RETURN(options.streams.config, OneConfig(options));
+  return BenchStreams(options.streams);
+}
+
+absl::Status Run(BenchOptions& options) {
+  // Streams first: it forks, which wants a process of one thread.
+  const std::vector<std::pair<std::string, std::function<absl::Status()>>> sections = {
+      {"streams", [&] { return BenchStreamsSection(options); }},
+      {"products", [&] { return BenchProducts(options); }},
+      {"model", [&] { return BenchModel(options.model); }},
+      {"endless", [&] { return BenchEndlessSection(options); }},
+  };
+  for (const auto& [name, run] : sections) {
+    if (std::find(options.sections.begin(), options.sections.end(), name) !=
+        options.sections.end()) {
+      RETURN_IF_ERROR(run());
+      std::fflush(stdout);
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void AddBenchCommand(CLI::App& program, int& exit_code) {
+  CLI::App* command = program.add_subcommand(
+      "bench", "Measures this machine: speeds beside ceilings taken in the same run");
+  auto options = std::make_shared<BenchOptions>();
+  command
+      ->add_option("sections",
+                   options->sections,
+                   "Any of products, model, streams, endless; default: the first two")
+      ->check(CLI::IsMember({"products", "model", "streams", "endless"}));
+  AddModelSource(*command, options->source, /*most=*/1);
+  command
+      ->add_option("--shape",
+                   options->model.shape,
+                   "llama-1b, or hidden=..,layers=..,heads=..,kv_heads=..,ffn=..,vocab=..")
+      ->capture_default_str();
+  command->add_option("--dtype", options->model.dtype, "Of the shape's weights")
+      ->check(CLI::IsMember({"bf16", "f32"}))
+      ->capture_default_str();
+  command->add_option("--threads", options->model.num_threads, "0: one per core")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  command->add_option("--prompt-len", options->model.prompt_len, "Tokens of the shape's prompt")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  command->add_option("--decode-len", options->model.decode_len, "Tokens decoded after it")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  command->add_option("--rounds", options->model.rounds, "Medians are over so many rounds")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  command->add_option("--tokens", options->endless.num_tokens, "Length of the endless stream")
+      ->check(CLI::Range(30'000, 2'000'000'000))
+      ->capture_default_str();
+  command->add_option("--streams", options->streams.num_streams, "Streams at once")
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str();
+  command->add_option("--stream-tokens", options->streams.num_tokens, "Tokens of each stream")
+      ->check(CLI::Range(2, 1 << 20))
+      ->capture_default_str();
+  command->callback([options, &exit_code] {
+    if (options->sections.empty()) {
+      options->sections = {"products", "model"};
+    }
+    const absl::Status status = Run(*options);
+    exit_code = status.ok() ? kExitOk : Complain(status);
+  });
+}
+
+}  // namespace ringserve
