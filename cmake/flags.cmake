@@ -11,7 +11,7 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_G
 endif()
 if(RINGSERVE_SANITIZE)
   target_compile_options(ringserve_flags INTERFACE
-    -fsanitize=${RINGSERVE_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g1)
+    -fsanitize=${RINGSERVE_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
   target_link_options(ringserve_flags INTERFACE -fsanitize=${RINGSERVE_SANITIZE})
 endif()
 if(RINGSERVE_FUZZ)
