@@ -39,15 +39,17 @@ void Fill(T* to, int64_t first, int64_t last, RandomKind kind, uint64_t key, Con
 
 }  // namespace
 
-std::unique_ptr<std::byte[]> MakeRandomTensor(
-    std::string_view name, int64_t count, RandomKind kind, DType dtype, uint64_t seed) {
+void FillRandomTensor(std::string_view name,
+                      int64_t count,
+                      RandomKind kind,
+                      DType dtype,
+                      uint64_t seed,
+                      std::byte* to) {
   uint64_t key = Mix(seed + kGolden);
   for (const char letter : name) {
     key = Mix(key ^ static_cast<unsigned char>(letter));
   }
-  const auto bytes = static_cast<size_t>(count * DTypeBytes(dtype));
-  auto data = std::make_unique_for_overwrite<std::byte[]>(bytes);
-  const auto fill = [=, to = data.get()](int64_t first, int64_t last) {
+  const auto fill = [=](int64_t first, int64_t last) {
     if (dtype == DType::kF32) {
       Fill(reinterpret_cast<float*>(to), first, last, kind, key, [](float x) { return x; });
     } else {
@@ -61,9 +63,7 @@ std::unique_ptr<std::byte[]> MakeRandomTensor(
   for (int64_t piece = 1; piece < pieces; ++piece) {
     threads.emplace_back(fill, count * piece / pieces, count * (piece + 1) / pieces);
   }
-  fill(0, count / pieces);
-  threads.clear();  // joins
-  return data;
+  fill(0, count / pieces);  // the others join at the end
 }
 
 }  // namespace ringserve

@@ -3,7 +3,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <string_view>
 
 #include "kernels/types.h"
@@ -15,8 +14,13 @@ enum class RandomKind {
   kOnes,
 };
 
-// `count` elements of `dtype` (kF32 or kBf16); a function of the arguments alone.
-std::unique_ptr<std::byte[]> MakeRandomTensor(
-    std::string_view name, int64_t count, RandomKind kind, DType dtype, uint64_t seed);
+// Writes `count` elements of `dtype` (kF32 or kBf16) to `to`, aligned to them; a function of the
+// other arguments alone.
+void FillRandomTensor(std::string_view name,
+                      int64_t count,
+                      RandomKind kind,
+                      DType dtype,
+                      uint64_t seed,
+                      std::byte* to);
 
 }  // namespace ringserve

@@ -115,33 +115,53 @@ class RandomSource final : public TensorSource {
   RandomSource(DType dtype, uint64_t seed) : dtype_(dtype), seed_(seed) {}
 
   HostTensor Get(const TensorSpec& spec) override {
-    const int64_t count = spec.rows * std::max<int64_t>(spec.cols, 1);
-    auto& data = live_.emplace_back(MakeRandomTensor(
-        spec.name, count, spec.cols == 0 ? RandomKind::kOnes : RandomKind::kNormal, dtype_, seed_));
-    return {.data = data.get(),
-            .rows = spec.rows,
-            .cols = std::max<int64_t>(spec.cols, 1),
-            .dtype = dtype_};
+    const int64_t cols = std::max<int64_t>(spec.cols, 1);
+    std::byte* data = Take(static_cast<size_t>(spec.rows * cols * DTypeBytes(dtype_)));
+    const RandomKind kind = spec.cols == 0 ? RandomKind::kOnes : RandomKind::kNormal;
+    FillRandomTensor(spec.name, spec.rows * cols, kind, dtype_, seed_, data);
+    return {.data = data, .rows = spec.rows, .cols = cols, .dtype = dtype_};
   }
 
   void Release(const HostTensor& tensor) override {
-    std::erase_if(live_, [&](const auto& data) { return data.get() == tensor.data; });
+    for (Piece& piece : pieces_) {
+      piece.taken = piece.taken && piece.data.get() != tensor.data;
+    }
   }
 
   // The embedding table outlives the loading.
   std::unique_ptr<std::byte[]> Keep(const HostTensor& tensor) {
-    for (auto& data : live_) {
-      if (data.get() == tensor.data) {
-        return std::move(data);
+    for (Piece& piece : pieces_) {
+      if (piece.data.get() == tensor.data) {
+        return std::move(piece.data);
       }
     }
     return nullptr;
   }
 
  private:
+  // Used again and again: fresh pages cost more than the numbers in them.
+  struct Piece {
+    std::unique_ptr<std::byte[]> data;
+    size_t size = 0;
+    bool taken = false;
+  };
+
+  std::byte* Take(size_t bytes) {
+    const auto found = std::find_if(pieces_.begin(), pieces_.end(), [&](const Piece& piece) {
+      return !piece.taken && piece.size >= bytes;
+    });
+    Piece& piece = found != pieces_.end() ? *found : pieces_.emplace_back();
+    if (piece.data == nullptr) {
+      piece.data = std::make_unique_for_overwrite<std::byte[]>(bytes);
+      piece.size = bytes;
+    }
+    piece.taken = true;
+    return piece.data.get();
+  }
+
   DType dtype_;
   uint64_t seed_;
-  std::vector<std::unique_ptr<std::byte[]>> live_;
+  std::vector<Piece> pieces_;
 };
 
 std::string Where(const FileTensor& tensor) {
