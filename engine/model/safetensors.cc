@@ -57,10 +57,10 @@ void Advise(std::span<const std::byte> data, int advice) {
     return;
   }
   static const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-  const auto begin = reinterpret_cast<uintptr_t>(data.data()) & ~(page - 1);
-  const auto end = reinterpret_cast<uintptr_t>(data.data()) + data.size();
+  const uintptr_t into_page = reinterpret_cast<uintptr_t>(data.data()) & (page - 1);
+  auto* begin = const_cast<std::byte*>(data.data() - into_page);
   // Only advice: what fails costs speed or memory, no result.
-  static_cast<void>(madvise(reinterpret_cast<void*>(begin), end - begin, advice));
+  static_cast<void>(madvise(begin, into_page + data.size(), advice));
 }
 
 // A shard's name must be that of a file in the model's own folder.

@@ -309,6 +309,7 @@ class WeightsBuilder {
 
   absl::Status AddMatrix(const std::vector<TensorSpec>& specs, Matrix& matrix) {
     std::vector<HostTensor> parts;
+    parts.reserve(specs.size());
     for (const TensorSpec& spec : specs) {
       parts.push_back(source_.Get(spec));
     }

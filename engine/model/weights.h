@@ -63,6 +63,8 @@ class Weights {
                                                          Backend& backend,
                                                          const LoadProgress& progress);
   ~Weights();
+  Weights(const Weights&) = delete;
+  Weights& operator=(const Weights&) = delete;
 
   DType dtype() const { return dtype_; }
 
