@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "engine/backend/make_backend.h"
 #include "engine/memory_plan.h"
 #include "engine/model/safetensors.h"
 #include "engine/model/weights.h"
@@ -75,6 +76,21 @@ bool CheckFolderFiles(const std::string& dir, CheckReport& report, Problems& pro
   return sound;
 }
 
+// What this build and machine can make of a sound config and a sound model.
+void CheckPlan(const EngineConfig& config, const ModelConfig& model, Problems& problems) {
+  CheckFit(config, model, problems);
+  const bool fits = problems.empty();
+  std::unique_ptr<Backend> backend;
+  if (!problems.Take(MakeBackend(config.device, config.num_threads), backend)) {
+    return;
+  }
+  const DType dtype = RunDType(config.model.dtype, model);
+  problems.Add(backend->CheckModel(model, dtype));
+  if (fits) {
+    problems.Add(PlanMemory(config, model, dtype, *backend).status());
+  }
+}
+
 double Millions(const ModelConfig& model) {
   const double hidden = model.hidden_dim;
   const double q_dim = double{model.num_heads * 1.0} * model.head_dim;
@@ -94,9 +110,9 @@ CheckReport CheckConfigFile(const std::string& path) {
   const std::string& dir = report.config.model.path;
   if (!dir.empty() && CheckFolder(dir, path + ": model.path: ", problems) &&
       CheckFolderFiles(dir, report, problems) && config_is_sound) {
-    Problems fit;
-    CheckFit(report.config, report.model, fit);
-    problems.Add(path + ": ", fit);
+    Problems of_plan;
+    CheckPlan(report.config, report.model, of_plan);
+    problems.Add(path + ": ", of_plan);
   }
   report.problems = problems.list();
   return report;
@@ -105,8 +121,11 @@ CheckReport CheckConfigFile(const std::string& path) {
 CheckReport CheckModelFolder(const std::string& model_dir) {
   CheckReport report;
   Problems problems;
-  if (CheckFolder(model_dir, "", problems) && CheckFolderFiles(model_dir, report, problems)) {
-    problems.Take(DefaultEngineConfig(model_dir), report.config);
+  if (CheckFolder(model_dir, "", problems) && CheckFolderFiles(model_dir, report, problems) &&
+      problems.Take(DefaultEngineConfig(model_dir), report.config)) {
+    Problems of_plan;
+    CheckPlan(report.config, report.model, of_plan);
+    problems.Add(model_dir + ": ", of_plan);
   }
   report.problems = problems.list();
   return report;

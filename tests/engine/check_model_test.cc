@@ -102,6 +102,16 @@ TEST_CASE("Tensors, tokenizer and context are held to the model's config") {
                        "KV head"});
 }
 
+TEST_CASE("Device and pool are held to the plan") {
+  Copy copy;
+  copy.config["device"] = "cpu";
+  copy.config["memory"]["device_bytes"] = 1000;
+  CHECK(copy.Check().problems ==
+        std::vector<std::string>{
+            copy.dir / "c.json: memory.device_bytes: 1000 hold 0 blocks of 196608 bytes; one "
+                       "session of rings.buffer_size 1024 needs 16 blocks, 3145728 bytes"});
+}
+
 TEST_CASE("What is not there is said once") {
   Copy copy;
   copy.config["model"]["path"] = "nowhere";
