@@ -35,8 +35,8 @@ int64_t SlicesPerPiece(const MatMulArgs& args, int64_t num_panels, int64_t rows,
 }  // namespace
 
 MatMulKernel ChooseMatMulKernel(DType dtype) {
-  static const bool kHasBf16Dot = HasBf16Dot();
-  return dtype == DType::kBf16 && kHasBf16Dot ? MatMulKernelBf16Dot : MatMulKernelFloat;
+  static const bool has_bf16_dot = HasBf16Dot();
+  return dtype == DType::kBf16 && has_bf16_dot ? MatMulKernelBf16Dot : MatMulKernelFloat;
 }
 
 void MatMulWith(MatMulKernel kernel, const MatMulArgs& args, ThreadPool& pool) {

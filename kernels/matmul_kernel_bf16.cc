@@ -19,7 +19,7 @@ namespace {
 // Blocking K for the caches does not pay: 16 KiB of x per row and a panel stream well from L2.
 constexpr int kRows = 6;
 constexpr int kVectors = 4;
-constexpr int kLanes = 16;
+constexpr int64_t kLanes = 16;
 
 __m512bh Broadcast(const uint16_t* pair) {
   int bits = 0;

@@ -22,7 +22,7 @@ using Floats = HWY_CAPPED(float, 16);
 using Words = hn::RebindToUnsigned<Floats>;
 using Vector = hn::Vec<Floats>;
 
-constexpr int kLanes = static_cast<int>(hn::MaxLanes(Floats()));
+constexpr int64_t kLanes = static_cast<int64_t>(hn::MaxLanes(Floats()));
 // Rows x vectors of accumulators: what the register file holds beside weights and a broadcast.
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
 constexpr int kRows = 6;  // of 32
@@ -35,10 +35,10 @@ constexpr int kRows = 6;  // of 16
 constexpr int kVectors = 2;
 #else
 constexpr int kRows = 3;
-constexpr int kVectors = static_cast<int>(kMatMulSlice) / kLanes;
+constexpr int kVectors = static_cast<int>(kMatMulSlice / kLanes);
 #endif
 // One row reads a panel from end to end: memory likes one stream better than strides.
-constexpr int kPanelVectors = static_cast<int>(kPanelRows) / kLanes;
+constexpr int kPanelVectors = static_cast<int>(kPanelRows / kLanes);
 static_assert(kVectors * kLanes % kMatMulSlice == 0 && kPanelVectors % kVectors == 0);
 
 // Elements of a row of x that are widened at a time: 6 rows fill half of a first-level cache.
@@ -194,7 +194,7 @@ void Block(const MatMulArgs& args, const MatMulBlock& block) {
     Rows<kPanelVectors, Element>(args, block, block.first_output);
     return;
   }
-  constexpr int kSliceVectors = static_cast<int>(kMatMulSlice) / kLanes;
+  constexpr int kSliceVectors = static_cast<int>(kMatMulSlice / kLanes);
   for (int64_t output = block.first_output; output < last;) {
     if (last - output > kMatMulSlice && kVectors > kSliceVectors) {
       Rows<kVectors, Element>(args, block, output);

@@ -9,6 +9,6 @@ namespace ringserve {
 float MultiplyBf16Dot(int64_t num_steps);
 
 // Of one step.
-inline constexpr int64_t kBf16DotStepFlops = 24 * 16 * 2 * 2;
+inline constexpr int64_t kBf16DotStepFlops = int64_t{24} * 16 * 2 * 2;
 
 }  // namespace ringserve

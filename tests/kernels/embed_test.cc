@@ -30,12 +30,12 @@ std::vector<float> Embed(const std::vector<T>& table,
 
 TEST_CASE("rows of the table come out as float32") {
   const int32_t hidden_dim = GENERATE(1, 5, 64);
-  const std::vector<Bf16> table = ToBf16(Random(9).NormalVector(11 * hidden_dim));
+  const std::vector<Bf16> table = ToBf16(Random(9).NormalVector(int64_t{11} * hidden_dim));
   const std::vector<int32_t> token_ids = {10, 0, 3, 3};
   std::vector<float> expected;
   for (const int32_t token_id : token_ids) {
     for (int32_t j = 0; j < hidden_dim; ++j) {
-      expected.push_back(ToFloat(table[static_cast<size_t>(token_id * hidden_dim + j)]));
+      expected.push_back(ToFloat(table[static_cast<size_t>(int64_t{token_id} * hidden_dim + j)]));
     }
   }
   CHECK(SameBits(Embed(table, DType::kBf16, hidden_dim, token_ids), expected));

@@ -61,9 +61,10 @@ struct Problem {
     Problem part = *this;
     part.num_rows = count;
     const auto cut = [&](const std::vector<float>& values) {
-      return values.empty() ? values
-                            : std::vector<float>(values.begin() + first * hidden_dim,
-                                                 values.begin() + (first + count) * hidden_dim);
+      return values.empty()
+                 ? values
+                 : std::vector<float>(values.begin() + int64_t{first} * hidden_dim,
+                                      values.begin() + int64_t{first + count} * hidden_dim);
     };
     part.x = cut(x);
     part.residual = cut(residual);
@@ -117,16 +118,16 @@ TEST_CASE("a normalized row's bits do not depend on the other rows or on the thr
   for (const int32_t count : {1, 2, 5, 32}) {
     const int32_t first = 33 - count;
     CHECK(SameBits(problem.Rows(first, count).Normalize<float>(2),
-                   std::vector<float>(all.begin() + first * 129, all.end())));
+                   std::vector<float>(all.begin() + int64_t{first} * 129, all.end())));
   }
 }
 
 // One bad element spoils the whole of its row and nothing else.
 TEST_CASE("not-a-number and overflow show in their row") {
   const UseCpuTarget use(GENERATE(from_range(CpuTargets())));
-  for (const int32_t at : {0, 20, 36}) {
+  for (const size_t at : {0, 20, 36}) {
     Problem problem(3, 37, false);
-    problem.x[static_cast<size_t>(37 + at)] = std::numeric_limits<float>::quiet_NaN();
+    problem.x[37 + at] = std::numeric_limits<float>::quiet_NaN();
     const std::vector<Bf16> got = problem.Normalize<Bf16>(2);
     for (size_t i = 0; i < got.size(); ++i) {
       REQUIRE(std::isnan(ToFloat(got[i])) == (i / 37 == 1));

@@ -42,7 +42,7 @@ TEST_CASE("the activation is as right as plain float arithmetic") {
   for (const int32_t ffn_dim : {1, 3, 16, 33, 704}) {
     for (const int32_t num_rows : {1, 5}) {
       CAPTURE(ffn_dim, num_rows);
-      const std::vector<float> gate_up = Random(5).NormalVector(2 * num_rows * ffn_dim, 4);
+      const std::vector<float> gate_up = Random(5).NormalVector(int64_t{2} * num_rows * ffn_dim, 4);
       const std::vector<double> truth = Reference<double>(gate_up, num_rows, ffn_dim);
       const std::vector<float> plain = Reference<float>(gate_up, num_rows, ffn_dim);
       CHECK(MaxError(SwiGlu<float>(gate_up, num_rows, ffn_dim, 2), truth) <=
@@ -56,9 +56,9 @@ TEST_CASE("the activation is as right as plain float arithmetic") {
 // Over the whole range of gates, each value by its own measure: relative error, not the largest.
 TEST_CASE("every gate is right to a few units in the last place") {
   const UseCpuTarget use(GENERATE(from_range(CpuTargets())));
-  std::vector<float> gate_up;
-  for (float gate = -87; gate < 90; gate += 0.0371F) {
-    gate_up.push_back(gate);
+  std::vector<float> gate_up(4800);
+  for (size_t i = 0; i < gate_up.size(); ++i) {
+    gate_up[i] = -87 + 0.0371F * static_cast<float>(i);
   }
   const auto ffn_dim = static_cast<int32_t>(gate_up.size());
   gate_up.resize(gate_up.size() * 2, 1);
@@ -101,13 +101,13 @@ TEST_CASE("extreme gates are what the limit is, and not-a-number stays") {
 
 TEST_CASE("an element's bits do not depend on where it stands or on the threads") {
   const UseCpuTarget use(GENERATE(from_range(CpuTargets())));
-  constexpr int32_t kRows = 9;
-  constexpr int32_t kFfn = 101;
+  constexpr int64_t kRows = 9;
+  constexpr int64_t kFfn = 101;
   const std::vector<float> gate_up = Random(6).NormalVector(2 * kRows * kFfn, 3);
   const std::vector<float> all = SwiGlu<float>(gate_up, kRows, kFfn, 1);
   CHECK(SameBits(SwiGlu<float>(gate_up, kRows, kFfn, 3), all));
-  for (int32_t row = 0; row < kRows; ++row) {
-    for (int32_t col = 0; col < kFfn; col += 7) {
+  for (int64_t row = 0; row < kRows; ++row) {
+    for (int64_t col = 0; col < kFfn; col += 7) {
       const float* gate = gate_up.data() + row * 2 * kFfn + col;
       const std::vector<float> alone = SwiGlu<float>({gate[0], gate[kFfn]}, 1, 1, 1);
       REQUIRE(SameBits(alone, {all[static_cast<size_t>(row * kFfn + col)]}));
