@@ -119,7 +119,7 @@ void CheckCompanies(EngineConfig config, Shape shape, const std::vector<Company>
 
 TEST_CASE("answers do not depend on batch, chunks, company or threads") {
   CheckCompanies(FairytaleConfig(),
-                 {.max_prompt = 60, .max_tokens = 20},
+                 {.max_prompt = 40, .max_tokens = 16},
                  {{64, 1, 2}, {2, 7, 1}, {7, 64, 2}, {16, 512, 1}, {32, 64, 3}, {64, 512, 2}});
 }
 
@@ -129,7 +129,7 @@ TEST_CASE("nor do those of contexts that slide") {
       .buffer_size = 64, .block_size = 16, .sink_size = 4, .overflow = OverflowPolicy::kSlide};
   config.attention.tile_size = 16;
   CheckCompanies(
-      config, {.max_prompt = 150, .max_tokens = 40}, {{5, 7, 1}, {32, 64, 2}, {64, 512, 2}});
+      config, {.max_prompt = 120, .max_tokens = 24}, {{5, 7, 1}, {32, 64, 2}, {64, 512, 2}});
 }
 
 }  // namespace
