@@ -38,7 +38,7 @@ EngineLoop::EngineLoop(const Parts& parts, EventSink& sink)
   counters_.max_batch = parts.scheduler.max_batch;
   counters_.max_queue = parts.scheduler.max_queue;
   counters_.device_blocks = parts.device_blocks;
-  UpdateLoad(absl::ZeroDuration());
+  UpdateLoad();
 }
 
 absl::Status EngineLoop::Submit(GenerateRequest request) {
@@ -66,9 +66,14 @@ bool EngineLoop::Step() {
   const bool has_run = RunStep();
   RemoveEnded();
   RS_DCHECK(PoolBalances());
+  const auto before_publish = std::chrono::steady_clock::now();
+  if (has_run) {
+    counters_.step_time += absl::FromChrono(before_publish - started);
+  }
   Publish();
-  const auto step_time = absl::FromChrono(std::chrono::steady_clock::now() - started);
-  UpdateLoad(has_run ? step_time : absl::ZeroDuration());
+  if (has_run) {
+    counters_.step_time += absl::FromChrono(std::chrono::steady_clock::now() - before_publish);
+  }
   return has_run;
 }
 
@@ -96,7 +101,6 @@ void EngineLoop::EndAll(const absl::Status& status) {
   }
   waiting_.clear();
   Publish();
-  UpdateLoad(absl::ZeroDuration());
 }
 
 bool EngineLoop::PoolBalances() const {
@@ -339,6 +343,8 @@ void EngineLoop::Tell(uint64_t request_id, Event event) {
 }
 
 void EngineLoop::Publish() {
+  // First: who hears of an event finds its consequences in load().
+  UpdateLoad();
   if (!events_.empty()) {
     sink_.Publish(events_);
     events_.clear();
@@ -349,8 +355,7 @@ void EngineLoop::Publish() {
   }
 }
 
-void EngineLoop::UpdateLoad(absl::Duration step_time) {
-  counters_.step_time += step_time;
+void EngineLoop::UpdateLoad() {
   counters_.running = static_cast<int64_t>(running_.size());
   counters_.queued = queue_.num_waiting();
   counters_.device_blocks_free = pool_.num_free();

@@ -88,7 +88,7 @@ class EngineLoop {
   template <typename Event>
   void Tell(uint64_t request_id, Event event);
   void Publish();
-  void UpdateLoad(absl::Duration step_time);
+  void UpdateLoad();
 
   const Parts parts_;
   EventSink& sink_;

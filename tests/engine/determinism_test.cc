@@ -13,7 +13,7 @@ namespace ringserve {
 namespace {
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || !defined(NDEBUG)
-constexpr int kNumRequests = 24;  // these builds are many times slower
+constexpr int kNumRequests = 10;  // these builds are many times slower
 #else
 constexpr int kNumRequests = 200;
 #endif
