@@ -54,6 +54,8 @@ class Engine {
   static absl::StatusOr<MemoryPlan> Plan(const EngineConfig& config);
   // Stops at once: live requests end CANCELLED before it returns.
   ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
 
   // Any thread. OK means that exactly one FinishedEvent or FailedEvent will follow. Otherwise
   // nothing follows: INVALID_ARGUMENT, RESOURCE_EXHAUSTED (queue full, or more than the pools can

@@ -37,7 +37,7 @@ void StepBatch::Add(const ScheduledRows& rows, Sequence& sequence, int64_t step)
   token_ids.insert(token_ids.end(), ids.begin(), ids.end());
   for (int32_t i = 0; i < rows.num_rows; ++i) {
     const int64_t position = first_position + i;
-    positions[static_cast<size_t>(first_row + i)] = position;
+    positions[static_cast<size_t>(first_row) + static_cast<size_t>(i)] = position;
     slots.push_back(session.Slot(position));
     sink_slots.push_back(session.SinkSlot(position));
     writes_sinks = writes_sinks || sink_slots.back() >= 0;

@@ -9,7 +9,7 @@ namespace ringserve {
 absl::Status StepRunner::Run(StepBatch& batch) {
   PlanTiles({.sequences = batch.sequences, .entries = batch.entries}, parts_.tiles, tile_plan_);
   const auto started = std::chrono::steady_clock::now();
-  const absl::Status status = RunModel(batch);
+  absl::Status status = RunModel(batch);
   kernel_time_ = absl::FromChrono(std::chrono::steady_clock::now() - started);
   return status;
 }
