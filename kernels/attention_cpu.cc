@@ -37,10 +37,18 @@ void AttentionCpu(const AttentionArgs& args, ThreadPool& pool) {
                                     ? AttentionKernelBf16()
                                     : nullptr;
   const AttentionKernel& kernel = bf16 != nullptr ? *bf16 : AttentionKernelF32();
-  pool.ParallelFor(static_cast<int64_t>(plan.items.size()), 1, [&](int64_t first, int64_t last) {
+  const auto num_items = static_cast<int64_t>(plan.items.size());
+  pool.ParallelFor(num_items, 1, [&](int64_t first, int64_t last) {
     static thread_local AttentionScratch scratch;
     for (int64_t i = first; i < last; ++i) {
-      AttentionItem(args, kernel, plan.items[i], scratch).Run();
+      // Items of one length are handed out in turn.
+      const int64_t following = i + pool.num_threads();
+      AttentionItem(args,
+                    kernel,
+                    plan.items[i],
+                    following < num_items ? &plan.items[following] : nullptr,
+                    scratch)
+          .Run();
     }
   });
   const auto merges = static_cast<int64_t>(plan.merges.size());

@@ -12,6 +12,9 @@ namespace {
 
 constexpr float kLog2E = 1.4426950408889634F;
 
+// What lanes without a key read: a row of the longest.
+alignas(64) constexpr std::byte kZeros[256 * sizeof(float)] = {};
+
 // Lanes [first, end) of a group; either may lie outside it.
 uint64_t LaneMask(int64_t first, int64_t end) {
   const auto below = [](int64_t lane) {
@@ -47,11 +50,13 @@ float Total(const float* sum) {
 AttentionItem::AttentionItem(const AttentionArgs& args,
                              const AttentionKernel& kernel,
                              const WorkItem& item,
+                             const WorkItem* following,
                              AttentionScratch& scratch)
     : args_(args),
       plan_(*args.plan),
       kernel_(kernel),
       item_(item),
+      following_(following),
       head_dim_(args.kv.layout.head_dim),
       padded_dim_(RoundUp(head_dim_, kDimUnit)),
       row_bytes_(head_dim_ * DTypeBytes(args.kv.layout.dtype)) {
@@ -80,7 +85,15 @@ void AttentionItem::Run() {
   for (int32_t t = 0; t < item_.num_tiles; ++t) {
     AddTile(plan_.tiles[item_.first_tile + t]);
   }
-  FlushGroup();
+  Group& last = groups_[(num_groups_ + 1) % 2];
+  Group& free = groups_[num_groups_ % 2];
+  if (num_groups_ >= 2) {
+    AttendGroup(free, last);
+  }
+  if (following_ != nullptr) {
+    FirstGroup(*following_, free);
+  }
+  AttendGroup(last, following_ != nullptr ? free : last);
   Finish();
 }
 
@@ -120,21 +133,30 @@ void AttentionItem::AddTile(const Tile& tile) {
     key = RotateSinks(entry, tile);
   }
   for (int32_t i = 0; i < tile.num_keys; ++i, ++position) {
-    if (split != split_ || position / kGroupKeys != group_) {
-      FlushGroup();
-      if (split != split_) {
-        EndSplit();
-        StartSplit();
-        split_ = split;
-      }
-      group_ = position / kGroupKeys;
+    const int64_t number = position / kGroupKeys;
+    const Group& latest = groups_[(num_groups_ + 1) % 2];
+    if (num_groups_ == 0 || latest.split != split || latest.number != number) {
+      OpenGroup(split, number);
     }
+    Group& group = groups_[(num_groups_ + 1) % 2];
     const int64_t lane = position % kGroupKeys;
-    key_rows_[lane] = key + int64_t{i} * row_bytes_;
-    value_rows_[lane] = value + int64_t{i} * row_bytes_;
-    present_ |= uint64_t{1} << lane;
-    masked_ = masked_ || tile.kind == TileKind::kTriangle;
+    group.keys[lane] = key + int64_t{i} * row_bytes_;
+    group.values[lane] = value + int64_t{i} * row_bytes_;
+    group.present |= uint64_t{1} << lane;
+    group.masked = group.masked || tile.kind == TileKind::kTriangle;
   }
+}
+
+// The new group takes the place of the one before the latest, which is therefore attended to first.
+void AttentionItem::OpenGroup(int64_t split, int64_t number) {
+  Group& group = groups_[num_groups_ % 2];
+  if (num_groups_ >= 2) {
+    AttendGroup(group, groups_[(num_groups_ + 1) % 2]);
+  }
+  Clear(group);
+  group.number = number;
+  group.split = split;
+  ++num_groups_;
 }
 
 // Rotated keys of a sink tile, rounded to the type of the cache as if they had been stored so.
@@ -162,7 +184,7 @@ void AttentionItem::StartSplit() {
 void AttentionItem::MakeRecord(int64_t row, float* record) const {
   record[0] = Total(sum_ + row * kSumLanes);
   record[1] = max_[row];
-  std::copy_n(acc_ + row * padded_dim_, head_dim_, record + kRecordHead);
+  kernel_.natural_order(acc_ + row * padded_dim_, head_dim_, record + kRecordHead);
 }
 
 void AttentionItem::EndSplit() {
@@ -182,51 +204,77 @@ void AttentionItem::EndSplit() {
   ++num_folded_;
 }
 
-void AttentionItem::FlushGroup() {
-  if (present_ == 0) {
-    return;
+void AttentionItem::Clear(Group& group) const {
+  std::fill_n(group.keys, kGroupKeys, kZeros);
+  std::fill_n(group.values, kGroupKeys, kZeros);
+  group.present = 0;
+  group.masked = false;
+}
+
+// Where an item's first keys lie, good enough to fetch them: those of its first tile.
+void AttentionItem::FirstGroup(const WorkItem& item, Group& group) const {
+  Clear(group);
+  const Tile& tile = plan_.tiles[item.first_tile];
+  const int32_t block = plan_.entries[tile.entry].block;
+  const int64_t offset = int64_t{tile.first_key} * row_bytes_;
+  for (int32_t i = 0; i < std::min(tile.num_keys, kGroupKeys); ++i) {
+    group.keys[i] = args_.kv.Keys(block, item.kv_head) + offset + int64_t{i} * row_bytes_;
+    group.values[i] = args_.kv.Values(block, item.kv_head) + offset + int64_t{i} * row_bytes_;
+  }
+}
+
+void AttentionItem::AttendGroup(const Group& group, const Group& next) {
+  if (group.split != split_) {
+    EndSplit();
+    StartSplit();
+    split_ = group.split;
   }
   const DType dtype = args_.kv.layout.dtype;
   AttendArgs attend = {.q = q_,
-                       .keys = keys_,
-                       .values = values_,
+                       .packed_keys = keys_,
+                       .packed_values = values_,
+                       .key_rows = &group.keys,
+                       .value_rows = &group.values,
+                       .next_key_rows = &next.keys,
+                       .next_value_rows = &next.values,
                        .num_rows = static_cast<int32_t>(num_rows_),
                        .head_dim = head_dim_,
+                       .dtype = dtype,
                        .scale = args_.scale * kLog2E,
                        .max = max_,
                        .sum = sum_,
                        .acc = acc_};
-  if (masked_ || present_ != ~uint64_t{0}) {
-    FillVisible();
+  if (group.masked || group.present != ~uint64_t{0}) {
+    FillVisible(group);
     attend.visible = visible_;
   }
-  kernel_.pack_keys(key_rows_, dtype, head_dim_, keys_);
-  if (masked_ && !ValuesFinite()) {
-    AttendOneByOne(attend);
+  if (group.masked && !ValuesFinite(group)) {
+    kernel_.pack_keys(group.keys, dtype, head_dim_, keys_);
+    AttendOneByOne(group, attend);
+  } else if (num_rows_ <= kernel_.max_few) {
+    kernel_.attend_few(attend);
   } else {
-    kernel_.pack_values(value_rows_, dtype, head_dim_, values_);
+    kernel_.pack_keys(group.keys, dtype, head_dim_, keys_);
+    kernel_.pack_values(group.values, dtype, head_dim_, values_);
     kernel_.attend(attend);
   }
-  std::fill_n(key_rows_, kGroupKeys, nullptr);
-  std::fill_n(value_rows_, kGroupKeys, nullptr);
-  present_ = 0;
-  masked_ = false;
 }
 
-void AttentionItem::FillVisible() {
-  const int64_t first_position = group_ * kGroupKeys;
+void AttentionItem::FillVisible(const Group& group) {
+  const int64_t first_position = group.number * kGroupKeys;
   for (int64_t row = 0; row < num_rows_; ++row) {
     const int64_t position = positions_[row];
-    visible_[row] = !masked_ ? present_
-                             : present_ & LaneMask(position - plan_.window + 1 - first_position,
+    visible_[row] = !group.masked
+                        ? group.present
+                        : group.present & LaneMask(position - plan_.window + 1 - first_position,
                                                    position + 1 - first_position);
   }
 }
 
-bool AttentionItem::ValuesFinite() const {
+bool AttentionItem::ValuesFinite(const Group& group) const {
   bool finite = true;
-  for (const std::byte* row : value_rows_) {
-    for (int32_t i = 0; row != nullptr && i < head_dim_; ++i) {
+  for (const std::byte* row : group.values) {
+    for (int32_t i = 0; i < head_dim_; ++i) {
       const float value = args_.kv.layout.dtype == DType::kF32
                               ? reinterpret_cast<const float*>(row)[i]
                               : ToFloat(reinterpret_cast<const Bf16*>(row)[i]);
@@ -238,15 +286,13 @@ bool AttentionItem::ValuesFinite() const {
 
 // A value that is not finite makes NaN of a probability of zero, so every row gets the group with
 // the values that it does not see left out.
-void AttentionItem::AttendOneByOne(AttendArgs attend) {
+void AttentionItem::AttendOneByOne(const Group& group, AttendArgs attend) {
   const int64_t q_row_bytes = int64_t{head_dim_} * DTypeBytes(kernel_.q_dtype);
   attend.num_rows = 1;
   for (int64_t row = 0; row < num_rows_; ++row) {
-    GroupRows values = {};
+    GroupRows values;
     for (int32_t lane = 0; lane < kGroupKeys; ++lane) {
-      if ((visible_[row] >> lane & 1) != 0) {
-        values[lane] = value_rows_[lane];
-      }
+      values[lane] = (visible_[row] >> lane & 1) != 0 ? group.values[lane] : kZeros;
     }
     kernel_.pack_values(values, args_.kv.layout.dtype, head_dim_, values_);
     attend.q = q_ + row * q_row_bytes;
@@ -268,22 +314,17 @@ void AttentionItem::Finish() {
     const RowRange& range = plan_.row_ranges[item_.first_range + r];
     for (int64_t row = range.first_row; row < range.first_row + range.num_rows; ++row) {
       for (int32_t h = 0; h < item_.num_heads; ++h, ++from) {
+        float latest[kRecordHead + 256];
         const float* record = records_ + from * record_size;
+        if (num_folded_ == 0) {
+          MakeRecord(from, latest);
+          record = latest;
+        }
         if (item_.first_partial >= 0) {
-          float* to = args_.workspace + (item_.first_partial + from) * record_size;
-          if (num_folded_ > 0) {
-            std::copy_n(record, record_size, to);
-          } else {
-            MakeRecord(from, to);
-          }
-        } else if (num_folded_ > 0) {
-          WriteRow(args_, row, item_.first_head + h, record[0], record + kRecordHead);
+          std::copy_n(
+              record, record_size, args_.workspace + (item_.first_partial + from) * record_size);
         } else {
-          WriteRow(args_,
-                   row,
-                   item_.first_head + h,
-                   Total(sum_ + from * kSumLanes),
-                   acc_ + from * padded_dim_);
+          WriteRow(args_, row, item_.first_head + h, record[0], record + kRecordHead);
         }
       }
     }

@@ -42,24 +42,40 @@ struct AttentionScratch {
 
 class AttentionItem {
  public:
+  // `following` is the item that this thread will probably run next, or null: its first keys are
+  // fetched while this one ends.
   AttentionItem(const AttentionArgs& args,
                 const AttentionKernel& kernel,
                 const WorkItem& item,
+                const WorkItem* following,
                 AttentionScratch& scratch);
 
   // Writes the item's output or partial results.
   void Run();
 
  private:
+  // 64 lanes of keys.
+  struct Group {
+    GroupRows keys;
+    GroupRows values;
+    uint64_t present = 0;  // lanes that have a key
+    bool masked = false;   // some row may not see some lane
+    int64_t number = 0;    // position / 64
+    int64_t split = 0;
+  };
+
   void GatherRows();
   void AddTile(const Tile& tile);
   const std::byte* RotateSinks(const BlockEntry& entry, const Tile& tile);
+  void OpenGroup(int64_t split, int64_t number);
   void StartSplit();
   void EndSplit();
-  void FlushGroup();
-  void FillVisible();
-  bool ValuesFinite() const;
-  void AttendOneByOne(AttendArgs attend);
+  void Clear(Group& group) const;
+  void FirstGroup(const WorkItem& item, Group& group) const;
+  void AttendGroup(const Group& group, const Group& next);
+  void FillVisible(const Group& group);
+  bool ValuesFinite(const Group& group) const;
+  void AttendOneByOne(const Group& group, AttendArgs attend);
   void MakeRecord(int64_t row, float* record) const;
   void Finish();
 
@@ -67,6 +83,7 @@ class AttentionItem {
   const TilePlan& plan_;
   const AttentionKernel& kernel_;
   const WorkItem& item_;
+  const WorkItem* following_;
   const int32_t head_dim_;
   const int32_t padded_dim_;
   const int32_t row_bytes_;  // of a key
@@ -85,14 +102,11 @@ class AttentionItem {
   float* sum_ = nullptr;
   float* acc_ = nullptr;
 
-  // The group and split in progress.
-  GroupRows key_rows_ = {};
-  GroupRows value_rows_ = {};
-  uint64_t present_ = 0;  // lanes that have a key
-  bool masked_ = false;   // some row may not see some lane
-  int64_t group_ = 0;     // position / 64
-  int64_t split_ = kNoSplit;
-  int32_t num_folded_ = 0;
+  // A group is attended to when the next one is known, so that this can be fetched meanwhile.
+  Group groups_[2];
+  int32_t num_groups_ = 0;    // the latest is groups_[(num_groups_ - 1) % 2]
+  int64_t split_ = kNoSplit;  // in progress
+  int32_t num_folded_ = 0;    // splits in records_
 
   static constexpr int64_t kNoSplit = std::numeric_limits<int64_t>::min();
 };

@@ -14,26 +14,32 @@
 namespace ringserve {
 
 inline constexpr int32_t kGroupKeys = 64;
-// Accumulators are rows of RoundUp(head_dim, kDimUnit) floats.
-inline constexpr int32_t kDimUnit = 16;
+// Accumulators are rows of RoundUp(head_dim, kDimUnit) floats, in an order of the kernel's own.
+inline constexpr int32_t kDimUnit = 32;
 // A row's sum of probabilities is kept in this many parts: key lane modulo kSumLanes.
 inline constexpr int32_t kSumLanes = 16;
 
-// Where a group's keys (or values) lie; null in lanes that have none.
+// Where a group's keys (or values) lie. Lanes without one have a row of zeros.
 using GroupRows = const std::byte* [kGroupKeys];
 
 struct AttendArgs {
-  const void* q = nullptr;       // [num_rows, head_dim] of AttentionKernel::q_dtype
-  const void* keys = nullptr;    // packed
-  const void* values = nullptr;  // packed
+  const void* q = nullptr;      // [num_rows, head_dim] of AttentionKernel::q_dtype
+  void* packed_keys = nullptr;  // attend reads them, attend_few may use the room
+  void* packed_values = nullptr;
+  const GroupRows* key_rows = nullptr;
+  const GroupRows* value_rows = nullptr;
+  const GroupRows* next_key_rows =
+      nullptr;  // of the group that comes next, to be fetched meanwhile
+  const GroupRows* next_value_rows = nullptr;
   // Bit l: the row sees lane l. Null: every row sees all 64.
   const uint64_t* visible = nullptr;
   int32_t num_rows = 0;
   int32_t head_dim = 0;
-  float scale = 0;       // scores to powers of two: the softmax scale x log2(e)
-  float* max = nullptr;  // [num_rows], in powers of two
-  float* sum = nullptr;  // [num_rows, kSumLanes]
-  float* acc = nullptr;  // [num_rows, padded head_dim], relative to 2^max
+  DType dtype = DType::kF32;  // of the rows
+  float scale = 0;            // scores to powers of two: the softmax scale x log2(e)
+  float* max = nullptr;       // [num_rows], in powers of two
+  float* sum = nullptr;       // [num_rows, kSumLanes]
+  float* acc = nullptr;       // [num_rows, padded head_dim], relative to 2^max
 };
 
 struct AttentionKernel {
@@ -41,9 +47,15 @@ struct AttentionKernel {
   // Both fill kGroupKeys * padded head_dim * 4 bytes at most, 64-byte aligned.
   void (*pack_keys)(const GroupRows& rows, DType dtype, int32_t head_dim, void* packed) = nullptr;
   void (*pack_values)(const GroupRows& rows, DType dtype, int32_t head_dim, void* packed) = nullptr;
-  // One step of online softmax: takes the group into max, sum and acc of every row. A row that sees
-  // no lane keeps its state. No value that a row does not see may be NaN or infinite.
+  // One step of online softmax: takes the packed group into max, sum and acc of every row. A row
+  // that sees no lane keeps its state. No value that a row does not see may be NaN or infinite.
   void (*attend)(const AttendArgs& args) = nullptr;
+  // The same bits from the rows as they lie, for at most max_few rows: packing costs more than so
+  // few rows can share.
+  void (*attend_few)(const AttendArgs& args) = nullptr;
+  int32_t max_few = 0;
+  // Brings a row of acc into the order of dimensions.
+  void (*natural_order)(const float* acc, int32_t head_dim, float* out) = nullptr;
   // 2^x for x <= 1, as in attend; for tests.
   void (*exp2)(const float* x, float* out, int64_t count) = nullptr;
 };

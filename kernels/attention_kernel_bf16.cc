@@ -18,7 +18,9 @@
 #if HWY_ARCH_X86_64
 #include <algorithm>
 #include <immintrin.h>
+#include <iterator>
 #include <limits>
+#include <type_traits>
 
 HWY_PUSH_ATTRIBUTES("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
 
@@ -29,6 +31,7 @@ constexpr int32_t kPairs = kGroupKeys / 2;
 // Rows that share a loaded key or value: 6 x 4 accumulators of the 32 registers.
 constexpr int32_t kRows = 6;
 constexpr int32_t kVectors = 4;
+constexpr int32_t kMaxFew = 8;
 
 __m512bh AsBf16(__m512i bits) {
   return (__m512bh)bits;
@@ -38,84 +41,99 @@ __m512bh Broadcast(const uint32_t* pair) {
   return AsBf16(_mm512_set1_epi32(static_cast<int>(*pair)));
 }
 
-// 16 keys x up to 16 pairs of dimensions -> 16 pairs x 16 keys.
-void Transpose(__m512i (&rows)[16]) {
-  __m512i t[16];
-  for (int i = 0; i < 8; ++i) {
-    t[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
-    t[2 * i + 1] = _mm512_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
+// Pairs [pair, pair + kCount) of 16 keys, transposed: block[i] holds pair i of each key. Eight
+// pairs at a time and constant counts, so that two blocks fit into registers.
+template <int kCount>
+HWY_INLINE void LoadTransposed(const std::byte* const* rows, int32_t pair, __m512i (&block)[8]) {
+  constexpr auto kMask = static_cast<__mmask8>((1U << kCount) - 1);
+  const auto load = [&](int32_t key) __attribute__((always_inline)) {
+    const std::byte* from = rows[key] + 4 * pair;
+    return kCount == 8 ? _mm256_loadu_epi32(from) : _mm256_maskz_loadu_epi32(kMask, from);
+  };
+  __m512i both[8];  // two keys each: first 0 to 3 with 4 to 7, then 8 to 11 with 12 to 15
+  for (int32_t i = 0; i < 8; ++i) {
+    const int32_t key = i < 4 ? i : i + 4;
+    both[i] = _mm512_inserti64x4(_mm512_castsi256_si512(load(key)), load(key + 4), 1);
   }
-  for (int i = 0; i < 4; ++i) {
-    rows[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
-    rows[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
-    rows[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
-    rows[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
+  // 4 x 4 transpositions inside 128 bits: the four parts of quad[4 * h + j] hold pairs j and j + 4
+  // of keys 8 h to 8 h + 3, then of the four keys after these.
+  __m512i quad[8];
+  for (int32_t h = 0; h < 2; ++h) {
+    const __m512i low01 = _mm512_unpacklo_epi32(both[4 * h], both[4 * h + 1]);
+    const __m512i high01 = _mm512_unpackhi_epi32(both[4 * h], both[4 * h + 1]);
+    const __m512i low23 = _mm512_unpacklo_epi32(both[4 * h + 2], both[4 * h + 3]);
+    const __m512i high23 = _mm512_unpackhi_epi32(both[4 * h + 2], both[4 * h + 3]);
+    quad[4 * h] = _mm512_unpacklo_epi64(low01, low23);
+    quad[4 * h + 1] = _mm512_unpackhi_epi64(low01, low23);
+    quad[4 * h + 2] = _mm512_unpacklo_epi64(high01, high23);
+    quad[4 * h + 3] = _mm512_unpackhi_epi64(high01, high23);
   }
-  // Now rows[4 * i + j] holds pairs j, j + 4, j + 8, j + 12 of keys 4 * i to 4 * i + 3.
-  for (int j = 0; j < 4; ++j) {
-    const __m512i low01 = _mm512_shuffle_i32x4(rows[j], rows[4 + j], 0x88);
-    const __m512i high01 = _mm512_shuffle_i32x4(rows[j], rows[4 + j], 0xdd);
-    const __m512i low23 = _mm512_shuffle_i32x4(rows[8 + j], rows[12 + j], 0x88);
-    const __m512i high23 = _mm512_shuffle_i32x4(rows[8 + j], rows[12 + j], 0xdd);
-    t[j] = _mm512_shuffle_i32x4(low01, low23, 0x88);
-    t[j + 8] = _mm512_shuffle_i32x4(low01, low23, 0xdd);
-    t[j + 4] = _mm512_shuffle_i32x4(high01, high23, 0x88);
-    t[j + 12] = _mm512_shuffle_i32x4(high01, high23, 0xdd);
+  for (int32_t j = 0; j < 4; ++j) {
+    block[j] = _mm512_shuffle_i32x4(quad[j], quad[4 + j], 0x88);
+    block[4 + j] = _mm512_shuffle_i32x4(quad[j], quad[4 + j], 0xdd);
   }
-  for (int i = 0; i < 16; ++i) {
-    rows[i] = t[i];
+}
+
+template <int kCount>
+HWY_INLINE void PackPairs(const std::byte* const* rows, int32_t pair, uint32_t* out) {
+  __m512i block[8];
+  LoadTransposed<kCount>(rows, pair, block);
+  for (int32_t i = 0; i < kCount; ++i) {
+    _mm512_store_si512(out + int64_t{pair + i} * kGroupKeys, block[i]);
   }
 }
 
 void PackKeys(const GroupRows& rows, DType /*bf16*/, int32_t head_dim, void* packed) {
-  const int32_t pairs = head_dim / 2;
-  auto* out = static_cast<uint32_t*>(packed);
+  const int32_t pairs = head_dim / 2;  // a multiple of 4
   for (int32_t first_key = 0; first_key < kGroupKeys; first_key += 16) {
-    for (int32_t pair = 0; pair < pairs; pair += 16) {
-      const int32_t count = std::min(16, pairs - pair);
-      const auto mask = static_cast<__mmask16>((1U << count) - 1);
-      __m512i block[16];
-      for (int32_t i = 0; i < 16; ++i) {
-        const std::byte* row = rows[first_key + i];
-        block[i] = row == nullptr ? _mm512_setzero_si512()
-                                  : _mm512_maskz_loadu_epi32(mask, row + 4 * pair);
-      }
-      Transpose(block);
-      uint32_t* to = out + int64_t{pair} * kGroupKeys + first_key;
-      for (int32_t i = 0; i < count; ++i) {
-        _mm512_store_si512(to + int64_t{i} * kGroupKeys, block[i]);
-      }
+    auto* out = static_cast<uint32_t*>(packed) + first_key;
+    int32_t pair = 0;
+    for (; pair + 8 <= pairs; pair += 8) {
+      PackPairs<8>(rows + first_key, pair, out);
+    }
+    if (pair < pairs) {
+      PackPairs<4>(rows + first_key, pair, out);
     }
   }
 }
 
-void PackValues(const GroupRows& rows, DType /*bf16*/, int32_t head_dim, void* packed) {
-  const int32_t padded = RoundUp(head_dim, kDimUnit);
-  auto* out = static_cast<uint32_t*>(packed);
-  // 16-bit element 2 i + k of the result is element i of key k (bit 5 of an index picks the key).
-  alignas(64) uint16_t low[32];
-  alignas(64) uint16_t high[32];
-  for (uint16_t i = 0; i < 32; ++i) {
-    low[i] = static_cast<uint16_t>((i / 2) | (i % 2) << 5);
-    high[i] = static_cast<uint16_t>((i / 2 + 16) | (i % 2) << 5);
+// Pairs up the elements of two keys. Unpacking works inside 128 bits, so the first vector gets
+// dimensions 0-3, 8-11, 16-19, 24-27 of 32 and the second one the others; the accumulators keep
+// this order (NaturalOrder).
+__m512i PairLow(__m512i a, __m512i b) {
+  return _mm512_unpacklo_epi16(a, b);
+}
+
+__m512i PairHigh(__m512i a, __m512i b) {
+  return _mm512_unpackhi_epi16(a, b);
+}
+
+void NaturalOrder(const float* acc, int32_t head_dim, float* out) {
+  // Bit 4 of an index picks the second vector.
+  const __m512i low = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
+  const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+  for (int32_t dim = 0; dim < head_dim; dim += 32) {
+    const __m512 a = _mm512_load_ps(acc + dim);
+    const __m512 b = _mm512_load_ps(acc + dim + 16);
+    const auto mask = static_cast<__mmask32>((uint64_t{1} << std::min(32, head_dim - dim)) - 1);
+    _mm512_mask_storeu_ps(
+        out + dim, static_cast<__mmask16>(mask), _mm512_permutex2var_ps(a, low, b));
+    _mm512_mask_storeu_ps(
+        out + dim + 16, static_cast<__mmask16>(mask >> 16), _mm512_permutex2var_ps(a, high, b));
   }
-  const __m512i pick_low = _mm512_load_si512(low);
-  const __m512i pick_high = _mm512_load_si512(high);
+}
+
+void PackValues(const GroupRows& rows, DType /*bf16*/, int32_t head_dim, void* packed) {
+  auto* out = static_cast<uint32_t*>(packed);
   for (int32_t pair = 0; pair < kPairs; ++pair) {
     for (int32_t dim = 0; dim < head_dim; dim += 32) {
       const int32_t count = std::min(32, head_dim - dim);
       const auto mask = static_cast<__mmask32>((uint64_t{1} << count) - 1);
-      __m512i key[2];
-      for (int32_t k = 0; k < 2; ++k) {
-        const std::byte* row = rows[2 * pair + k];
-        key[k] =
-            row == nullptr ? _mm512_setzero_si512() : _mm512_maskz_loadu_epi16(mask, row + 2 * dim);
-      }
-      uint32_t* to = out + int64_t{pair} * padded + dim;
-      _mm512_store_si512(to, _mm512_permutex2var_epi16(key[0], pick_low, key[1]));
-      if (count > 16) {
-        _mm512_store_si512(to + 16, _mm512_permutex2var_epi16(key[0], pick_high, key[1]));
-      }
+      const __m512i a = _mm512_maskz_loadu_epi16(mask, rows[2 * pair] + 2 * dim);
+      const __m512i b = _mm512_maskz_loadu_epi16(mask, rows[2 * pair + 1] + 2 * dim);
+      _mm512_store_si512(out, PairLow(a, b));
+      _mm512_store_si512(out + 16, PairHigh(a, b));
+      out += 32;
     }
   }
 }
@@ -224,27 +242,119 @@ void Accumulate(const uint32_t* p,
   }
 }
 
+// Adds pairs [pair, pair + kCount) of 16 keys to their scores.
+template <int R, int kCount>
+HWY_INLINE void AddPairs(const std::byte* const* rows,
+                         const uint32_t* q,
+                         int32_t pairs,
+                         int32_t pair,
+                         __m512 (&sum)[R]) {
+  __m512i block[8];
+  LoadTransposed<kCount>(rows, pair, block);
+  HWY_UNROLL(8)
+  for (int32_t i = 0; i < kCount; ++i) {
+    HWY_UNROLL(8)
+    for (int32_t r = 0; r < R; ++r) {
+      sum[r] =
+          _mm512_dpbf16_ps(sum[r], AsBf16(block[i]), Broadcast(q + int64_t{r} * pairs + pair + i));
+    }
+  }
+}
+
+// scores[r][key] = q of row r . key, from the keys as they lie.
 template <int R>
-void AttendRows(const AttendArgs& args, int32_t row) {
-  constexpr uint64_t kAll = ~uint64_t{0};
-  const int32_t padded = RoundUp(args.head_dim, kDimUnit);
+void ScoresFew(const AttendArgs& args, float* scores) {
   const int32_t pairs = args.head_dim / 2;
-  alignas(64) float scores[R * kGroupKeys];
-  alignas(64) uint32_t p[R * kPairs];
-  float correction[R];
-  uint64_t any = 0;
-  for (int r = 0; r < R; ++r) {
-    any |= args.visible == nullptr ? kAll : args.visible[row + r];
+  const auto* q = static_cast<const uint32_t*>(args.q);
+  // Few rows are few chains of products, too few to hide their latency: two blocks of keys then
+  // run side by side.
+  constexpr int32_t kBlocks = R <= 4 ? 2 : 1;
+  for (int32_t first_key = 0; first_key < kGroupKeys; first_key += 16 * kBlocks) {
+    const std::byte* const* rows = *args.key_rows + first_key;
+    const std::byte* const* fetch = *args.value_rows + first_key;
+    __m512 sum[kBlocks][R];
+    for (auto& block : sum) {
+      for (__m512& row : block) {
+        row = _mm512_setzero_ps();
+      }
+    }
+    int32_t pair = 0;
+    for (; pair + 8 <= pairs; pair += 8) {
+      for (int32_t i = 0; i < 8 * kBlocks; ++i) {
+        // Each of two turns fetches the lines of half the keys.
+        _mm_prefetch(fetch[i + kBlocks * (pair & 8)] + 4 * (pair & ~8), _MM_HINT_T0);
+      }
+      AddPairs<R, 8>(rows, q, pairs, pair, sum[0]);
+      if constexpr (kBlocks == 2) {
+        AddPairs<R, 8>(rows + 16, q, pairs, pair, sum[1]);
+      }
+    }
+    if (pair < pairs) {
+      AddPairs<R, 4>(rows, q, pairs, pair, sum[0]);
+      if constexpr (kBlocks == 2) {
+        AddPairs<R, 4>(rows + 16, q, pairs, pair, sum[1]);
+      }
+    }
+    for (int32_t b = 0; b < kBlocks; ++b) {
+      for (int32_t r = 0; r < R; ++r) {
+        _mm512_store_ps(scores + r * kGroupKeys + first_key + 16 * b, sum[b][r]);
+      }
+    }
   }
-  if (any == 0) {
-    return;
-  }
-  Scores<R>(static_cast<const uint32_t*>(args.q) + int64_t{row} * pairs,
-            static_cast<const uint32_t*>(args.keys),
-            pairs,
-            scores);
+}
+
+// Accumulate from the values as they lie, for V vectors of dimensions from `dim` on.
+template <int R, int V>
+void AccumulateFew(const AttendArgs& args,
+                   int32_t dim,
+                   const uint32_t* p,
+                   const float* correction) {
+  const int32_t padded = RoundUp(args.head_dim, kDimUnit);
+  float* acc = args.acc + dim;
+  __m512 sum[R][V];
   for (int r = 0; r < R; ++r) {
-    const uint64_t visible = args.visible == nullptr ? kAll : args.visible[row + r];
+    for (int v = 0; v < V; ++v) {
+      sum[r][v] = _mm512_fmadd_ps(_mm512_load_ps(acc + int64_t{r} * padded + 16 * v),
+                                  _mm512_set1_ps(correction[r]),
+                                  _mm512_setzero_ps());
+    }
+  }
+  const int32_t last = std::min(32, args.head_dim - dim - 16 * (V - 2));
+  const auto mask = static_cast<__mmask32>((uint64_t{1} << last) - 1);
+  for (int32_t i = 0; i < kPairs; ++i) {
+    const std::byte* rows[2] = {(*args.value_rows)[2 * i], (*args.value_rows)[2 * i + 1]};
+    const std::byte* fetch[2] = {(*args.next_key_rows)[2 * i], (*args.next_key_rows)[2 * i + 1]};
+    __m512i value[V];
+    for (int v = 0; v < V; v += 2) {
+      const int64_t offset = 2 * (int64_t{dim} + 16 * v);
+      const __mmask32 part = v + 2 == V ? mask : ~__mmask32{0};
+      const __m512i a = _mm512_maskz_loadu_epi16(part, rows[0] + offset);
+      const __m512i b = _mm512_maskz_loadu_epi16(part, rows[1] + offset);
+      _mm_prefetch(fetch[0] + offset, _MM_HINT_T0);
+      _mm_prefetch(fetch[1] + offset, _MM_HINT_T0);
+      value[v] = PairLow(a, b);
+      value[v + 1] = PairHigh(a, b);
+    }
+    for (int r = 0; r < R; ++r) {
+      const __m512bh pair = Broadcast(p + r * kPairs + i);
+      for (int v = 0; v < V; ++v) {
+        sum[r][v] = _mm512_dpbf16_ps(sum[r][v], AsBf16(value[v]), pair);
+      }
+    }
+  }
+  for (int r = 0; r < R; ++r) {
+    for (int v = 0; v < V; ++v) {
+      _mm512_store_ps(acc + int64_t{r} * padded + 16 * v, sum[r][v]);
+    }
+  }
+}
+
+// Softmax of R rows from `row` on: probabilities and what to multiply their accumulators with.
+template <int R>
+void SoftmaxRows(
+    const AttendArgs& args, int32_t row, const float* scores, uint32_t* p, float* correction) {
+  for (int r = 0; r < R; ++r) {
+    const uint64_t visible = args.visible == nullptr ? ~uint64_t{0} : args.visible[row + r];
     if (visible == 0) {
       correction[r] = 1;
       std::fill_n(p + r * kPairs, kPairs, 0U);
@@ -257,18 +367,77 @@ void AttendRows(const AttendArgs& args, int32_t row) {
                             args.sum + int64_t{row + r} * kSumLanes,
                             reinterpret_cast<uint16_t*>(p + r * kPairs));
   }
-  const auto* values = static_cast<const uint32_t*>(args.values);
+}
+
+template <int R>
+void AttendFewRows(const AttendArgs& args) {
+  alignas(64) float scores[R * kGroupKeys];
+  alignas(64) uint32_t p[R * kPairs];
+  float correction[R];
+  ScoresFew<R>(args, scores);
+  SoftmaxRows<R>(args, 0, scores, p, correction);
+  int32_t dim = 0;
+  if constexpr (R <= 4) {
+    for (; dim + 64 <= args.head_dim; dim += 64) {
+      AccumulateFew<R, 4>(args, dim, p, correction);
+    }
+  }
+  for (; dim < args.head_dim; dim += 32) {
+    AccumulateFew<R, 2>(args, dim, p, correction);
+  }
+}
+
+void AttendFew(const AttendArgs& args) {
+  static constexpr void (*kByRows[])(const AttendArgs&) = {AttendFewRows<1>,
+                                                           AttendFewRows<2>,
+                                                           AttendFewRows<3>,
+                                                           AttendFewRows<4>,
+                                                           AttendFewRows<5>,
+                                                           AttendFewRows<6>,
+                                                           AttendFewRows<7>,
+                                                           AttendFewRows<8>};
+  static_assert(std::size(kByRows) == kMaxFew);
+  kByRows[args.num_rows - 1](args);
+}
+
+template <int R>
+void AttendRows(const AttendArgs& args, int32_t row) {
+  const int32_t padded = RoundUp(args.head_dim, kDimUnit);
+  const int32_t pairs = args.head_dim / 2;
+  alignas(64) float scores[R * kGroupKeys];
+  alignas(64) uint32_t p[R * kPairs];
+  float correction[R];
+  if (args.visible != nullptr &&
+      std::all_of(args.visible + row, args.visible + row + R, [](uint64_t v) { return v == 0; })) {
+    return;
+  }
+  Scores<R>(static_cast<const uint32_t*>(args.q) + int64_t{row} * pairs,
+            static_cast<const uint32_t*>(args.packed_keys),
+            pairs,
+            scores);
+  SoftmaxRows<R>(args, row, scores, p, correction);
+  const auto* values = static_cast<const uint32_t*>(args.packed_values);
   float* acc = args.acc + int64_t{row} * padded;
   int32_t dim = 0;
   for (; dim + 16 * kVectors <= padded; dim += 16 * kVectors) {
     Accumulate<R, kVectors>(p, values + dim, padded, correction, acc + dim);
   }
-  if (dim + 32 <= padded) {
-    Accumulate<R, 2>(p, values + dim, padded, correction, acc + dim);
-    dim += 32;
-  }
   if (dim < padded) {
-    Accumulate<R, 1>(p, values + dim, padded, correction, acc + dim);
+    Accumulate<R, 2>(p, values + dim, padded, correction, acc + dim);
+  }
+}
+
+constexpr void (*kAttendRows[])(const AttendArgs&, int32_t) = {
+    AttendRows<1>, AttendRows<2>, AttendRows<3>, AttendRows<4>, AttendRows<5>, AttendRows<6>};
+static_assert(std::size(kAttendRows) == kRows);
+
+// Fetches the lanes [first, last) of the next group into the second-level cache.
+void FetchNext(const AttendArgs& args, int32_t first, int32_t last) {
+  for (int32_t lane = first; lane < last; ++lane) {
+    for (int32_t byte = 0; byte < 2 * args.head_dim; byte += 64) {
+      _mm_prefetch((*args.next_key_rows)[lane] + byte, _MM_HINT_T1);
+      _mm_prefetch((*args.next_value_rows)[lane] + byte, _MM_HINT_T1);
+    }
   }
 }
 
@@ -277,26 +446,8 @@ void Attend(const AttendArgs& args) {
   int32_t row = 0;
   for (int32_t block = 0; block < num_blocks; ++block) {
     const int32_t rows = CeilDiv(args.num_rows - row, num_blocks - block);
-    switch (rows) {
-      case 1:
-        AttendRows<1>(args, row);
-        break;
-      case 2:
-        AttendRows<2>(args, row);
-        break;
-      case 3:
-        AttendRows<3>(args, row);
-        break;
-      case 4:
-        AttendRows<4>(args, row);
-        break;
-      case 5:
-        AttendRows<5>(args, row);
-        break;
-      default:
-        AttendRows<kRows>(args, row);
-        break;
-    }
+    FetchNext(args, kGroupKeys * block / num_blocks, kGroupKeys * (block + 1) / num_blocks);
+    kAttendRows[rows - 1](args, row);
     row += rows;
   }
 }
@@ -312,6 +463,9 @@ constexpr AttentionKernel kKernel = {.q_dtype = DType::kBf16,
                                      .pack_keys = PackKeys,
                                      .pack_values = PackValues,
                                      .attend = Attend,
+                                     .attend_few = AttendFew,
+                                     .max_few = kMaxFew,
+                                     .natural_order = NaturalOrder,
                                      .exp2 = Exp2Array};
 
 }  // namespace

@@ -4,7 +4,6 @@
 // A score is one chain of products along head_dim in ascending order, an output one chain along the
 // keys, for any number of rows.
 #include <algorithm>
-#include <cstring>
 #include <limits>
 
 #include "kernels/attention_kernel.h"
@@ -13,6 +12,7 @@
 #define HWY_DISABLED_TARGETS (HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/attention_kernel_f32.cc"
+#include <hwy/cache_control.h>
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
@@ -24,62 +24,142 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 using Floats = HWY_CAPPED(float, 16);
 using Ints = hn::RebindToSigned<Floats>;
+using Words = hn::RebindToUnsigned<Floats>;
 using Vector = hn::Vec<Floats>;
 
-// Rows x vectors that accumulate side by side: what the register file holds beside the operands.
-constexpr int32_t kVectors = 4;
-#if HWY_ARCH_ARM_A64 || (HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3)
+constexpr auto kLanes = static_cast<int32_t>(hn::MaxLanes(Floats()));
+
+// Rows that share a loaded key or value, and vectors of it: as many accumulators as the register
+// file (32 or 16) holds beside the operands.
 constexpr int32_t kRows = 6;
+#if HWY_ARCH_ARM_A64 || (HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3)
+constexpr int32_t kVectors = 4;
 #else
-constexpr int32_t kRows = 3;
+constexpr int32_t kVectors = 2;
 #endif
 
-void LoadRow(const std::byte* row, DType dtype, int32_t head_dim, float* out) {
-  if (row == nullptr) {
-    std::fill_n(out, head_dim, 0.0F);
-  } else if (dtype == DType::kF32) {
-    std::memcpy(out, row, sizeof(float) * static_cast<size_t>(head_dim));
-  } else {
-    const hn::CappedTag<float, 4> d4;
-    const hn::RebindToUnsigned<decltype(d4)> bits;
-    const hn::Rebind<uint16_t, decltype(d4)> halves;
-    const auto* from = reinterpret_cast<const uint16_t*>(row);
-    for (int32_t i = 0; i < head_dim; i += static_cast<int32_t>(hn::Lanes(d4))) {
-      const auto wide = hn::ShiftLeft<16>(hn::PromoteTo(bits, hn::LoadU(halves, from + i)));
-      hn::StoreU(hn::BitCast(d4, wide), d4, out + i);
+#if HWY_TARGET == HWY_SCALAR
+
+void PackAndFetch(
+    const GroupRows& rows, const GroupRows& /*next*/, DType dtype, int32_t head_dim, float* out) {
+  for (int32_t key = 0; key < kGroupKeys; ++key) {
+    for (int32_t dim = 0; dim < head_dim; ++dim) {
+      out[int64_t{dim} * kGroupKeys + key] =
+          dtype == DType::kF32 ? reinterpret_cast<const float*>(rows[key])[dim]
+                               : ToFloat(reinterpret_cast<const Bf16*>(rows[key])[dim]);
     }
   }
 }
 
-void PackKeys(const GroupRows& rows, DType dtype, int32_t head_dim, void* packed) {
-  auto* out = static_cast<float*>(packed);
-  alignas(64) float row[4][256];
-  for (int32_t key = 0; key < kGroupKeys; key += 4) {
-    for (int32_t k = 0; k < 4; ++k) {
-      LoadRow(rows[key + k], dtype, head_dim, row[k]);
-    }
-    const hn::CappedTag<float, 4> d4;
-    alignas(64) float quads[256 * 4];
-    for (int32_t i = 0; i < head_dim; i += static_cast<int32_t>(hn::Lanes(d4))) {
-      hn::StoreInterleaved4(hn::Load(d4, row[0] + i),
-                            hn::Load(d4, row[1] + i),
-                            hn::Load(d4, row[2] + i),
-                            hn::Load(d4, row[3] + i),
-                            d4,
-                            quads + 4 * i);
-    }
-    for (int32_t i = 0; i < head_dim; ++i) {
-      std::memcpy(out + int64_t{i} * kGroupKeys + key, quads + 4 * i, 4 * sizeof(float));
+#else
+
+// 32-bit words [word, word + 4) of every fourth row, as many rows as fill a vector.
+hn::Vec<Words> LoadWords(const std::byte* const* rows, int32_t word) {
+  const Words d;
+  const auto at = [&](int32_t row) {
+    return reinterpret_cast<const uint32_t*>(rows[4 * row]) + word;
+  };
+  if constexpr (kLanes == 4) {
+    return hn::LoadU(d, at(0));
+  } else {
+    const hn::Half<Words> d2;
+    if constexpr (kLanes == 8) {
+      return hn::Combine(d, hn::LoadU(d2, at(1)), hn::LoadU(d2, at(0)));
+    } else {
+      const hn::Half<decltype(d2)> d4;
+      return hn::Combine(d,
+                         hn::Combine(d2, hn::LoadU(d4, at(3)), hn::LoadU(d4, at(2))),
+                         hn::Combine(d2, hn::LoadU(d4, at(1)), hn::LoadU(d4, at(0))));
     }
   }
+}
+
+// One word of kLanes keys: one dimension of float32, two of bf16.
+void StoreWords(hn::Vec<Words> words, DType dtype, int32_t word, float* out) {
+  const Words d;
+  auto* to = reinterpret_cast<uint32_t*>(out);
+  if (dtype == DType::kF32) {
+    hn::Store(words, d, to + int64_t{word} * kGroupKeys);
+  } else {
+    hn::Store(hn::ShiftLeft<16>(words), d, to + 2 * int64_t{word} * kGroupKeys);
+    hn::Store(
+        hn::And(words, hn::Set(d, 0xffff0000U)), d, to + (2 * int64_t{word} + 1) * kGroupKeys);
+  }
+}
+
+// Transposes; fetches `next` meanwhile.
+void PackAndFetch(
+    const GroupRows& rows, const GroupRows& next, DType dtype, int32_t head_dim, float* out) {
+  const Words d;
+  const hn::RepartitionToWide<Words> d64;
+  const int32_t num_words = head_dim * DTypeBytes(dtype) / 4;  // a multiple of 4
+  for (int32_t key = 0; key < kGroupKeys; key += kLanes) {
+    for (int32_t word = 0; word < num_words; word += 4) {
+      if (word % 16 == 0) {
+        for (int32_t i = 0; i < kLanes; ++i) {
+          hwy::Prefetch(next[key + i] + 4 * int64_t{word});
+        }
+      }
+      const auto row0 = LoadWords(rows + key, word);
+      const auto row1 = LoadWords(rows + key + 1, word);
+      const auto row2 = LoadWords(rows + key + 2, word);
+      const auto row3 = LoadWords(rows + key + 3, word);
+      const auto low01 = hn::BitCast(d64, hn::InterleaveLower(d, row0, row1));
+      const auto high01 = hn::BitCast(d64, hn::InterleaveUpper(d, row0, row1));
+      const auto low23 = hn::BitCast(d64, hn::InterleaveLower(d, row2, row3));
+      const auto high23 = hn::BitCast(d64, hn::InterleaveUpper(d, row2, row3));
+      StoreWords(hn::BitCast(d, hn::InterleaveLower(d64, low01, low23)), dtype, word, out + key);
+      StoreWords(
+          hn::BitCast(d, hn::InterleaveUpper(d64, low01, low23)), dtype, word + 1, out + key);
+      StoreWords(
+          hn::BitCast(d, hn::InterleaveLower(d64, high01, high23)), dtype, word + 2, out + key);
+      StoreWords(
+          hn::BitCast(d, hn::InterleaveUpper(d64, high01, high23)), dtype, word + 3, out + key);
+    }
+  }
+}
+
+#endif
+
+void PackKeys(const GroupRows& rows, DType dtype, int32_t head_dim, void* packed) {
+  PackAndFetch(rows, rows, dtype, head_dim, static_cast<float*>(packed));
+}
+
+template <class D>
+hn::Vec<D> LoadAs(D d, const std::byte* row, DType dtype, int32_t dim) {
+  if (dtype == DType::kF32) {
+    return hn::LoadU(d, reinterpret_cast<const float*>(row) + dim);
+  }
+  const hn::RebindToUnsigned<D> bits;
+  const hn::Rebind<uint16_t, D> halves;
+  const auto half = hn::LoadU(halves, reinterpret_cast<const uint16_t*>(row) + dim);
+  return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(bits, half)));
+}
+
+// Dimensions [dim, dim + kLanes) of a row, zeros from head_dim on: a multiple of 8, which only a
+// vector of 16 can pass.
+HWY_INLINE Vector LoadValues(const std::byte* row,
+                             DType dtype,
+                             int32_t dim,
+                             [[maybe_unused]] int32_t head_dim) {
+  const Floats d;
+#if HWY_TARGET != HWY_SCALAR
+  if (dim + kLanes > head_dim) {
+    return hn::ZeroExtendVector(d, LoadAs(hn::Half<Floats>(), row, dtype, dim));
+  }
+#endif
+  return LoadAs(d, row, dtype, dim);
 }
 
 void PackValues(const GroupRows& rows, DType dtype, int32_t head_dim, void* packed) {
   const int32_t padded = RoundUp(head_dim, kDimUnit);
-  for (int32_t key = 0; key < kGroupKeys; ++key) {
-    float* out = static_cast<float*>(packed) + int64_t{key} * padded;
-    LoadRow(rows[key], dtype, head_dim, out);
-    std::fill_n(out + head_dim, padded - head_dim, 0.0F);
+  auto* out = static_cast<float*>(packed);
+  for (const std::byte* row : rows) {
+    for (int32_t dim = 0; dim < head_dim; dim += kLanes) {
+      hn::Store(LoadValues(row, dtype, dim, head_dim), Floats(), out + dim);
+    }
+    std::fill(out + RoundUp(head_dim, kLanes), out + padded, 0.0F);
+    out += padded;
   }
 }
 
@@ -87,7 +167,6 @@ void PackValues(const GroupRows& rows, DType dtype, int32_t head_dim, void* pack
 template <int R>
 void Scores(const float* q, const float* keys, int32_t head_dim, float* scores) {
   const Floats d;
-  const int32_t lanes = static_cast<int32_t>(hn::Lanes(d));
   Vector sum[R][kVectors];
   for (int r = 0; r < R; ++r) {
     for (int v = 0; v < kVectors; ++v) {
@@ -97,7 +176,7 @@ void Scores(const float* q, const float* keys, int32_t head_dim, float* scores) 
   for (int32_t i = 0; i < head_dim; ++i) {
     Vector key[kVectors];
     for (int v = 0; v < kVectors; ++v) {
-      key[v] = hn::Load(d, keys + int64_t{i} * kGroupKeys + v * lanes);
+      key[v] = hn::Load(d, keys + int64_t{i} * kGroupKeys + v * kLanes);
     }
     for (int r = 0; r < R; ++r) {
       const Vector element = hn::Set(d, q[int64_t{r} * head_dim + i]);
@@ -108,7 +187,7 @@ void Scores(const float* q, const float* keys, int32_t head_dim, float* scores) 
   }
   for (int r = 0; r < R; ++r) {
     for (int v = 0; v < kVectors; ++v) {
-      hn::Store(sum[r][v], d, scores + r * kGroupKeys + v * lanes);
+      hn::Store(sum[r][v], d, scores + r * kGroupKeys + v * kLanes);
     }
   }
 }
@@ -136,7 +215,6 @@ Vector Exp2(Vector x) {
 // accumulators are to be multiplied with.
 float Softmax(float* scores, uint64_t visible, float scale, float& max, float* sum) {
   const Floats d;
-  const int32_t lanes = static_cast<int32_t>(hn::Lanes(d));
   const Vector nothing = hn::Set(d, -std::numeric_limits<float>::infinity());
   if (visible != ~uint64_t{0}) {
     for (int32_t key = 0; key < kGroupKeys; ++key) {
@@ -146,13 +224,13 @@ float Softmax(float* scores, uint64_t visible, float scale, float& max, float* s
     }
   }
   Vector largest = nothing;
-  for (int32_t key = 0; key < kGroupKeys; key += lanes) {
+  for (int32_t key = 0; key < kGroupKeys; key += kLanes) {
     largest = hn::Max(largest, hn::Load(d, scores + key));
   }
   const float new_max = std::max(max, hn::GetLane(hn::MaxOfLanes(d, largest)) * scale);
   const Vector correction = Exp2(hn::Set(d, max - new_max));
   max = new_max;
-  for (int32_t part = 0; part < kSumLanes; part += lanes) {
+  for (int32_t part = 0; part < kSumLanes; part += kLanes) {
     Vector total = hn::Mul(hn::Load(d, sum + part), correction);
     for (int32_t key = part; key < kGroupKeys; key += kSumLanes) {
       const Vector x = hn::Load(d, scores + key);
@@ -165,17 +243,17 @@ float Softmax(float* scores, uint64_t visible, float scale, float& max, float* s
   return hn::GetLane(correction);
 }
 
-// acc[r] = acc[r] * correction[r] + p[r] . values, for V vectors of dimensions.
-template <int R, int V>
-void Accumulate(
-    const float* p, const float* values, int32_t padded, const float* correction, float* acc) {
+// acc[r] = acc[r] * correction[r] + p[r] . values, for V vectors of dimensions; load(key, v) gives
+// vector v of a key's.
+template <int R, int V, class Load>
+HWY_INLINE void Accumulate(
+    const float* p, int32_t padded, const float* correction, float* acc, const Load& load) {
   const Floats d;
-  const int32_t lanes = static_cast<int32_t>(hn::Lanes(d));
   Vector sum[R][V];
   for (int r = 0; r < R; ++r) {
     for (int v = 0; v < V; ++v) {
       // Adding zero makes a zero positive, so that products with nothing change no bit later.
-      sum[r][v] = hn::MulAdd(hn::Load(d, acc + int64_t{r} * padded + v * lanes),
+      sum[r][v] = hn::MulAdd(hn::Load(d, acc + int64_t{r} * padded + v * kLanes),
                              hn::Set(d, correction[r]),
                              hn::Zero(d));
     }
@@ -183,7 +261,7 @@ void Accumulate(
   for (int32_t key = 0; key < kGroupKeys; ++key) {
     Vector value[V];
     for (int v = 0; v < V; ++v) {
-      value[v] = hn::Load(d, values + int64_t{key} * padded + v * lanes);
+      value[v] = load(key, v);
     }
     for (int r = 0; r < R; ++r) {
       const Vector weight = hn::Set(d, p[r * kGroupKeys + key]);
@@ -194,34 +272,55 @@ void Accumulate(
   }
   for (int r = 0; r < R; ++r) {
     for (int v = 0; v < V; ++v) {
-      hn::Store(sum[r][v], d, acc + int64_t{r} * padded + v * lanes);
+      hn::Store(sum[r][v], d, acc + int64_t{r} * padded + v * kLanes);
     }
   }
 }
 
-template <int R>
-void AttendRows(const AttendArgs& args, int32_t row) {
-  constexpr uint64_t kAll = ~uint64_t{0};
-  const Floats d;
-  const int32_t lanes = static_cast<int32_t>(hn::Lanes(d));
+template <int R, int V>
+void AccumulatePacked(
+    const AttendArgs& args, int32_t row, int32_t dim, const float* p, const float* correction) {
   const int32_t padded = RoundUp(args.head_dim, kDimUnit);
-  alignas(64) float scores[R * kGroupKeys];
-  float correction[R];
-  uint64_t any = 0;
-  for (int r = 0; r < R; ++r) {
-    any |= args.visible == nullptr ? kAll : args.visible[row + r];
+  const float* values = static_cast<const float*>(args.packed_values) + dim;
+  Accumulate<R, V>(p,
+                   padded,
+                   correction,
+                   args.acc + int64_t{row} * padded + dim,
+                   [&](int32_t key, int v) HWY_ATTR {
+                     return hn::Load(Floats(), values + int64_t{key} * padded + v * kLanes);
+                   });
+}
+
+// From the values as they lie.
+template <int R, int V>
+void AccumulateFew(const AttendArgs& args, int32_t dim, const float* p, const float* correction) {
+  const int32_t padded = RoundUp(args.head_dim, kDimUnit);
+  const auto run = [&](DType dtype) HWY_ATTR {
+    Accumulate<R, V>(p, padded, correction, args.acc + dim, [&](int32_t key, int v) HWY_ATTR {
+      if (v == 0) {
+        hwy::Prefetch((*args.next_value_rows)[key] + int64_t{dim} * DTypeBytes(dtype));
+      }
+      return LoadValues((*args.value_rows)[key], dtype, dim + v * kLanes, args.head_dim);
+    });
+  };
+  if (args.dtype == DType::kF32) {
+    run(DType::kF32);
+  } else {
+    run(DType::kBf16);
   }
-  if (any == 0) {
-    return;
-  }
-  for (int32_t key = 0; key < kGroupKeys; key += kVectors * lanes) {
+}
+
+// Scores and probabilities of R rows from `row` on.
+template <int R>
+void Probabilities(const AttendArgs& args, int32_t row, float* scores, float* correction) {
+  for (int32_t key = 0; key < kGroupKeys; key += kVectors * kLanes) {
     Scores<R>(static_cast<const float*>(args.q) + int64_t{row} * args.head_dim,
-              static_cast<const float*>(args.keys) + key,
+              static_cast<const float*>(args.packed_keys) + key,
               args.head_dim,
               scores + key);
   }
   for (int r = 0; r < R; ++r) {
-    const uint64_t visible = args.visible == nullptr ? kAll : args.visible[row + r];
+    const uint64_t visible = args.visible == nullptr ? ~uint64_t{0} : args.visible[row + r];
     if (visible == 0) {
       correction[r] = 1;
       std::fill_n(scores + r * kGroupKeys, kGroupKeys, 0.0F);
@@ -233,36 +332,79 @@ void AttendRows(const AttendArgs& args, int32_t row) {
                             args.max[row + r],
                             args.sum + int64_t{row + r} * kSumLanes);
   }
-  const auto* values = static_cast<const float*>(args.values);
-  float* acc = args.acc + int64_t{row} * padded;
-  int32_t dim = 0;
-  for (; dim + kVectors * lanes <= padded; dim += kVectors * lanes) {
-    Accumulate<R, kVectors>(scores, values + dim, padded, correction, acc + dim);
+}
+
+template <int R>
+void AttendRows(const AttendArgs& args, int32_t row) {
+  alignas(64) float scores[R * kGroupKeys];
+  float correction[R];
+  if (args.visible != nullptr &&
+      std::all_of(args.visible + row, args.visible + row + R, [](uint64_t v) { return v == 0; })) {
+    return;
   }
-  for (; dim < padded; dim += lanes) {
-    Accumulate<R, 1>(scores, values + dim, padded, correction, acc + dim);
+  Probabilities<R>(args, row, scores, correction);
+  const int32_t padded = RoundUp(args.head_dim, kDimUnit);
+  int32_t dim = 0;
+  for (; dim + kVectors * kLanes <= padded; dim += kVectors * kLanes) {
+    AccumulatePacked<R, kVectors>(args, row, dim, scores, correction);
+  }
+  for (; dim < padded; dim += kLanes) {
+    AccumulatePacked<R, 1>(args, row, dim, scores, correction);
   }
 }
 
+template <int R>
+void AttendFewRows(const AttendArgs& args, int32_t /*row*/) {
+  alignas(64) float scores[R * kGroupKeys];
+  float correction[R];
+  PackAndFetch(*args.key_rows,
+               *args.next_key_rows,
+               args.dtype,
+               args.head_dim,
+               static_cast<float*>(args.packed_keys));
+  Probabilities<R>(args, 0, scores, correction);
+  int32_t dim = 0;
+  for (; dim + kVectors * kLanes <= args.head_dim; dim += kVectors * kLanes) {
+    AccumulateFew<R, kVectors>(args, dim, scores, correction);
+  }
+  for (; dim < args.head_dim; dim += kLanes) {
+    AccumulateFew<R, 1>(args, dim, scores, correction);
+  }
+}
+
+using RowsFunction = void (*)(const AttendArgs& args, int32_t row);
+constexpr RowsFunction kAttendRows[kRows] = {
+    AttendRows<1>, AttendRows<2>, AttendRows<3>, AttendRows<4>, AttendRows<5>, AttendRows<6>};
+constexpr RowsFunction kAttendFewRows[kRows] = {AttendFewRows<1>,
+                                                AttendFewRows<2>,
+                                                AttendFewRows<3>,
+                                                AttendFewRows<4>,
+                                                AttendFewRows<5>,
+                                                AttendFewRows<6>};
+
 void Attend(const AttendArgs& args) {
+  const int32_t num_blocks = CeilDiv(args.num_rows, kRows);
   int32_t row = 0;
-  for (; row + kRows <= args.num_rows; row += kRows) {
-    AttendRows<kRows>(args, row);
+  for (int32_t block = 0; block < num_blocks; ++block) {
+    const int32_t rows = CeilDiv(args.num_rows - row, num_blocks - block);
+    kAttendRows[rows - 1](args, row);
+    row += rows;
   }
-  for (; row + 2 <= args.num_rows; row += 2) {
-    AttendRows<2>(args, row);
-  }
-  if (row < args.num_rows) {
-    AttendRows<1>(args, row);
-  }
+}
+
+void AttendFew(const AttendArgs& args) {
+  kAttendFewRows[args.num_rows - 1](args, 0);
+}
+
+void NaturalOrder(const float* acc, int32_t head_dim, float* out) {
+  std::copy_n(acc, head_dim, out);
 }
 
 void Exp2Array(const float* x, float* out, int64_t count) {
   const Floats d;
-  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  for (int64_t i = 0; i < count; i += lanes) {
+  for (int64_t i = 0; i < count; i += kLanes) {
     alignas(64) float part[16] = {};
-    const int64_t rest = std::min(lanes, count - i);
+    const int64_t rest = std::min<int64_t>(kLanes, count - i);
     std::copy_n(x + i, rest, part);
     hn::Store(Exp2(hn::Load(d, part)), d, part);
     std::copy_n(part, rest, out + i);
@@ -274,6 +416,9 @@ const AttentionKernel* Kernel() {
                                               .pack_keys = PackKeys,
                                               .pack_values = PackValues,
                                               .attend = Attend,
+                                              .attend_few = AttendFew,
+                                              .max_few = kRows,
+                                              .natural_order = NaturalOrder,
                                               .exp2 = Exp2Array};
   return &kKernel;
 }
