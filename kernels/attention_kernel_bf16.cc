@@ -242,6 +242,18 @@ void Accumulate(const uint32_t* p,
   }
 }
 
+// Fetches part `step` of `num_steps` of a group's rows, line after line as they lie, into the
+// second-level cache: the first level has too few miss buffers to keep memory busy (Zen 4, decode
+// at 8k keys, head_dim 128: 41 % of read bandwidth into the first level, 71 % into the second).
+HWY_INLINE void Fetch(const GroupRows& rows, int32_t head_dim, int32_t step, int32_t num_steps) {
+  const int32_t end = kGroupKeys * (step + 1) / num_steps;
+  for (int32_t lane = kGroupKeys * step / num_steps; lane < end; ++lane) {
+    for (int32_t byte = 0; byte < 2 * head_dim; byte += 64) {
+      _mm_prefetch(rows[lane] + byte, _MM_HINT_T1);
+    }
+  }
+}
+
 // Adds pairs [pair, pair + kCount) of 16 keys to their scores.
 template <int R, int kCount>
 HWY_INLINE void AddPairs(const std::byte* const* rows,
@@ -269,9 +281,10 @@ void ScoresFew(const AttendArgs& args, float* scores) {
   // Few rows are few chains of products, too few to hide their latency: two blocks of keys then
   // run side by side.
   constexpr int32_t kBlocks = R <= 4 ? 2 : 1;
+  const int32_t num_steps = pairs / 8 * (kGroupKeys / 16 / kBlocks);
+  int32_t step = 0;
   for (int32_t first_key = 0; first_key < kGroupKeys; first_key += 16 * kBlocks) {
     const std::byte* const* rows = *args.key_rows + first_key;
-    const std::byte* const* fetch = *args.value_rows + first_key;
     __m512 sum[kBlocks][R];
     for (auto& block : sum) {
       for (__m512& row : block) {
@@ -280,10 +293,7 @@ void ScoresFew(const AttendArgs& args, float* scores) {
     }
     int32_t pair = 0;
     for (; pair + 8 <= pairs; pair += 8) {
-      for (int32_t i = 0; i < 8 * kBlocks; ++i) {
-        // Each of two turns fetches the lines of half the keys.
-        _mm_prefetch(fetch[i + kBlocks * (pair & 8)] + 4 * (pair & ~8), _MM_HINT_T0);
-      }
+      Fetch(*args.value_rows, args.head_dim, step++, num_steps);
       AddPairs<R, 8>(rows, q, pairs, pair, sum[0]);
       if constexpr (kBlocks == 2) {
         AddPairs<R, 8>(rows + 16, q, pairs, pair, sum[1]);
@@ -319,19 +329,19 @@ void AccumulateFew(const AttendArgs& args,
                                   _mm512_setzero_ps());
     }
   }
+  const int32_t num_steps = kPairs * CeilDiv(args.head_dim, 16 * V);
+  const int32_t first_step = kPairs * (dim / (16 * V));
   const int32_t last = std::min(32, args.head_dim - dim - 16 * (V - 2));
   const auto mask = static_cast<__mmask32>((uint64_t{1} << last) - 1);
   for (int32_t i = 0; i < kPairs; ++i) {
     const std::byte* rows[2] = {(*args.value_rows)[2 * i], (*args.value_rows)[2 * i + 1]};
-    const std::byte* fetch[2] = {(*args.next_key_rows)[2 * i], (*args.next_key_rows)[2 * i + 1]};
+    Fetch(*args.next_key_rows, args.head_dim, first_step + i, num_steps);
     __m512i value[V];
     for (int v = 0; v < V; v += 2) {
       const int64_t offset = 2 * (int64_t{dim} + 16 * v);
       const __mmask32 part = v + 2 == V ? mask : ~__mmask32{0};
       const __m512i a = _mm512_maskz_loadu_epi16(part, rows[0] + offset);
       const __m512i b = _mm512_maskz_loadu_epi16(part, rows[1] + offset);
-      _mm_prefetch(fetch[0] + offset, _MM_HINT_T0);
-      _mm_prefetch(fetch[1] + offset, _MM_HINT_T0);
       value[v] = PairLow(a, b);
       value[v + 1] = PairHigh(a, b);
     }
@@ -431,22 +441,13 @@ constexpr void (*kAttendRows[])(const AttendArgs&, int32_t) = {
     AttendRows<1>, AttendRows<2>, AttendRows<3>, AttendRows<4>, AttendRows<5>, AttendRows<6>};
 static_assert(std::size(kAttendRows) == kRows);
 
-// Fetches the lanes [first, last) of the next group into the second-level cache.
-void FetchNext(const AttendArgs& args, int32_t first, int32_t last) {
-  for (int32_t lane = first; lane < last; ++lane) {
-    for (int32_t byte = 0; byte < 2 * args.head_dim; byte += 64) {
-      _mm_prefetch((*args.next_key_rows)[lane] + byte, _MM_HINT_T1);
-      _mm_prefetch((*args.next_value_rows)[lane] + byte, _MM_HINT_T1);
-    }
-  }
-}
-
 void Attend(const AttendArgs& args) {
   const int32_t num_blocks = CeilDiv(args.num_rows, kRows);
   int32_t row = 0;
   for (int32_t block = 0; block < num_blocks; ++block) {
     const int32_t rows = CeilDiv(args.num_rows - row, num_blocks - block);
-    FetchNext(args, kGroupKeys * block / num_blocks, kGroupKeys * (block + 1) / num_blocks);
+    Fetch(*args.next_key_rows, args.head_dim, block, num_blocks);
+    Fetch(*args.next_value_rows, args.head_dim, block, num_blocks);
     kAttendRows[rows - 1](args, row);
     row += rows;
   }
