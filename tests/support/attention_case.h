@@ -143,6 +143,13 @@ class AttentionCase {
 
   const TilePlan& plan() const { return plan_; }
 
+  // The pool and the queries as they lie in memory; the queries have 64 spare bytes at the end.
+  const std::vector<uint32_t>& pool() const { return pool_; }
+
+  const std::vector<std::byte>& queries() const { return q_; }
+
+  int64_t num_rows() const { return num_rows_; }
+
   const std::vector<TileSequence>& sequences() const { return sequences_; }
 
   const std::vector<BlockEntry>& entries() const { return entries_; }

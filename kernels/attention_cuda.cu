@@ -1,0 +1,244 @@
+#include <algorithm>
+#include <bit>
+
+#include <cuda.h>
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "kernels/attention_cuda.h"
+#include "kernels/attention_kernels_cuda.h"
+
+namespace ringserve::cuda {
+namespace {
+
+constexpr int64_t kCounterBytes = 256;
+
+using EncodeTensorMap = decltype(&cuTensorMapEncodeTiled);
+
+int64_t ScratchBytes(const AttentionDevice& device, int32_t head_dim) {
+  return PrefillScratchFloats(device.num_sms, head_dim) * static_cast<int64_t>(sizeof(float));
+}
+
+CUtensorMapDataType MapType(DType dtype) {
+  return dtype == DType::kBf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
+}
+
+bool EncodeMaps(const AttentionDevice& device, const AttentionCudaArgs& args, TensorMaps& maps) {
+  const auto encode = reinterpret_cast<EncodeTensorMap>(device.encode_tensor_map);
+  const KvLayout& layout = args.kv.layout;
+  const auto row_bytes = static_cast<cuuint64_t>(layout.head_dim * DTypeBytes(layout.dtype));
+  const cuuint32_t steps[3] = {1, 1, 1};
+  {
+    const auto box_rows =
+        static_cast<cuuint32_t>(std::min(layout.block_size, TileKeys(layout.head_dim)));
+    const cuuint64_t sizes[2] = {
+        static_cast<cuuint64_t>(layout.head_dim),
+        static_cast<cuuint64_t>(args.num_blocks * layout.block_bytes()) / row_bytes};
+    const cuuint64_t strides[1] = {row_bytes};
+    const cuuint32_t box[2] = {64, box_rows};
+    maps.box_shift = std::countr_zero(box_rows);
+    if (encode(&maps.kv,
+               MapType(layout.dtype),
+               2,
+               args.kv.pool,
+               sizes,
+               strides,
+               box,
+               steps,
+               CU_TENSOR_MAP_INTERLEAVE_NONE,
+               CU_TENSOR_MAP_SWIZZLE_128B,
+               CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+               CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) != CUDA_SUCCESS) {
+      return false;
+    }
+  }
+  if (args.plan.num_prefill == 0) {
+    return true;
+  }
+  const cuuint64_t sizes[3] = {static_cast<cuuint64_t>(layout.head_dim),
+                               static_cast<cuuint64_t>(args.num_heads),
+                               static_cast<cuuint64_t>(args.num_rows)};
+  const cuuint64_t strides[2] = {row_bytes, static_cast<cuuint64_t>(args.q_stride) * 2};
+  const auto heads = static_cast<cuuint32_t>(args.plan.prefill_heads);
+  const cuuint32_t box[3] = {64, heads, kPrefillRows / heads};
+  maps.query_heads = args.plan.prefill_heads;
+  return encode(&maps.queries,
+                MapType(layout.dtype),
+                3,
+                const_cast<void*>(args.q),
+                sizes,
+                strides,
+                box,
+                steps,
+                CU_TENSOR_MAP_INTERLEAVE_NONE,
+                CU_TENSOR_MAP_SWIZZLE_128B,
+                CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
+
+AttentionCudaParams MakeParams(const AttentionDevice& device, const AttentionCudaArgs& args) {
+  const KvLayout& layout = args.kv.layout;
+  const int64_t row_bytes = int64_t{layout.head_dim} * DTypeBytes(layout.dtype);
+  AttentionCudaParams params = {};
+  params.window = args.plan.window;
+  params.tiles_per_split = args.plan.tiles_per_split;
+  params.blocks = args.plan.blocks;
+  params.q = args.q;
+  params.out = args.out;
+  params.q_stride = args.q_stride;
+  params.out_stride = args.out_stride;
+  params.scale_log2 = args.scale * 1.4426950408889634F;
+  params.pool = args.kv.pool;
+  params.block_bytes = layout.block_bytes();
+  params.layer_offset = args.kv.layer * layout.layer_bytes();
+  params.plane_bytes = layout.plane_bytes();
+  params.value_offset = layout.num_kv_heads * layout.plane_bytes();
+  params.block_rows = static_cast<int32_t>(layout.block_bytes() / row_bytes);
+  params.layer_rows = static_cast<int32_t>(params.layer_offset / row_bytes);
+  params.value_rows = static_cast<int32_t>(params.value_offset / row_bytes);
+  params.block_shift = std::countr_zero(static_cast<uint32_t>(layout.block_size));
+  std::byte* at = args.workspace;
+  params.counters = reinterpret_cast<int32_t*>(at);
+  at += kCounterBytes;
+  params.scratch = reinterpret_cast<float*>(at);
+  at += ScratchBytes(device, layout.head_dim);
+  params.partial_sums = reinterpret_cast<float2*>(at);
+  return params;
+}
+
+template <typename T, int32_t kHeadDim>
+cudaError_t LaunchFor(const AttentionDevice& device,
+                      const AttentionCudaArgs& args,
+                      bool hopper,
+                      cudaStream_t stream) {
+  const LaunchLimits limits = {.num_sms = device.num_sms, .shared_bytes = device.shared_bytes};
+  AttentionCudaParams params = MakeParams(device, args);
+  params.partial_out = reinterpret_cast<float*>(params.partial_sums + args.plan.num_partials);
+  TensorMaps maps;
+  if (hopper && !EncodeMaps(device, args, maps)) {
+    return cudaErrorInvalidValue;
+  }
+  if (args.plan.num_prefill > 0) {
+    params.items = args.plan.prefill;
+    params.num_items = args.plan.num_prefill;
+    const cudaError_t error = hopper
+                                  ? LaunchPrefillHopper<T, kHeadDim>(params, limits, maps, stream)
+                                  : LaunchPrefill<T, kHeadDim>(params, limits, stream);
+    if (error != cudaSuccess) {
+      return error;
+    }
+  }
+  if (args.plan.num_decode > 0) {
+    params.items = args.plan.decode;
+    params.num_items = args.plan.num_decode;
+    const cudaError_t error = hopper ? LaunchDecodeHopper<T, kHeadDim>(params, limits, maps, stream)
+                                     : LaunchDecode<T, kHeadDim>(params, limits, stream);
+    if (error != cudaSuccess) {
+      return error;
+    }
+  }
+  return args.plan.num_merges > 0 ? LaunchMerge<T, kHeadDim>(params, args.plan, hopper, stream)
+                                  : cudaSuccess;
+}
+
+template <typename T>
+cudaError_t LaunchType(const AttentionDevice& device,
+                       const AttentionCudaArgs& args,
+                       bool hopper,
+                       cudaStream_t stream) {
+  switch (args.kv.layout.head_dim) {
+    case 64:
+      return LaunchFor<T, 64>(device, args, hopper, stream);
+    case 96:
+      return LaunchFor<T, 96>(device, args, hopper, stream);
+    case 128:
+      return LaunchFor<T, 128>(device, args, hopper, stream);
+    case 256:
+      return LaunchFor<T, 256>(device, args, hopper, stream);
+    default:
+      return cudaErrorInvalidValue;
+  }
+}
+
+}  // namespace
+
+cudaError_t FindAttentionDevice(int32_t device, AttentionDevice& found) {
+  int32_t major = 0;
+  int32_t minor = 0;
+  cudaError_t error = cudaSuccess;
+  const auto get = [&](cudaDeviceAttr attribute, int32_t& value) {
+    if (error == cudaSuccess) {
+      error = cudaDeviceGetAttribute(&value, attribute, device);
+    }
+  };
+  get(cudaDevAttrMultiProcessorCount, found.num_sms);
+  get(cudaDevAttrMaxSharedMemoryPerBlockOptin, found.shared_bytes);
+  get(cudaDevAttrComputeCapabilityMajor, major);
+  get(cudaDevAttrComputeCapabilityMinor, minor);
+  if (error != cudaSuccess) {
+    return error;
+  }
+  found.hopper = major == 9 && minor == 0;  // sm_90a code runs nowhere else
+  if (!found.hopper) {
+    return cudaSuccess;
+  }
+  cudaDriverEntryPointQueryResult result = cudaDriverEntryPointSymbolNotFound;
+  error = cudaGetDriverEntryPointByVersion(
+      "cuTensorMapEncodeTiled", &found.encode_tensor_map, 12000, cudaEnableDefault, &result);
+  return error == cudaSuccess && result != cudaDriverEntryPointSuccess ? cudaErrorUnknown : error;
+}
+
+int64_t AttentionWorkspaceBytes(const AttentionDevice& device,
+                                int32_t head_dim,
+                                int64_t num_partials) {
+  return kCounterBytes + ScratchBytes(device, head_dim) +
+         num_partials * (head_dim + 2) * static_cast<int64_t>(sizeof(float));
+}
+
+const char* CheckAttentionCudaArgs(const AttentionCudaArgs& args) {
+  const KvLayout& layout = args.kv.layout;
+  const int32_t head_dim = layout.head_dim;
+  if (head_dim != 64 && head_dim != 96 && head_dim != 128 && head_dim != 256) {
+    return "head_dim must be 64, 96, 128 or 256";
+  }
+  if (args.dtype == DType::kF32 || layout.dtype != args.dtype) {
+    return "queries, keys and values must all be bf16 or all f16";
+  }
+  if (layout.block_size < 8 || layout.block_size > 256 ||
+      !std::has_single_bit(static_cast<uint32_t>(layout.block_size))) {
+    return "block_size must be a power of two from 8 to 256";
+  }
+  if (layout.num_kv_heads < 1 || args.num_heads < 1 || args.num_heads % layout.num_kv_heads != 0) {
+    return "num_heads must be a multiple of num_kv_heads";
+  }
+  if (args.num_blocks < 1 ||
+      args.num_blocks * layout.block_bytes() / (head_dim * 2) > (int64_t{1} << 31) - 1) {
+    return "the pool must have from 1 to 2^31 - 1 key and value rows";
+  }
+  if (!(args.scale > 0)) {
+    return "scale must be positive";
+  }
+  if (args.q_stride % 8 != 0 || args.out_stride % 8 != 0) {
+    return "row strides must be multiples of 8 elements";
+  }
+  const auto address = [](const void* pointer) { return reinterpret_cast<uintptr_t>(pointer); };
+  if (address(args.q) % 16 != 0 || address(args.out) % 16 != 0 ||
+      address(args.kv.pool) % 128 != 0 || address(args.workspace) % 256 != 0) {
+    return "q and out must be 16-byte aligned, the pool 128-byte, the workspace 256-byte";
+  }
+  return nullptr;
+}
+
+cudaError_t LaunchAttention(const AttentionDevice& device,
+                            const AttentionCudaArgs& args,
+                            AttentionKernels kernels,
+                            cudaStream_t stream) {
+  if (CheckAttentionCudaArgs(args) != nullptr) {
+    return cudaErrorInvalidValue;
+  }
+  const bool hopper = device.hopper && kernels == AttentionKernels::kBest;
+  return args.dtype == DType::kBf16 ? LaunchType<__nv_bfloat16>(device, args, hopper, stream)
+                                    : LaunchType<__half>(device, args, hopper, stream);
+}
+
+}  // namespace ringserve::cuda

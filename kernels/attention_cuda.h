@@ -1,0 +1,65 @@
+// Causal attention of one layer on a CUDA device: runs a TilePlan (packed by attention_plan_cuda.h)
+// over the pool of blocks. Meaning, shapes and determinism are those of attention.h and
+// tile_plan.h; a row's result is the same bits from the decode and the prefill kernels.
+//
+// Element types: q, out, keys and values all bf16 or all f16. head_dim 64, 96, 128 or 256. Slots
+// that no row sees may be copied together with their block, but never reach a result.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include <cuda_runtime.h>
+
+#include "kernels/attention_plan_cuda.h"
+#include "kernels/kv_view.h"
+#include "kernels/types.h"
+
+namespace ringserve::cuda {
+
+enum class AttentionKernels {
+  kBest,      // what the device can run fastest
+  kPortable,  // those for sm_80
+};
+
+// What the launches need to know of a device; made once.
+struct AttentionDevice {
+  int32_t num_sms = 0;
+  int32_t shared_bytes = 0;  // most a block may have
+  bool hopper = false;
+  void* encode_tensor_map = nullptr;  // the driver's cuTensorMapEncodeTiled
+};
+
+[[nodiscard]] cudaError_t FindAttentionDevice(int32_t device, AttentionDevice& found);
+
+struct AttentionCudaArgs {
+  AttentionPlanView plan;
+  const void* q = nullptr;  // [num_rows, num_heads, head_dim], row stride q_stride elements
+  KvView kv;                // the pool in device memory, 128-byte aligned
+  int32_t num_blocks = 0;   // of the pool
+  void* out = nullptr;      // as q, row stride out_stride
+  int64_t q_stride = 0;     // strides: multiples of 8 elements
+  int64_t out_stride = 0;
+  int32_t num_rows = 0;
+  int32_t num_heads = 0;
+  float scale = 0;  // > 0
+  DType dtype = DType::kBf16;
+  // AttentionWorkspaceBytes(device, head_dim, packed.num_partials) bytes, 256-byte aligned; its
+  // first 256 bytes zero before the first call, and left zero by every call.
+  std::byte* workspace = nullptr;
+};
+
+int64_t AttentionWorkspaceBytes(const AttentionDevice& device,
+                                int32_t head_dim,
+                                int64_t num_partials);
+
+// Null if every requirement holds, else a static sentence that names the first broken one.
+[[nodiscard]] const char* CheckAttentionCudaArgs(const AttentionCudaArgs& args);
+
+// Enqueues; returns an error only if a launch failed.
+[[nodiscard]] cudaError_t LaunchAttention(const AttentionDevice& device,
+                                          const AttentionCudaArgs& args,
+                                          AttentionKernels kernels,
+                                          cudaStream_t stream);
+
+}  // namespace ringserve::cuda

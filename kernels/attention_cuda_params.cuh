@@ -1,0 +1,44 @@
+// What every attention kernel is launched with.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include <cuda_runtime.h>
+
+#include "kernels/attention_plan_cuda.h"
+#include "kernels/types.h"
+
+namespace ringserve::cuda {
+
+struct AttentionCudaParams {
+  const AttentionItem* items;
+  int32_t num_items;
+  int32_t window;
+  int32_t tiles_per_split;
+  const int32_t* blocks;
+  const void* q;
+  void* out;
+  int64_t q_stride;
+  int64_t out_stride;
+  float scale_log2;
+  // Keys of block b begin at pool + b * block_bytes + layer_offset + kv_head * plane_bytes, values
+  // value_offset bytes further on. As rows of head_dim elements over the whole pool (tensor copies)
+  // the same in units of rows.
+  const std::byte* pool;
+  int64_t block_bytes;
+  int64_t layer_offset;
+  int64_t plane_bytes;
+  int64_t value_offset;
+  int32_t block_rows;
+  int32_t layer_rows;
+  int32_t value_rows;
+  int32_t block_shift;   // log2(block_size)
+  float* partial_out;    // [num_partials, head_dim]
+  float2* partial_sums;  // [num_partials]: reference value, sum
+  // Zero between launches: the next item to take, the blocks that are done.
+  int32_t* counters;
+  float* scratch;  // per block of the grid: folded output rows where shared memory has no room
+};
+
+}  // namespace ringserve::cuda

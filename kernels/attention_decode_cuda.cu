@@ -1,0 +1,209 @@
+// Decode attention for sm_80 and later: one block takes one item at a time, key and value tiles
+// come through a ring of stages by cp.async.
+#include "kernels/attention_decode_cuda.cuh"
+#include "kernels/attention_kernels_cuda.h"
+#include "kernels/attention_load_cuda.cuh"
+
+namespace ringserve::cuda {
+namespace {
+
+template <typename T, int32_t kHeadDim, int32_t kStages>
+struct PortableDecodeShared {
+  using Shape = DecodeShape<T, kHeadDim>;
+  alignas(1024) uint8_t stages[kStages][Shape::kTileBytes];
+  typename Shape::Exchange exchange;
+  alignas(16) uint8_t queries[Shape::kQueryBytes];
+};
+
+template <typename T, int32_t kHeadDim, int32_t kStages>
+__global__ void __launch_bounds__(kDecodeThreads)
+    DecodeKernel(const __grid_constant__ AttentionCudaParams params) {
+  using Shared = PortableDecodeShared<T, kHeadDim, kStages>;
+  constexpr int32_t kTile = TileKeys(kHeadDim);
+  extern __shared__ uint8_t dynamic_shared[];
+  Shared& shared = *reinterpret_cast<Shared*>(
+      dynamic_shared + ((1024 - (SharedAddress(dynamic_shared) & 1023)) & 1023));
+  DecodeRowsState<T, kHeadDim> rows(shared.exchange);
+
+  for (int32_t index = static_cast<int32_t>(blockIdx.x); index < params.num_items;
+       index += static_cast<int32_t>(gridDim.x)) {
+    const AttentionItem item = params.items[index];
+    // Loads alternate between keys and values: load 2i is the keys of tile i.
+    const auto load = [&](int32_t number) {
+      if (number < 2 * item.num_tiles) {
+        LoadTile<kHeadDim, kDecodeThreads>(params,
+                                           item,
+                                           number / 2,
+                                           number % 2 == 0 ? 0 : params.value_offset,
+                                           SharedAddress(shared.stages[number % kStages]));
+      }
+      CommitCopies();
+    };
+    constexpr int32_t kPieces = kHeadDim / 8;
+    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < kDecodeRows * kPieces;
+         i += kDecodeThreads) {
+      const int32_t row = i / kPieces;
+      const bool valid = row < item.num_rows * item.num_heads;
+      const T* from = QueryRow<T, kHeadDim>(params, item, valid ? row : 0) + i % kPieces * 8;
+      CopyAsync16(SharedAddress(shared.queries) + i * 16, from, valid);
+    }
+    for (int32_t number = 0; number < kStages - 1; ++number) {
+      load(number);
+    }
+    for (int32_t tile = 0; tile < item.num_tiles; ++tile) {
+      WaitCopies<kStages - 2>();
+      __syncthreads();
+      load(2 * tile + kStages - 1);
+      if (tile == 0) {
+        rows.Begin(item, params.window, SharedAddress(shared.queries));
+      }
+      rows.Scores(SharedAddress(shared.stages[2 * tile % kStages]));
+      if (tile < item.dense_begin || tile >= item.dense_end) {
+        rows.Mask(tile * kTile);
+      }
+      rows.PublishMax();
+      WaitCopies<kStages - 2>();
+      __syncthreads();
+      load(2 * tile + kStages);
+      rows.PublishProbabilities(params.scale_log2);
+      __syncthreads();
+      rows.Accumulate(SharedAddress(shared.stages[(2 * tile + 1) % kStages]));
+    }
+    rows.Finish(item, params);
+    __syncthreads();
+  }
+}
+
+// Folds the partial results of a row and head, one thread a column. The factors of all folds follow
+// from prefix maxima, which do not depend on the order of their computation, so they are ready
+// before the first value has come; the folds themselves run in order.
+template <typename T, int32_t kHeadDim>
+__global__ void __launch_bounds__(kHeadDim)
+    MergeKernel(const __grid_constant__ AttentionCudaParams params,
+                const AttentionMerge* merges,
+                const int32_t* sources) {
+  constexpr int32_t kWarps = kHeadDim / 32;
+  constexpr int32_t kBatch = 16;
+  __shared__ int32_t partials[kHeadDim];
+  __shared__ float2 factors[kHeadDim];
+  __shared__ float sums[kHeadDim];
+  __shared__ float warp_max[kWarps];
+  WaitForPreviousKernel();
+  AllowNextKernel();
+  const AttentionMerge merge = merges[blockIdx.x];
+  const auto packed_row = static_cast<int32_t>(blockIdx.y);
+  if (packed_row >= merge.num_rows * merge.num_heads) {
+    return;
+  }
+  const auto column = static_cast<int32_t>(threadIdx.x);
+  float out = 0;
+  float sum = 0;
+  float reference = kNegativeInfinity;
+  for (int32_t first = 0; first < merge.num_sources; first += kHeadDim) {
+    const bool valid = first + column < merge.num_sources;
+    const int32_t partial = sources[merge.first_source + (valid ? first + column : 0)] + packed_row;
+    const float2 part = params.partial_sums[partial];
+    float largest = valid ? part.x : kNegativeInfinity;
+    for (int32_t step = 1; step < 32; step *= 2) {
+      const float other = __shfl_up_sync(0xffffffffU, largest, step);
+      largest = column % 32 >= step ? fmaxf(largest, other) : largest;
+    }
+    if (column % 32 == 31) {
+      warp_max[column / 32] = largest;
+    }
+    float before = __shfl_up_sync(0xffffffffU, largest, 1);
+    before = fmaxf(reference, column % 32 == 0 ? kNegativeInfinity : before);
+    __syncthreads();
+    for (int32_t warp = 0; warp < kWarps; ++warp) {
+      before = warp < column / 32 ? fmaxf(before, warp_max[warp]) : before;
+      reference = fmaxf(reference, warp_max[warp]);
+    }
+    const Folding fold = Fold(before, part.x, params.scale_log2);
+    partials[column] = partial;
+    factors[column] = valid ? make_float2(fold.before, fold.part) : make_float2(1, 0);
+    sums[column] = part.y;
+    __syncthreads();
+    const int32_t count = min(merge.num_sources - first, kHeadDim);
+    for (int32_t s = 0; s < count; s += kBatch) {
+      float values[kBatch];
+#pragma unroll
+      for (int32_t i = 0; i < kBatch; ++i) {
+        const int64_t place = partials[s + i];
+        values[i] = s + i < count ? params.partial_out[place * kHeadDim + column] : 0.0F;
+      }
+#pragma unroll
+      for (int32_t i = 0; i < kBatch; ++i) {
+        const Folding at = {.reference = 0, .before = factors[s + i].x, .part = factors[s + i].y};
+        out = Folded(at, out, values[i]);
+        sum = Folded(at, sum, s + i < count ? sums[s + i] : 0.0F);
+      }
+    }
+    __syncthreads();
+  }
+  const int32_t row = merge.first_row + packed_row / merge.num_heads;
+  const int32_t head = merge.first_head + packed_row % merge.num_heads;
+  T* to = static_cast<T*>(params.out) + row * params.out_stride + head * kHeadDim + column;
+  *to = T(__fmul_rn(out, Normalizer(sum)));
+}
+
+template <typename T, int32_t kHeadDim, int32_t kStages>
+cudaError_t LaunchStages(const AttentionCudaParams& params,
+                         const LaunchLimits& limits,
+                         cudaStream_t stream) {
+  constexpr int32_t kShared = sizeof(PortableDecodeShared<T, kHeadDim, kStages>) + 1024;
+  const auto kernel = DecodeKernel<T, kHeadDim, kStages>;
+  cudaError_t error =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
+  if (error != cudaSuccess) {
+    return error;
+  }
+  const int32_t per_sm = kShared > limits.shared_bytes / 2 ? 1 : 2;
+  const int32_t grid = min(params.num_items, per_sm * limits.num_sms);
+  kernel<<<grid, kDecodeThreads, kShared, stream>>>(params);
+  return cudaGetLastError();
+}
+
+}  // namespace
+
+template <typename T, int32_t kHeadDim>
+cudaError_t LaunchDecode(const AttentionCudaParams& params,
+                         const LaunchLimits& limits,
+                         cudaStream_t stream) {
+  // Three stages of 32 KB fit where a block may have 163 KB (sm_80, sm_90), two where 99 KB.
+  if (sizeof(PortableDecodeShared<T, kHeadDim, 3>) + 1024 <=
+      static_cast<size_t>(limits.shared_bytes)) {
+    return LaunchStages<T, kHeadDim, 3>(params, limits, stream);
+  }
+  return LaunchStages<T, kHeadDim, 2>(params, limits, stream);
+}
+
+template <typename T, int32_t kHeadDim>
+cudaError_t LaunchMerge(const AttentionCudaParams& params,
+                        const AttentionPlanView& plan,
+                        bool overlap,
+                        cudaStream_t stream) {
+  const dim3 grid(plan.num_merges, plan.merge_rows);
+  const auto kernel = MergeKernel<T, kHeadDim>;
+  if (overlap) {
+    return LaunchOverlapping(kernel, grid, kHeadDim, 0, stream, params, plan.merges, plan.sources);
+  }
+  kernel<<<grid, kHeadDim, 0, stream>>>(params, plan.merges, plan.sources);
+  return cudaGetLastError();
+}
+
+#define RINGSERVE_INSTANTIATE(T, D)                                   \
+  template cudaError_t LaunchDecode<T, D>(                            \
+      const AttentionCudaParams&, const LaunchLimits&, cudaStream_t); \
+  template cudaError_t LaunchMerge<T, D>(                             \
+      const AttentionCudaParams&, const AttentionPlanView&, bool, cudaStream_t);
+RINGSERVE_INSTANTIATE(__nv_bfloat16, 64)
+RINGSERVE_INSTANTIATE(__nv_bfloat16, 96)
+RINGSERVE_INSTANTIATE(__nv_bfloat16, 128)
+RINGSERVE_INSTANTIATE(__nv_bfloat16, 256)
+RINGSERVE_INSTANTIATE(__half, 64)
+RINGSERVE_INSTANTIATE(__half, 96)
+RINGSERVE_INSTANTIATE(__half, 128)
+RINGSERVE_INSTANTIATE(__half, 256)
+#undef RINGSERVE_INSTANTIATE
+
+}  // namespace ringserve::cuda

@@ -1,0 +1,18 @@
+# Programs for a machine with a GPU, which may be another one than the machine that builds: they
+# link everything but the C library and the driver statically, and compile the few host sources
+# they need instead of linking rooms that need shared libraries. scripts/gpu-test runs them.
+function(ringserve_gpu_program name)
+  cmake_parse_arguments(arg "" "" "LIBRARIES" ${ARGN})
+  add_executable(${name}
+    ${arg_UNPARSED_ARGUMENTS}
+    ${PROJECT_SOURCE_DIR}/engine/base/check.cc
+    ${PROJECT_SOURCE_DIR}/engine/plan/tile_planner.cc
+    ${PROJECT_SOURCE_DIR}/kernels/attention_ref.cc)
+  set_target_properties(${name} PROPERTIES LINKER_LANGUAGE CXX)
+  target_link_libraries(${name} PRIVATE kernels_cuda ${arg_LIBRARIES} Threads::Threads ${CMAKE_DL_LIBS} rt)
+  target_link_options(${name} PRIVATE -static-libstdc++ -static-libgcc)
+endfunction()
+
+ringserve_gpu_program(gpu_test
+  kernels/attention_cuda_test.cc
+  LIBRARIES Catch2::Catch2WithMain)
