@@ -16,3 +16,7 @@ endfunction()
 ringserve_gpu_program(gpu_test
   kernels/attention_cuda_test.cc
   LIBRARIES Catch2::Catch2WithMain)
+
+ringserve_gpu_program(attention_cuda_bench
+  bench/attention_cuda_bench.cu)
+set_target_properties(attention_cuda_bench PROPERTIES CUDA_ARCHITECTURES "80")
