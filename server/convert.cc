@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <limits>
 #include <string>
-#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -16,9 +15,6 @@ namespace {
 
 constexpr int kMaxStopStrings = 64;
 constexpr size_t kMaxStopStringBytes = 1024;
-constexpr int kMaxStopTokenIds = 1024;
-constexpr int kMaxLogitBias = 1024;
-constexpr int32_t kMaxLogprobs = 20;
 constexpr int64_t kDefaultMaxTokens = 256;
 constexpr int64_t kMaxMaxTokens = std::numeric_limits<int32_t>::max();
 
@@ -57,16 +53,9 @@ absl::Status ConvertPrompt(const v1::GenerateRequest& in,
   return Invalid("prompt: not set; set text or token_ids");
 }
 
-absl::Status ConvertSampling(const v1::SamplingOptions& in, SamplingParams& out) {
-  if (in.logit_bias_size() > kMaxLogitBias) {
-    return Invalid(
-        "sampling.logit_bias: {} entries are more than {}", in.logit_bias_size(), kMaxLogitBias);
-  }
-  std::unordered_set<int32_t> seen;
+SamplingParams ConvertSampling(const v1::SamplingOptions& in) {
+  SamplingParams out;
   for (const v1::LogitBias& bias : in.logit_bias()) {
-    if (!seen.insert(bias.token_id()).second) {
-      return Invalid("sampling.logit_bias: token id {} is there twice", bias.token_id());
-    }
     out.logit_bias.emplace_back(bias.token_id(), bias.bias());
   }
   const SamplingParams neutral;
@@ -79,7 +68,7 @@ absl::Status ConvertSampling(const v1::SamplingOptions& in, SamplingParams& out)
   out.top_p = in.has_top_p() ? in.top_p() : neutral.top_p;
   out.min_p = in.min_p();
   out.seed = in.seed();
-  return absl::OkStatus();
+  return out;
 }
 
 absl::Status ConvertStopping(const v1::StoppingOptions& in,
@@ -93,11 +82,6 @@ absl::Status ConvertStopping(const v1::StoppingOptions& in,
   if (in.min_tokens() < 0 || in.min_tokens() > max_tokens) {
     return Invalid(
         "stopping.min_tokens: {} is not in [0, max_tokens = {}]", in.min_tokens(), max_tokens);
-  }
-  if (in.stop_token_ids_size() > kMaxStopTokenIds) {
-    return Invalid("stopping.stop_token_ids: {} ids are more than {}",
-                   in.stop_token_ids_size(),
-                   kMaxStopTokenIds);
   }
   if (in.stop_strings_size() > kMaxStopStrings) {
     return Invalid("stopping.stop_strings: {} strings are more than {}",
@@ -162,7 +146,7 @@ absl::StatusOr<ConvertedRequest> ConvertRequest(const v1::GenerateRequest& in,
   RETURN_IF_ERROR(RefuseUnknownFields(in));
   ConvertedRequest out;
   out.stream.model = model.name();
-  RETURN_IF_ERROR(ConvertSampling(in.sampling(), out.request.sampling));
+  out.request.sampling = ConvertSampling(in.sampling());
   RETURN_IF_ERROR(ConvertStopping(in.stopping(), model, out));
   RETURN_IF_ERROR(ConvertOutput(in.output(), model, out));
   out.request.priority = in.priority();

@@ -9,11 +9,6 @@
 
 namespace ringserve {
 
-int Complain(const absl::Status& status) {
-  fmt::print(stderr, "ringserve: {}\n", std::string(status.message()));
-  return status.code() == absl::StatusCode::kInvalidArgument ? kExitUsage : kExitFailure;
-}
-
 namespace {
 
 int Main(int argc, char** argv) {

@@ -2,11 +2,10 @@
 
 #include <cstdint>
 #include <string>
-#include <vector>
 
 #include <fmt/format.h>
-#include <google/protobuf/io/zero_copy_stream_impl_lite.h>
 #include <google/protobuf/stubs/common.h>
+#include <spdlog/spdlog.h>
 
 namespace ringserve {
 namespace {
@@ -21,20 +20,28 @@ void Hear(google::protobuf::LogLevel /*level*/,
           const std::string& message) {
   if (parse_complaint != nullptr) {
     *parse_complaint = message;
+  } else {
+    spdlog::warn("protobuf=\"{}\"", message);
   }
 }
 
-// The field's name stands between the first two quotes.
-std::string ParseComplaint(google::protobuf::Message& message, const std::string& bytes) {
-  static const bool installed = [] {
-    google::protobuf::SetLogHandler(&Hear);
-    return true;
-  }();
-  static_cast<void>(installed);
-  std::string complaint;
+// Parses, and says what protobuf had to complain of.
+bool Parse(const grpc::Slice& bytes, google::protobuf::Message& message, std::string& complaint) {
+  static auto* const previous_handler = google::protobuf::SetLogHandler(&Hear);
+  static_cast<void>(previous_handler);
   parse_complaint = &complaint;
-  static_cast<void>(message.ParseFromString(bytes));  // once more, now listening
+  const bool parsed = message.ParseFromArray(bytes.begin(), static_cast<int>(bytes.size()));
   parse_complaint = nullptr;
+  return parsed;
+}
+#else
+bool Parse(const grpc::Slice& bytes, google::protobuf::Message& message, std::string&) {
+  return message.ParseFromArray(bytes.begin(), static_cast<int>(bytes.size()));
+}
+#endif
+
+// "String field 'NAME' contains invalid UTF-8 data ..." in our words; "" for anything else.
+std::string TextError(const std::string& complaint) {
   if (complaint.find("invalid UTF-8") == std::string::npos) {
     return "";
   }
@@ -45,11 +52,6 @@ std::string ParseComplaint(google::protobuf::Message& message, const std::string
   }
   return fmt::format("{}: not UTF-8", complaint.substr(begin + 1, end - begin - 1));
 }
-#else
-std::string ParseComplaint(google::protobuf::Message& /*message*/, const std::string& /*bytes*/) {
-  return "";
-}
-#endif
 
 }  // namespace
 
@@ -58,13 +60,12 @@ absl::Status ParseMessage(const grpc::ByteBuffer& bytes, google::protobuf::Messa
   if (!bytes.TrySingleSlice(&slice).ok() && !bytes.DumpToSingleSlice(&slice).ok()) {
     return absl::InternalError("a request's bytes could not be read");
   }
-  if (message.ParseFromArray(slice.begin(), static_cast<int>(slice.size()))) {
+  std::string complaint;
+  if (Parse(slice, message, complaint)) {
     return absl::OkStatus();
   }
-  const std::string complaint = ParseComplaint(
-      message, std::string(reinterpret_cast<const char*>(slice.begin()), slice.size()));
-  if (!complaint.empty()) {
-    return absl::InvalidArgumentError(complaint);
+  if (const std::string text_error = TextError(complaint); !text_error.empty()) {
+    return absl::InvalidArgumentError(text_error);
   }
   return absl::InvalidArgumentError(
       fmt::format("the request's {} bytes are not a {}", slice.size(), message.GetTypeName()));
