@@ -20,7 +20,8 @@ class GrowingBuffer {
   T* Get(int64_t count) {
     const auto bytes = RoundUp<size_t>(static_cast<size_t>(count) * sizeof(T), 64);
     if (bytes > size_) {
-      data_.reset(new (std::align_val_t{64}) std::byte[bytes]);
+      data_.reset();  // first, so that both are never held at once
+      data_.reset(static_cast<std::byte*>(operator new[](bytes, std::align_val_t{64})));
       size_ = bytes;
     }
     return reinterpret_cast<T*>(data_.get());

@@ -42,8 +42,8 @@ constexpr int32_t kVectors = 2;
 
 void PackAndFetch(
     const GroupRows& rows, const GroupRows& /*next*/, DType dtype, int32_t head_dim, float* out) {
-  for (int32_t key = 0; key < kGroupKeys; ++key) {
-    for (int32_t dim = 0; dim < head_dim; ++dim) {
+  for (int64_t key = 0; key < kGroupKeys; ++key) {
+    for (int64_t dim = 0; dim < head_dim; ++dim) {
       out[int64_t{dim} * kGroupKeys + key] =
           dtype == DType::kF32 ? reinterpret_cast<const float*>(rows[key])[dim]
                                : ToFloat(reinterpret_cast<const Bf16*>(rows[key])[dim]);
@@ -93,10 +93,10 @@ void PackAndFetch(
   const Words d;
   const hn::RepartitionToWide<Words> d64;
   const int32_t num_words = head_dim * DTypeBytes(dtype) / 4;  // a multiple of 4
-  for (int32_t key = 0; key < kGroupKeys; key += kLanes) {
-    for (int32_t word = 0; word < num_words; word += 4) {
+  for (int64_t key = 0; key < kGroupKeys; key += kLanes) {
+    for (int64_t word = 0; word < num_words; word += 4) {
       if (word % 16 == 0) {
-        for (int32_t i = 0; i < kLanes; ++i) {
+        for (int64_t i = 0; i < kLanes; ++i) {
           hwy::Prefetch(next[key + i] + 4 * int64_t{word});
         }
       }
@@ -126,7 +126,7 @@ void PackKeys(const GroupRows& rows, DType dtype, int32_t head_dim, void* packed
 }
 
 template <class D>
-hn::Vec<D> LoadAs(D d, const std::byte* row, DType dtype, int32_t dim) {
+hn::Vec<D> LoadAs(D d, const std::byte* row, DType dtype, int64_t dim) {
   if (dtype == DType::kF32) {
     return hn::LoadU(d, reinterpret_cast<const float*>(row) + dim);
   }
@@ -140,7 +140,7 @@ hn::Vec<D> LoadAs(D d, const std::byte* row, DType dtype, int32_t dim) {
 // vector of 16 can pass.
 HWY_INLINE Vector LoadValues(const std::byte* row,
                              DType dtype,
-                             int32_t dim,
+                             int64_t dim,
                              [[maybe_unused]] int32_t head_dim) {
   const Floats d;
 #if HWY_TARGET != HWY_SCALAR
@@ -155,7 +155,7 @@ void PackValues(const GroupRows& rows, DType dtype, int32_t head_dim, void* pack
   const int32_t padded = RoundUp(head_dim, kDimUnit);
   auto* out = static_cast<float*>(packed);
   for (const std::byte* row : rows) {
-    for (int32_t dim = 0; dim < head_dim; dim += kLanes) {
+    for (int64_t dim = 0; dim < head_dim; dim += kLanes) {
       hn::Store(LoadValues(row, dtype, dim, head_dim), Floats(), out + dim);
     }
     std::fill(out + RoundUp(head_dim, kLanes), out + padded, 0.0F);
@@ -168,25 +168,25 @@ template <int R>
 void Scores(const float* q, const float* keys, int32_t head_dim, float* scores) {
   const Floats d;
   Vector sum[R][kVectors];
-  for (int r = 0; r < R; ++r) {
-    for (int v = 0; v < kVectors; ++v) {
+  for (int64_t r = 0; r < R; ++r) {
+    for (int64_t v = 0; v < kVectors; ++v) {
       sum[r][v] = hn::Zero(d);
     }
   }
-  for (int32_t i = 0; i < head_dim; ++i) {
+  for (int64_t i = 0; i < head_dim; ++i) {
     Vector key[kVectors];
-    for (int v = 0; v < kVectors; ++v) {
+    for (int64_t v = 0; v < kVectors; ++v) {
       key[v] = hn::Load(d, keys + int64_t{i} * kGroupKeys + v * kLanes);
     }
-    for (int r = 0; r < R; ++r) {
+    for (int64_t r = 0; r < R; ++r) {
       const Vector element = hn::Set(d, q[int64_t{r} * head_dim + i]);
-      for (int v = 0; v < kVectors; ++v) {
+      for (int64_t v = 0; v < kVectors; ++v) {
         sum[r][v] = hn::MulAdd(key[v], element, sum[r][v]);
       }
     }
   }
-  for (int r = 0; r < R; ++r) {
-    for (int v = 0; v < kVectors; ++v) {
+  for (int64_t r = 0; r < R; ++r) {
+    for (int64_t v = 0; v < kVectors; ++v) {
       hn::Store(sum[r][v], d, scores + r * kGroupKeys + v * kLanes);
     }
   }
@@ -217,22 +217,22 @@ float Softmax(float* scores, uint64_t visible, float scale, float& max, float* s
   const Floats d;
   const Vector nothing = hn::Set(d, -std::numeric_limits<float>::infinity());
   if (visible != ~uint64_t{0}) {
-    for (int32_t key = 0; key < kGroupKeys; ++key) {
+    for (int64_t key = 0; key < kGroupKeys; ++key) {
       if ((visible >> key & 1) == 0) {
         scores[key] = -std::numeric_limits<float>::infinity();
       }
     }
   }
   Vector largest = nothing;
-  for (int32_t key = 0; key < kGroupKeys; key += kLanes) {
+  for (int64_t key = 0; key < kGroupKeys; key += kLanes) {
     largest = hn::Max(largest, hn::Load(d, scores + key));
   }
   const float new_max = std::max(max, hn::GetLane(hn::MaxOfLanes(d, largest)) * scale);
   const Vector correction = Exp2(hn::Set(d, max - new_max));
   max = new_max;
-  for (int32_t part = 0; part < kSumLanes; part += kLanes) {
+  for (int64_t part = 0; part < kSumLanes; part += kLanes) {
     Vector total = hn::Mul(hn::Load(d, sum + part), correction);
-    for (int32_t key = part; key < kGroupKeys; key += kSumLanes) {
+    for (int64_t key = part; key < kGroupKeys; key += kSumLanes) {
       const Vector x = hn::Load(d, scores + key);
       const Vector p = Exp2(hn::MulSub(x, hn::Set(d, scale), hn::Set(d, new_max)));
       hn::Store(p, d, scores + key);
@@ -250,28 +250,28 @@ HWY_INLINE void Accumulate(
     const float* p, int32_t padded, const float* correction, float* acc, const Load& load) {
   const Floats d;
   Vector sum[R][V];
-  for (int r = 0; r < R; ++r) {
-    for (int v = 0; v < V; ++v) {
+  for (int64_t r = 0; r < R; ++r) {
+    for (int64_t v = 0; v < V; ++v) {
       // Adding zero makes a zero positive, so that products with nothing change no bit later.
       sum[r][v] = hn::MulAdd(hn::Load(d, acc + int64_t{r} * padded + v * kLanes),
                              hn::Set(d, correction[r]),
                              hn::Zero(d));
     }
   }
-  for (int32_t key = 0; key < kGroupKeys; ++key) {
+  for (int64_t key = 0; key < kGroupKeys; ++key) {
     Vector value[V];
-    for (int v = 0; v < V; ++v) {
+    for (int64_t v = 0; v < V; ++v) {
       value[v] = load(key, v);
     }
-    for (int r = 0; r < R; ++r) {
+    for (int64_t r = 0; r < R; ++r) {
       const Vector weight = hn::Set(d, p[r * kGroupKeys + key]);
-      for (int v = 0; v < V; ++v) {
+      for (int64_t v = 0; v < V; ++v) {
         sum[r][v] = hn::MulAdd(value[v], weight, sum[r][v]);
       }
     }
   }
-  for (int r = 0; r < R; ++r) {
-    for (int v = 0; v < V; ++v) {
+  for (int64_t r = 0; r < R; ++r) {
+    for (int64_t v = 0; v < V; ++v) {
       hn::Store(sum[r][v], d, acc + int64_t{r} * padded + v * kLanes);
     }
   }
@@ -279,24 +279,24 @@ HWY_INLINE void Accumulate(
 
 template <int R, int V>
 void AccumulatePacked(
-    const AttendArgs& args, int32_t row, int32_t dim, const float* p, const float* correction) {
+    const AttendArgs& args, int32_t row, int64_t dim, const float* p, const float* correction) {
   const int32_t padded = RoundUp(args.head_dim, kDimUnit);
   const float* values = static_cast<const float*>(args.packed_values) + dim;
   Accumulate<R, V>(p,
                    padded,
                    correction,
                    args.acc + int64_t{row} * padded + dim,
-                   [&](int32_t key, int v) HWY_ATTR {
+                   [&](int64_t key, int64_t v) HWY_ATTR {
                      return hn::Load(Floats(), values + int64_t{key} * padded + v * kLanes);
                    });
 }
 
 // From the values as they lie.
 template <int R, int V>
-void AccumulateFew(const AttendArgs& args, int32_t dim, const float* p, const float* correction) {
+void AccumulateFew(const AttendArgs& args, int64_t dim, const float* p, const float* correction) {
   const int32_t padded = RoundUp(args.head_dim, kDimUnit);
   const auto run = [&](DType dtype) HWY_ATTR {
-    Accumulate<R, V>(p, padded, correction, args.acc + dim, [&](int32_t key, int v) HWY_ATTR {
+    Accumulate<R, V>(p, padded, correction, args.acc + dim, [&](int64_t key, int64_t v) HWY_ATTR {
       if (v == 0) {
         hwy::Prefetch((*args.next_value_rows)[key] + int64_t{dim} * DTypeBytes(dtype));
       }
@@ -313,13 +313,13 @@ void AccumulateFew(const AttendArgs& args, int32_t dim, const float* p, const fl
 // Scores and probabilities of R rows from `row` on.
 template <int R>
 void Probabilities(const AttendArgs& args, int32_t row, float* scores, float* correction) {
-  for (int32_t key = 0; key < kGroupKeys; key += kVectors * kLanes) {
+  for (int64_t key = 0; key < kGroupKeys; key += kVectors * kLanes) {
     Scores<R>(static_cast<const float*>(args.q) + int64_t{row} * args.head_dim,
               static_cast<const float*>(args.packed_keys) + key,
               args.head_dim,
               scores + key);
   }
-  for (int r = 0; r < R; ++r) {
+  for (int64_t r = 0; r < R; ++r) {
     const uint64_t visible = args.visible == nullptr ? ~uint64_t{0} : args.visible[row + r];
     if (visible == 0) {
       correction[r] = 1;
@@ -344,7 +344,7 @@ void AttendRows(const AttendArgs& args, int32_t row) {
   }
   Probabilities<R>(args, row, scores, correction);
   const int32_t padded = RoundUp(args.head_dim, kDimUnit);
-  int32_t dim = 0;
+  int64_t dim = 0;
   for (; dim + kVectors * kLanes <= padded; dim += kVectors * kLanes) {
     AccumulatePacked<R, kVectors>(args, row, dim, scores, correction);
   }
@@ -363,7 +363,7 @@ void AttendFewRows(const AttendArgs& args, int32_t /*row*/) {
                args.head_dim,
                static_cast<float*>(args.packed_keys));
   Probabilities<R>(args, 0, scores, correction);
-  int32_t dim = 0;
+  int64_t dim = 0;
   for (; dim + kVectors * kLanes <= args.head_dim; dim += kVectors * kLanes) {
     AccumulateFew<R, kVectors>(args, dim, scores, correction);
   }

@@ -26,7 +26,7 @@ template <typename T>
 void LoadKey(
     const AttentionArgs& args, const BlockEntry& entry, int32_t kv_head, int32_t key, T* out) {
   const KvLayout& layout = args.kv.layout;
-  const int32_t half = layout.head_dim / 2;
+  const int64_t half = layout.head_dim / 2;
   const std::byte* keys = args.kv.Keys(entry.block, kv_head);
   for (int32_t i = 0; i < layout.head_dim; ++i) {
     out[i] = Load<T>(keys, layout.dtype, int64_t{key} * layout.head_dim + i);
@@ -35,7 +35,7 @@ void LoadKey(
     return;
   }
   const float* angles = args.angles + int64_t{entry.sink_angle_row + key} * layout.head_dim;
-  for (int32_t i = 0; i < half; ++i) {
+  for (int64_t i = 0; i < half; ++i) {
     const T cosine = angles[2 * i];
     const T sine = angles[2 * i + 1];
     const T low = out[i];

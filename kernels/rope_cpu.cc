@@ -54,7 +54,7 @@ void StoreAs(hn::Vec<D> value, D d, DType dtype, void* to, int64_t index) {
 // Rotates elements [i, i + lanes) of both halves of a head.
 template <class D>
 void RotateLanes(
-    D d, const float* head, const float* angles, int32_t half, int32_t i, DType dtype, void* to) {
+    D d, const float* head, const float* angles, int64_t half, int64_t i, DType dtype, void* to) {
   hn::Vec<D> cosine;
   hn::Vec<D> sine;
   hn::LoadInterleaved2(d, angles + 2 * i, cosine, sine);
@@ -67,10 +67,10 @@ void RotateLanes(
 void Rotate(const float* head, const float* angles, int32_t head_dim, DType dtype, void* to) {
   const HWY_CAPPED(float, 16) wide;
   const hn::CappedTag<float, 4> narrow;  // head_dim / 2 is a multiple of 4
-  const int32_t half = head_dim / 2;
-  const auto wide_lanes = static_cast<int32_t>(hn::Lanes(wide));
-  const auto narrow_lanes = static_cast<int32_t>(hn::Lanes(narrow));
-  int32_t i = 0;
+  const int64_t half = head_dim / 2;
+  const auto wide_lanes = static_cast<int64_t>(hn::Lanes(wide));
+  const auto narrow_lanes = static_cast<int64_t>(hn::Lanes(narrow));
+  int64_t i = 0;
   for (; i + wide_lanes <= half; i += wide_lanes) {
     RotateLanes(wide, head, angles, half, i, dtype, to);
   }

@@ -12,7 +12,7 @@ void RopeRef(const RopeAppendArgs& args, T* out) {
     const float* angles = args.angles + row * head_dim;
     for (int32_t head = 0; head < num_all; ++head) {
       const int64_t offset = (row * num_all + head) * head_dim;
-      for (int32_t i = 0; i < half; ++i) {
+      for (int64_t i = 0; i < half; ++i) {
         const T low = args.qkv[offset + i];
         const T high = args.qkv[offset + i + half];
         const T cosine = head < num_rotated ? angles[2 * i] : 1.0F;

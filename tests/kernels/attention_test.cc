@@ -91,8 +91,8 @@ TEST_CASE("attention sees windows, sinks and rings that start anywhere") {
                                       .q_dtype = types.q,
                                       .out_dtype = types.out};
         AttentionCase c(shape,
-                        {{.first_position = 1300, .num_rows = 70, .first_key = 128 * 9},
-                         {.first_position = 1303, .first_key = 128 * 8, .num_sinks = 4},
+                        {{.first_position = 1300, .num_rows = 70, .first_key = 1152},
+                         {.first_position = 1303, .first_key = 1024, .num_sinks = 4},
                          {.first_position = 1280, .num_rows = 9, .first_key = 1152, .num_sinks = 8},
                          {.first_position = 2047, .num_rows = 2, .first_key = 1920}});
         for (const auto order : {std::optional<TileOrder>{},
@@ -189,8 +189,9 @@ TEST_CASE("a row's bits do not depend on chunks, company, block size or place in
 TEST_CASE("blocks that sequences share are read once and give the same bits") {
   const AttentionShape shape = {.num_heads = 6};
   std::vector<AttentionSequence> sequences;
+  sequences.reserve(5);
   for (int32_t s = 0; s < 5; ++s) {
-    sequences.push_back({.first_position = 300 + 5 * s, .num_rows = 1 + s % 2});
+    sequences.push_back({.first_position = 300 + 5 * int64_t{s}, .num_rows = 1 + s % 2});
   }
   AttentionCase apart(shape, sequences, false);
   AttentionCase shared(shape, sequences, true);
@@ -201,7 +202,7 @@ TEST_CASE("blocks that sequences share are read once and give the same bits") {
   CHECK(SameBits(shared.Run(options, Threads()), expected));
   // 19 to 21 blocks each; four splits of four blocks are shared, and the rest is read by each
   // query tile that sees it.
-  CHECK(shared.plan().counts.block_loads == apart.plan().counts.block_loads - 4 * 4 * 4);
+  CHECK(shared.plan().counts.block_loads == apart.plan().counts.block_loads - 64);
   options.order.reset();
   CHECK(SameBits(shared.Run(options, Threads()), expected));
 }
@@ -230,8 +231,8 @@ TEST_CASE("what a row does not see never shows, what it sees always does") {
             if (position < 75 || position >= 75 + 50) {
               REQUIRE(SameBits(dirty.Row(row), clean.Row(row)));
             } else if (!is_key || std::isnan(poison)) {
-              REQUIRE(!std::isfinite(got[row * 4 * 64]));
-              REQUIRE(!std::isfinite(got[row * 4 * 64 + 255]));
+              REQUIRE(!std::isfinite(got[int64_t{row} * 256]));
+              REQUIRE(!std::isfinite(got[int64_t{row} * 256 + 255]));
             }
           }
         }

@@ -21,11 +21,11 @@ TEST_CASE("angles are right to the last bit of a float up to position 2^53") {
     double sine;
   };
 
-  static const std::array kCases = std::to_array<Case>({
+  static const std::array cases = std::to_array<Case>({
 #include "tests/kernels/rope_angles.inc"
   });
   ThreadPool pool(1);
-  for (const Case& c : kCases) {
+  for (const Case& c : cases) {
     std::vector<float> angles(8);
     const std::vector<double> frequencies(4, c.frequency);
     RopeAnglesCpu({.positions = &c.position,
@@ -58,7 +58,7 @@ struct Fixture {
     q.assign(int64_t{num_rows} * 6 * head_dim * DTypeBytes(q_dtype), std::byte{0});
     for (int32_t row = 0; row < num_rows; ++row) {
       positions.push_back(random.Int(0, 100000));
-      slots.push_back((row * 7) % (kBlocks * 4 - 12));
+      slots.push_back((int64_t{row} * 7) % (kBlocks * 4 - 12));
       sink_slots.push_back(row % 3 == 0 ? kBlocks * 4 - 12 + row / 3 : -1);
     }
     for (int32_t i = 0; i < head_dim / 2; ++i) {
@@ -118,7 +118,7 @@ TEST_CASE("queries, keys and values arrive rotated, rounded and in their slots")
         RopeAppendCpu(f.args, f.threads);
         std::vector<double> got;
         for (int64_t at = 0; at < num_all; ++at) {
-          const int64_t row = at / (10 * head_dim);
+          const int64_t row = at / (int64_t{10} * head_dim);
           const auto head = static_cast<int32_t>(at / head_dim % 10);
           const auto i = static_cast<int32_t>(at % head_dim);
           if (head < 6) {
@@ -145,12 +145,12 @@ TEST_CASE("a sink's key is kept unrotated and its value as it is; nothing else i
     for (const uint32_t word : f.pool_bytes) {
       touched += word != Fixture::kUntouched ? 1 : 0;
     }
-    CHECK(touched * 4 == (9 + 3) * 2 * 2 * 64 * DTypeBytes(dtype));
+    CHECK(touched * 4 == int64_t{3072} * DTypeBytes(dtype));
     for (int32_t row = 0; row < 9; row += 3) {
       for (int32_t head = 0; head < 2; ++head) {
         for (int32_t i = 0; i < 64; ++i) {
           const auto rounded = [&](int64_t source) {
-            const float value = f.qkv[(row * 10 + source) * 64 + i];
+            const float value = f.qkv[(int64_t{row} * 10 + source) * 64 + i];
             return dtype == DType::kF32 ? value : ToFloat(ToBf16(value));
           };
           CHECK(f.Stored(true, f.sink_slots[row], head, i) == rounded(6 + head));
@@ -183,11 +183,11 @@ TEST_CASE("a row's bits do not depend on the rows beside it") {
   one.args.num_rows = 1;
   for (int32_t row = 0; row < 33; ++row) {
     RopeAppendCpu(one.args, one.threads);
-    one.args.qkv += 10 * 64;
+    one.args.qkv += 640;
     one.args.angles += 64;
     ++one.args.slots;
     ++one.args.sink_slots;
-    one.args.q = static_cast<std::byte*>(one.args.q) + 6 * 64 * 2;
+    one.args.q = static_cast<std::byte*>(one.args.q) + 768;
   }
   CHECK(SameBits(all.q, one.q));
   CHECK(SameBits(all.pool_bytes, one.pool_bytes));

@@ -41,7 +41,7 @@ class AttentionCase {
  public:
   // `share`: full blocks of sequences with one seed are the same block. `seed` places the blocks.
   AttentionCase(const AttentionShape& shape,
-                std::vector<AttentionSequence> sequences,
+                const std::vector<AttentionSequence>& sequences,
                 bool share = false,
                 uint64_t seed = 1)
       : shape_(shape) {
