@@ -12,6 +12,7 @@
 #include "kernels/thread_pool.h"
 #include "server/commands.h"
 #include "server/model_source.h"
+#include "tests/bench/bench_attention.h"
 #include "tests/bench/bench_endless.h"
 #include "tests/bench/bench_kernels.h"
 #include "tests/bench/bench_model.h"
@@ -45,6 +46,22 @@ absl::Status BenchProducts(const BenchOptions& options) {
   return absl::OkStatus();
 }
 
+absl::Status BenchAttentionSection(const BenchOptions& options) {
+  const int32_t num_threads =
+      options.model.num_threads == 0 ? UsableCpus() : options.model.num_threads;
+  fmt::print("attention alone, {}, {} threads\n", CpuKernelNames(), num_threads);
+  ThreadPool pool(num_threads);
+  for (const int32_t head_dim : {64, 128}) {
+    AttentionBenchShape shape;
+    shape.head_dim = head_dim;
+    shape.dtype = options.model.dtype == "f32" ? DType::kF32 : DType::kBf16;
+    for (const BenchSeries& series : BenchAttention(shape, options.model.rounds, pool)) {
+      fmt::print("  {}\n", FormatSeries(series));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<EngineConfig> OneConfig(const BenchOptions& options) {
   ASSIGN_OR_RETURN(const auto configs, LoadConfigs(options.source));
   return configs.front();
@@ -71,6 +88,7 @@ absl::Status Run(BenchOptions& options) {
   const std::vector<std::pair<std::string, std::function<absl::Status()>>> sections = {
       {"streams", [&] { return BenchStreamsSection(options); }},
       {"products", [&] { return BenchProducts(options); }},
+      {"attention", [&] { return BenchAttentionSection(options); }},
       {"model", [&] { return BenchModel(options.model); }},
       {"endless", [&] { return BenchEndlessSection(options); }},
   };
@@ -93,8 +111,8 @@ void AddBenchCommand(CLI::App& program, int& exit_code) {
   command
       ->add_option("sections",
                    options->sections,
-                   "Any of products, model, streams, endless; default: the first two")
-      ->check(CLI::IsMember({"products", "model", "streams", "endless"}));
+                   "Any of products, attention, model, streams, endless; default: the first three")
+      ->check(CLI::IsMember({"products", "attention", "model", "streams", "endless"}));
   AddModelSource(*command, options->source, /*most=*/1);
   command
       ->add_option("--shape",
@@ -127,7 +145,7 @@ void AddBenchCommand(CLI::App& program, int& exit_code) {
       ->capture_default_str();
   command->callback([options, &exit_code] {
     if (options->sections.empty()) {
-      options->sections = {"products", "model"};
+      options->sections = {"products", "attention", "model"};
     }
     const absl::Status status = Run(*options);
     exit_code = status.ok() ? kExitOk : Complain(status);
