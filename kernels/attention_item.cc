@@ -263,11 +263,13 @@ void AttentionItem::AttendGroup(const Group& group, const Group& next) {
 void AttentionItem::FillVisible(const Group& group) {
   const int64_t first_position = group.number * kGroupKeys;
   for (int64_t row = 0; row < num_rows_; ++row) {
-    const int64_t position = positions_[row];
-    visible_[row] = !group.masked
-                        ? group.present
-                        : group.present & LaneMask(position - plan_.window + 1 - first_position,
-                                                   position + 1 - first_position);
+    visible_[row] = group.present;
+    if (group.masked) {
+      // The row sees the lanes before `end`, the last `window` of them; kNoWindow must not
+      // overflow.
+      const int64_t end = positions_[row] + 1 - first_position;
+      visible_[row] &= LaneMask(plan_.window >= end ? 0 : end - plan_.window, end);
+    }
   }
 }
 
