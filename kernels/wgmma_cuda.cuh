@@ -9,7 +9,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-// clang-format off: it would put each operand on a line of its own
+// It would put each operand on a line of its own.
+// clang-format off
 namespace ringserve::cuda {
 
 // Both operands K-major in shared memory: d = a * b, or d += a * b if `accumulate`.
