@@ -19,34 +19,6 @@ struct PortablePrefillShared {
 };
 
 template <typename T, int32_t kHeadDim>
-__device__ __forceinline__ void Scores(PrefillRowsState<T, kHeadDim>& rows,
-                                       uint32_t queries,
-                                       uint32_t keys,
-                                       int32_t warp,
-                                       int32_t lane) {
-  constexpr int32_t kTile = TileKeys(kHeadDim);
-#pragma unroll
-  for (float& score : rows.scores) {
-    score = 0;
-  }
-  auto& scores = reinterpret_cast<float(&)[kTile / 8][4]>(rows.scores);
-#pragma unroll
-  for (int32_t k = 0; k < kHeadDim / 16; ++k) {
-    uint32_t a[4];
-    const int32_t row = warp * 16 + (lane & 7) + ((lane >> 3) & 1) * 8;
-    LoadMatrix4(a, queries + TileOffset<kRows>(row, 2 * k + (lane >> 4)));
-#pragma unroll
-    for (int32_t j = 0; j < kTile / 16; ++j) {
-      uint32_t b[4];
-      const int32_t key = j * 16 + (lane & 7) + (lane >> 4) * 8;
-      LoadMatrix4(b, keys + TileOffset<kTile>(key, 2 * k + ((lane >> 3) & 1)));
-      MatrixProduct<T>(scores[2 * j], a, b[0], b[1]);
-      MatrixProduct<T>(scores[2 * j + 1], a, b[2], b[3]);
-    }
-  }
-}
-
-template <typename T, int32_t kHeadDim>
 __device__ __forceinline__ void Accumulate(PrefillRowsState<T, kHeadDim>& rows,
                                            uint32_t values,
                                            int32_t lane) {
@@ -115,7 +87,7 @@ __global__ void __launch_bounds__(kThreads)
       __syncthreads();
       LoadTile<kHeadDim, kThreads>(params, item, tile, params.value_offset, values);
       CommitCopies();
-      Scores<T, kHeadDim>(rows, queries, keys, warp, lane);
+      rows.template ScoresByWarp<kRows>(queries, warp * 16, keys);
       if (tile < item.dense_begin || tile >= item.dense_end) {
         rows.Mask(tile * kTile + lane % 4 * 2);
       }

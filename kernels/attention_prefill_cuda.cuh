@@ -73,6 +73,32 @@ struct PrefillRowsState {
     }
   }
 
+  // The scores of the warp's 16 rows, from first_row on of a tile of kRows queries, by mma.sync:
+  // the same bits as wgmma's.
+  template <int32_t kRows>
+  __device__ __forceinline__ void ScoresByWarp(uint32_t queries, int32_t first_row, uint32_t keys) {
+    const int32_t lane = static_cast<int32_t>(threadIdx.x) % 32;
+#pragma unroll
+    for (float& score : scores) {
+      score = 0;
+    }
+    auto& tiles = reinterpret_cast<float(&)[kTile / 8][4]>(scores);
+#pragma unroll
+    for (int32_t k = 0; k < kHeadDim / 16; ++k) {
+      uint32_t a[4];
+      const int32_t row = first_row + (lane & 7) + ((lane >> 3) & 1) * 8;
+      LoadMatrix4(a, queries + TileOffset<kRows>(row, 2 * k + (lane >> 4)));
+#pragma unroll
+      for (int32_t j = 0; j < kTile / 16; ++j) {
+        uint32_t b[4];
+        const int32_t key = j * 16 + (lane & 7) + (lane >> 4) * 8;
+        LoadMatrix4(b, keys + TileOffset<kTile>(key, 2 * k + ((lane >> 3) & 1)));
+        MatrixProduct<T>(tiles[2 * j], a, b[0], b[1]);
+        MatrixProduct<T>(tiles[2 * j + 1], a, b[2], b[3]);
+      }
+    }
+  }
+
   // tile_column: the key of this lane's first column.
   __device__ __forceinline__ void Mask(int32_t tile_column) {
 #pragma unroll
@@ -112,21 +138,7 @@ struct PrefillRowsState {
     }
 #pragma unroll
     for (int32_t half = 0; half < 2; ++half) {
-      float quarters[4];
-#pragma unroll
-      for (int32_t q = 0; q < 4; ++q) {
-        const int32_t begin = q * kScores / 4 + 2 * half;
-        quarters[q] = __fadd_rn(scores[begin], scores[begin + 1]);
-#pragma unroll
-        for (int32_t i = begin + 4; i < (q + 1) * kScores / 4; i += 4) {
-          quarters[q] = __fadd_rn(quarters[q], scores[i]);
-          quarters[q] = __fadd_rn(quarters[q], scores[i + 1]);
-        }
-      }
-      sum[half] = __fmaf_rn(
-          sum[half],
-          rescale[half],
-          __fadd_rn(__fadd_rn(quarters[0], quarters[1]), __fadd_rn(quarters[2], quarters[3])));
+      sum[half] = __fmaf_rn(sum[half], rescale[half], TileSum(half));
     }
   }
 
@@ -241,6 +253,22 @@ struct PrefillRowsState {
   }
 
  private:
+  // Of the probabilities in `scores`.
+  __device__ __forceinline__ float TileSum(int32_t half) const {
+    float quarters[4];
+#pragma unroll
+    for (int32_t q = 0; q < 4; ++q) {
+      const int32_t begin = q * kScores / 4 + 2 * half;
+      quarters[q] = __fadd_rn(scores[begin], scores[begin + 1]);
+#pragma unroll
+      for (int32_t i = begin + 4; i < (q + 1) * kScores / 4; i += 4) {
+        quarters[q] = __fadd_rn(quarters[q], scores[i]);
+        quarters[q] = __fadd_rn(quarters[q], scores[i + 1]);
+      }
+    }
+    return __fadd_rn(__fadd_rn(quarters[0], quarters[1]), __fadd_rn(quarters[2], quarters[3]));
+  }
+
   // Word j of lane t becomes word t of lane j.
   __device__ __forceinline__ static void TransposeQuad(uint32_t (&words)[4], int32_t lane) {
     const bool odd = (lane & 1) != 0;
