@@ -12,6 +12,9 @@ namespace ringserve::cuda {
 namespace {
 
 constexpr int64_t kCounterBytes = 256;
+// Folding more sources than this takes so long that a kernel of its own, with more blocks, is worth
+// its launch.
+constexpr int32_t kMaxMergeSources = 16;
 
 using EncodeTensorMap = decltype(&cuTensorMapEncodeTiled);
 
@@ -23,6 +26,8 @@ CUtensorMapDataType MapType(DType dtype) {
   return dtype == DType::kBf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
 }
 
+// No promotion to larger reads: with 256 bytes, copying random blocks by boxes of 64 columns runs
+// at 4123 GB/s instead of 4560 on an H200.
 bool EncodeMaps(const AttentionDevice& device, const AttentionCudaArgs& args, TensorMaps& maps) {
   const auto encode = reinterpret_cast<EncodeTensorMap>(device.encode_tensor_map);
   const KvLayout& layout = args.kv.layout;
@@ -47,7 +52,7 @@ bool EncodeMaps(const AttentionDevice& device, const AttentionCudaArgs& args, Te
                steps,
                CU_TENSOR_MAP_INTERLEAVE_NONE,
                CU_TENSOR_MAP_SWIZZLE_128B,
-               CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+               CU_TENSOR_MAP_L2_PROMOTION_NONE,
                CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) != CUDA_SUCCESS) {
       return false;
     }
@@ -72,7 +77,7 @@ bool EncodeMaps(const AttentionDevice& device, const AttentionCudaArgs& args, Te
                 steps,
                 CU_TENSOR_MAP_INTERLEAVE_NONE,
                 CU_TENSOR_MAP_SWIZZLE_128B,
-                CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                CU_TENSOR_MAP_L2_PROMOTION_NONE,
                 CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
@@ -83,6 +88,8 @@ AttentionCudaParams MakeParams(const AttentionDevice& device, const AttentionCud
   params.window = args.plan.window;
   params.tiles_per_split = args.plan.tiles_per_split;
   params.blocks = args.plan.blocks;
+  params.merges = args.plan.merges;
+  params.sources = args.plan.sources;
   params.q = args.q;
   params.out = args.out;
   params.q_stride = args.q_stride;
@@ -100,8 +107,12 @@ AttentionCudaParams MakeParams(const AttentionDevice& device, const AttentionCud
   std::byte* at = args.workspace;
   params.counters = reinterpret_cast<int32_t*>(at);
   at += kCounterBytes;
+  params.merge_counters = reinterpret_cast<int32_t*>(at);
+  at += AttentionZeroedBytes(args.max_partials) - kCounterBytes;
   params.scratch = reinterpret_cast<float*>(at);
   at += ScratchBytes(device, layout.head_dim);
+  params.partial_out = reinterpret_cast<float*>(at);  // first: read 16 bytes at a time
+  at += args.max_partials * layout.head_dim * static_cast<int64_t>(sizeof(float));
   params.partial_sums = reinterpret_cast<float2*>(at);
   return params;
 }
@@ -113,7 +124,9 @@ cudaError_t LaunchFor(const AttentionDevice& device,
                       cudaStream_t stream) {
   const LaunchLimits limits = {.num_sms = device.num_sms, .shared_bytes = device.shared_bytes};
   AttentionCudaParams params = MakeParams(device, args);
-  params.partial_out = reinterpret_cast<float*>(params.partial_sums + args.plan.num_partials);
+  if (!hopper || args.plan.merge_sources > kMaxMergeSources) {
+    params.merge_counters = nullptr;
+  }
   TensorMaps maps;
   if (hopper && !EncodeMaps(device, args, maps)) {
     return cudaErrorInvalidValue;
@@ -137,8 +150,9 @@ cudaError_t LaunchFor(const AttentionDevice& device,
       return error;
     }
   }
-  return args.plan.num_merges > 0 ? LaunchMerge<T, kHeadDim>(params, args.plan, hopper, stream)
-                                  : cudaSuccess;
+  return args.plan.num_merges > 0 && params.merge_counters == nullptr
+             ? LaunchMerge<T, kHeadDim>(params, args.plan, hopper, stream)
+             : cudaSuccess;
 }
 
 template <typename T>
@@ -188,11 +202,15 @@ cudaError_t FindAttentionDevice(int32_t device, AttentionDevice& found) {
   return error == cudaSuccess && result != cudaDriverEntryPointSuccess ? cudaErrorUnknown : error;
 }
 
+int64_t AttentionZeroedBytes(int64_t max_partials) {
+  return kCounterBytes + RoundUp<int64_t>(max_partials * 4, 256);
+}
+
 int64_t AttentionWorkspaceBytes(const AttentionDevice& device,
                                 int32_t head_dim,
-                                int64_t num_partials) {
-  return kCounterBytes + ScratchBytes(device, head_dim) +
-         num_partials * (head_dim + 2) * static_cast<int64_t>(sizeof(float));
+                                int64_t max_partials) {
+  return AttentionZeroedBytes(max_partials) + ScratchBytes(device, head_dim) +
+         max_partials * (head_dim + 2) * static_cast<int64_t>(sizeof(float));
 }
 
 const char* CheckAttentionCudaArgs(const AttentionCudaArgs& args) {
@@ -217,6 +235,9 @@ const char* CheckAttentionCudaArgs(const AttentionCudaArgs& args) {
   }
   if (!(args.scale > 0)) {
     return "scale must be positive";
+  }
+  if (args.plan.num_partials > args.max_partials) {
+    return "the plan has more partial results than the workspace";
   }
   if (args.q_stride % 8 != 0 || args.out_stride % 8 != 0) {
     return "row strides must be multiples of 8 elements";

@@ -44,19 +44,25 @@ struct AttentionCudaArgs {
   int32_t num_heads = 0;
   float scale = 0;  // > 0
   DType dtype = DType::kBf16;
-  // AttentionWorkspaceBytes(device, head_dim, packed.num_partials) bytes, 256-byte aligned; its
-  // first 256 bytes zero before the first call, and left zero by every call.
+  // AttentionWorkspaceBytes(device, head_dim, max_partials) bytes, 256-byte aligned; the first
+  // AttentionZeroedBytes(max_partials) of them zero before the first call, and left zero by every
+  // call. max_partials must not change: at least any plan's num_partials.
   std::byte* workspace = nullptr;
+  int64_t max_partials = 0;
 };
 
+int64_t AttentionZeroedBytes(int64_t max_partials);
 int64_t AttentionWorkspaceBytes(const AttentionDevice& device,
                                 int32_t head_dim,
-                                int64_t num_partials);
+                                int64_t max_partials);
 
 // Null if every requirement holds, else a static sentence that names the first broken one.
 [[nodiscard]] const char* CheckAttentionCudaArgs(const AttentionCudaArgs& args);
 
-// Enqueues; returns an error only if a launch failed.
+// Enqueues; returns an error only if a launch failed. On sm_90 the kernels are launched with
+// programmatic dependent launch: the plan, and all keys and values at positions before a decode
+// row's own, must be complete before the kernel that precedes this call in the stream lets its
+// dependents start (by itself it does so when it ends).
 [[nodiscard]] cudaError_t LaunchAttention(const AttentionDevice& device,
                                           const AttentionCudaArgs& args,
                                           AttentionKernels kernels,

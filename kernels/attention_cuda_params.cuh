@@ -17,6 +17,8 @@ struct AttentionCudaParams {
   int32_t window;
   int32_t tiles_per_split;
   const int32_t* blocks;
+  const AttentionMerge* merges;
+  const int32_t* sources;
   const void* q;
   void* out;
   int64_t q_stride;
@@ -38,6 +40,8 @@ struct AttentionCudaParams {
   float2* partial_sums;  // [num_partials]: reference value, sum
   // Zero between launches: the next item to take, the blocks that are done.
   int32_t* counters;
+  // The same, for each merge: its items that are done. Null: LaunchMerge folds.
+  int32_t* merge_counters;
   float* scratch;  // per block of the grid: folded output rows where shared memory has no room
 };
 

@@ -7,9 +7,9 @@
 namespace ringserve::cuda {
 namespace {
 
-template <typename T, int32_t kHeadDim, int32_t kStages>
+template <int32_t kHeadDim, int32_t kStages>
 struct PortableDecodeShared {
-  using Shape = DecodeShape<T, kHeadDim>;
+  using Shape = DecodeShape<kHeadDim>;
   alignas(1024) uint8_t stages[kStages][Shape::kTileBytes];
   typename Shape::Exchange exchange;
   alignas(16) uint8_t queries[Shape::kQueryBytes];
@@ -18,12 +18,13 @@ struct PortableDecodeShared {
 template <typename T, int32_t kHeadDim, int32_t kStages>
 __global__ void __launch_bounds__(kDecodeThreads)
     DecodeKernel(const __grid_constant__ AttentionCudaParams params) {
-  using Shared = PortableDecodeShared<T, kHeadDim, kStages>;
+  using Shared = PortableDecodeShared<kHeadDim, kStages>;
   constexpr int32_t kTile = TileKeys(kHeadDim);
   extern __shared__ uint8_t dynamic_shared[];
   Shared& shared = *reinterpret_cast<Shared*>(
       dynamic_shared + ((1024 - (SharedAddress(dynamic_shared) & 1023)) & 1023));
-  DecodeRowsState<T, kHeadDim> rows(shared.exchange);
+  DecodeScores<T, kHeadDim> scores;
+  DecodeOutput<T, kHeadDim> output;
 
   for (int32_t index = static_cast<int32_t>(blockIdx.x); index < params.num_items;
        index += static_cast<int32_t>(gridDim.x)) {
@@ -55,21 +56,22 @@ __global__ void __launch_bounds__(kDecodeThreads)
       __syncthreads();
       load(2 * tile + kStages - 1);
       if (tile == 0) {
-        rows.Begin(item, params.window, SharedAddress(shared.queries));
+        scores.Begin(item, params.window, SharedAddress(shared.queries));
+        output.Begin();
       }
-      rows.Scores(SharedAddress(shared.stages[2 * tile % kStages]));
+      scores.Scores(SharedAddress(shared.stages[2 * tile % kStages]));
       if (tile < item.dense_begin || tile >= item.dense_end) {
-        rows.Mask(tile * kTile);
+        scores.Mask(tile * kTile);
       }
-      rows.PublishMax();
+      scores.PublishMax(shared.exchange);
       WaitCopies<kStages - 2>();
       __syncthreads();
       load(2 * tile + kStages);
-      rows.PublishProbabilities(params.scale_log2);
+      scores.PublishProbabilities(shared.exchange, params.scale_log2);
       __syncthreads();
-      rows.Accumulate(SharedAddress(shared.stages[(2 * tile + 1) % kStages]));
+      output.Accumulate(shared.exchange, SharedAddress(shared.stages[(2 * tile + 1) % kStages]));
     }
-    rows.Finish(item, params);
+    output.Finish(item, params);
     __syncthreads();
   }
 }
@@ -79,18 +81,16 @@ __global__ void __launch_bounds__(kDecodeThreads)
 // before the first value has come; the folds themselves run in order.
 template <typename T, int32_t kHeadDim>
 __global__ void __launch_bounds__(kHeadDim)
-    MergeKernel(const __grid_constant__ AttentionCudaParams params,
-                const AttentionMerge* merges,
-                const int32_t* sources) {
+    MergeKernel(const __grid_constant__ AttentionCudaParams params) {
   constexpr int32_t kWarps = kHeadDim / 32;
-  constexpr int32_t kBatch = 16;
+  constexpr int32_t kBatch = 32;
   __shared__ int32_t partials[kHeadDim];
   __shared__ float2 factors[kHeadDim];
   __shared__ float sums[kHeadDim];
   __shared__ float warp_max[kWarps];
   WaitForPreviousKernel();
   AllowNextKernel();
-  const AttentionMerge merge = merges[blockIdx.x];
+  const AttentionMerge merge = params.merges[blockIdx.x];
   const auto packed_row = static_cast<int32_t>(blockIdx.y);
   if (packed_row >= merge.num_rows * merge.num_heads) {
     return;
@@ -101,7 +101,8 @@ __global__ void __launch_bounds__(kHeadDim)
   float reference = kNegativeInfinity;
   for (int32_t first = 0; first < merge.num_sources; first += kHeadDim) {
     const bool valid = first + column < merge.num_sources;
-    const int32_t partial = sources[merge.first_source + (valid ? first + column : 0)] + packed_row;
+    const int32_t partial = params.sources[merge.first_source + (valid ? first + column : 0)] +
+                            merge.PartialOffset(packed_row);
     const float2 part = params.partial_sums[partial];
     float largest = valid ? part.x : kNegativeInfinity;
     for (int32_t step = 1; step < 32; step *= 2) {
@@ -150,7 +151,7 @@ template <typename T, int32_t kHeadDim, int32_t kStages>
 cudaError_t LaunchStages(const AttentionCudaParams& params,
                          const LaunchLimits& limits,
                          cudaStream_t stream) {
-  constexpr int32_t kShared = sizeof(PortableDecodeShared<T, kHeadDim, kStages>) + 1024;
+  constexpr int32_t kShared = sizeof(PortableDecodeShared<kHeadDim, kStages>) + 1024;
   const auto kernel = DecodeKernel<T, kHeadDim, kStages>;
   cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
@@ -170,7 +171,7 @@ cudaError_t LaunchDecode(const AttentionCudaParams& params,
                          const LaunchLimits& limits,
                          cudaStream_t stream) {
   // Three stages of 32 KB fit where a block may have 163 KB (sm_80, sm_90), two where 99 KB.
-  if (sizeof(PortableDecodeShared<T, kHeadDim, 3>) + 1024 <=
+  if (sizeof(PortableDecodeShared<kHeadDim, 3>) + 1024 <=
       static_cast<size_t>(limits.shared_bytes)) {
     return LaunchStages<T, kHeadDim, 3>(params, limits, stream);
   }
@@ -185,9 +186,9 @@ cudaError_t LaunchMerge(const AttentionCudaParams& params,
   const dim3 grid(plan.num_merges, plan.merge_rows);
   const auto kernel = MergeKernel<T, kHeadDim>;
   if (overlap) {
-    return LaunchOverlapping(kernel, grid, kHeadDim, 0, stream, params, plan.merges, plan.sources);
+    return LaunchOverlapping(kernel, grid, kHeadDim, 0, stream, params);
   }
-  kernel<<<grid, kHeadDim, 0, stream>>>(params, plan.merges, plan.sources);
+  kernel<<<grid, kHeadDim, 0, stream>>>(params);
   return cudaGetLastError();
 }
 

@@ -1,43 +1,98 @@
 // Decode attention for sm_90a: one persistent block an SM. A producer warp takes items from a
 // shared counter and keeps a deep ring of key and value tiles in flight, also across items; four
-// consumer warps do the arithmetic (attention_decode_cuda.cuh).
+// warps turn keys into probabilities and four others, one or two tiles behind, accumulate the
+// output (attention_decode_cuda.cuh). The block that ends the last item of a row folds its partial
+// results.
 #include "kernels/attention_decode_cuda.cuh"
 #include "kernels/attention_kernels_cuda.h"
 #include "kernels/attention_tma_cuda.cuh"
 
 namespace ringserve::cuda {
+namespace decode {
 namespace {
 
-constexpr int32_t kThreads = kDecodeThreads + 32;
+constexpr int32_t kThreads = 2 * kDecodeThreads + 32;
 constexpr int32_t kItemSlots = 2;
+constexpr int32_t kExchanges = 2;
+constexpr int32_t kScoresBarrier = 1;
+constexpr int32_t kOutputBarrier = 2;
 
-template <typename T, int32_t kHeadDim>
+template <int32_t kHeadDim>
 struct DecodeShared {
-  using Shape = DecodeShape<T, kHeadDim>;
-  // 192 KB: three tiles of keys and values at head_dim 128.
+  using Shape = DecodeShape<kHeadDim>;
+  // 192 KB: three tiles of keys and values at head_dim 128. Keys and values alternate, so a stage
+  // always holds the same kind.
   static constexpr int32_t kStages = 196608 / Shape::kTileBytes;
+  static_assert(kStages % 2 == 0);
   alignas(1024) uint8_t stages[kStages][Shape::kTileBytes];
-  typename Shape::Exchange exchange;
+  typename Shape::Exchange exchanges[kExchanges];
   alignas(128) uint8_t queries[kItemSlots][Shape::kQueryBytes];
   AttentionItem items[kItemSlots];
   TransactionBarrier full[kStages];
   TransactionBarrier empty[kStages];
   TransactionBarrier item_full[kItemSlots];
   TransactionBarrier item_empty[kItemSlots];
+  TransactionBarrier exchange_full[kExchanges];
+  TransactionBarrier exchange_empty[kExchanges];
+  int32_t ends_merge;
 };
+
+// One arrival a warp. Ordinary reads before, copies by the tensor copy engine after: that takes a
+// proxy fence.
+__device__ __forceinline__ void ReleaseCopied(TransactionBarrier& barrier) {
+  FenceAsyncProxy();
+  __syncwarp();
+  if (threadIdx.x % 32 == 0) {
+    barrier.Arrive();
+  }
+}
+
+__device__ __forceinline__ void Release(TransactionBarrier& barrier) {
+  __syncwarp();
+  if (threadIdx.x % 32 == 0) {
+    barrier.Arrive();
+  }
+}
 
 template <typename T, int32_t kHeadDim>
 __device__ __forceinline__ void Produce(const AttentionCudaParams& params,
                                         const CUtensorMap& map,
                                         int32_t box_shift,
-                                        DecodeShared<T, kHeadDim>& shared) {
-  using Shared = DecodeShared<T, kHeadDim>;
+                                        DecodeShared<kHeadDim>& shared) {
+  using Shared = DecodeShared<kHeadDim>;
+  constexpr int32_t kTile = TileKeys(kHeadDim);
   const int32_t lane = static_cast<int32_t>(threadIdx.x) % 32;
   RingPlace<Shared::kStages> place;
   RingPlace<kItemSlots> slot;
   auto index = static_cast<int32_t>(blockIdx.x);
+  bool waited = false;
   while (index < params.num_items) {
     const AttentionItem item = params.items[index];
+    TileLoader<kHeadDim> loader(params, map, box_shift, item);
+    const auto load = [&](int32_t tile) {
+#pragma unroll 1
+      for (int32_t part = 0; part < 2; ++part) {
+        shared.empty[place.stage].Wait(place.parity ^ 1);
+        loader.Load(shared.full[place.stage],
+                    SharedAddress(shared.stages[place.stage]),
+                    tile,
+                    part * params.value_rows);
+        place.Advance();
+      }
+    };
+    int32_t tile = 0;
+    if (!waited) {
+      // Keys before the row's own position are from earlier steps: they need not wait for the
+      // kernel that appends this step's.
+      const int32_t old_tiles =
+          min(min(item.num_tiles, max(item.row_position, 0) / kTile), Shared::kStages / 2);
+#pragma unroll 1
+      for (; tile < old_tiles; ++tile) {
+        load(tile);
+      }
+      WaitForPreviousKernel();
+      waited = true;
+    }
     int32_t next = 0;
     if (lane == 0) {
       next = atomicAdd(&params.counters[0], 1) + static_cast<int32_t>(gridDim.x);
@@ -56,17 +111,9 @@ __device__ __forceinline__ void Produce(const AttentionCudaParams& params,
       }
     }
     slot.Advance();
-    TileLoader<kHeadDim> loader(params, map, box_shift, item);
-    for (int32_t tile = 0; tile < item.num_tiles; ++tile) {
-      shared.empty[place.stage].Wait(place.parity ^ 1);
-      loader.Load(shared.full[place.stage], SharedAddress(shared.stages[place.stage]), tile, 0);
-      place.Advance();
-      shared.empty[place.stage].Wait(place.parity ^ 1);
-      loader.Load(shared.full[place.stage],
-                  SharedAddress(shared.stages[place.stage]),
-                  tile,
-                  params.value_rows);
-      place.Advance();
+#pragma unroll 1
+    for (; tile < item.num_tiles; ++tile) {
+      load(tile);
     }
     index = __shfl_sync(0xffffffffU, next, 0);
   }
@@ -84,53 +131,105 @@ __device__ __forceinline__ void Produce(const AttentionCudaParams& params,
 }
 
 template <typename T, int32_t kHeadDim>
-__device__ __forceinline__ void Consume(const AttentionCudaParams& params,
-                                        DecodeShared<T, kHeadDim>& shared) {
-  using Shared = DecodeShared<T, kHeadDim>;
+__device__ __forceinline__ void MakeProbabilities(const AttentionCudaParams& params,
+                                                  DecodeShared<kHeadDim>& shared) {
+  using Shared = DecodeShared<kHeadDim>;
   constexpr int32_t kTile = TileKeys(kHeadDim);
-  const auto thread = static_cast<int32_t>(threadIdx.x);
-  // Ordinary reads before, copies by the tensor copy engine after: that takes a proxy fence.
-  const auto release = [&](TransactionBarrier& barrier) {
-    FenceAsyncProxy();
-    __syncwarp();
-    if (thread % 32 == 0) {
-      barrier.Arrive();
-    }
-  };
-  DecodeRowsState<T, kHeadDim> rows(shared.exchange);
+  DecodeScores<T, kHeadDim> scores;
   RingPlace<Shared::kStages> place;
   RingPlace<kItemSlots> slot;
+  RingPlace<kExchanges> exchange;
   while (true) {
     shared.item_full[slot.stage].Wait(slot.parity);
     const AttentionItem item = shared.items[slot.stage];
     if (item.num_tiles == 0) {
       return;
     }
-    rows.Begin(item, params.window, SharedAddress(shared.queries[slot.stage]));
-    release(shared.item_empty[slot.stage]);
+    scores.Begin(item, params.window, SharedAddress(shared.queries[slot.stage]));
+    ReleaseCopied(shared.item_empty[slot.stage]);
     slot.Advance();
     for (int32_t tile = 0; tile < item.num_tiles; ++tile) {
       shared.full[place.stage].Wait(place.parity);
-      rows.Scores(SharedAddress(shared.stages[place.stage]));
+      scores.Scores(SharedAddress(shared.stages[place.stage]));
       if (tile < item.dense_begin || tile >= item.dense_end) {
-        rows.Mask(tile * kTile);
+        scores.Mask(tile * kTile);
       }
-      rows.PublishMax();
-      release(shared.empty[place.stage]);
+      scores.PublishMax(shared.exchanges[exchange.stage]);
+      ReleaseCopied(shared.empty[place.stage]);
       place.Advance();
-      NamedBarrier(kDecodeBarrier, kDecodeThreads);
-      rows.PublishProbabilities(params.scale_log2);
+      place.Advance();
+      NamedBarrier(kScoresBarrier, kDecodeThreads);
+      shared.exchange_empty[exchange.stage].Wait(exchange.parity ^ 1);
+      scores.PublishProbabilities(shared.exchanges[exchange.stage], params.scale_log2);
+      shared.exchange_full[exchange.stage].Arrive();
+      exchange.Advance();
+    }
+  }
+}
+
+// The threads that wrote an item's partial results fold those of its rows if no others are missing.
+template <typename T, int32_t kHeadDim>
+__device__ __forceinline__ void EndPartial(const AttentionCudaParams& params,
+                                           const AttentionItem& item,
+                                           DecodeShared<kHeadDim>& shared,
+                                           int32_t thread) {
+  const AttentionMerge merge = params.merges[item.merge];
+  NamedBarrier(kOutputBarrier, kDecodeThreads);
+  if (thread == 0) {
+    __threadfence();
+    const int32_t done = atomicAdd(&params.merge_counters[item.merge], 1) + 1;
+    shared.ends_merge = static_cast<int32_t>(done == merge.num_sources);
+    if (done == merge.num_sources) {
+      params.merge_counters[item.merge] = 0;
+    }
+    __threadfence();
+  }
+  NamedBarrier(kOutputBarrier, kDecodeThreads);
+  if (shared.ends_merge != 0) {
+    MergeRows<T, kHeadDim>(params, merge, thread);
+  }
+}
+
+template <typename T, int32_t kHeadDim>
+__device__ __forceinline__ void MakeOutput(const AttentionCudaParams& params,
+                                           DecodeShared<kHeadDim>& shared) {
+  using Shared = DecodeShared<kHeadDim>;
+  constexpr int32_t kTile = TileKeys(kHeadDim);
+  const int32_t thread = static_cast<int32_t>(threadIdx.x) % kDecodeThreads;
+  DecodeOutput<T, kHeadDim> output;
+  RingPlace<Shared::kStages> place;
+  place.Advance();
+  RingPlace<kItemSlots> slot;
+  RingPlace<kExchanges> exchange;
+  while (true) {
+    shared.item_full[slot.stage].Wait(slot.parity);
+    const AttentionItem item = shared.items[slot.stage];
+    if (item.num_tiles == 0) {
+      return;
+    }
+    Release(shared.item_empty[slot.stage]);
+    slot.Advance();
+    output.Begin();
+    for (int32_t tile = 0; tile < item.num_tiles; ++tile) {
       shared.full[place.stage].Wait(place.parity);
       if (IsPartial<kTile>(item, tile)) {
         ClearRows<kTile, Shared::Shape::kPanels, kDecodeThreads>(
             item, tile, shared.stages[place.stage], thread);
+        NamedBarrier(kOutputBarrier, kDecodeThreads);
       }
-      NamedBarrier(kDecodeBarrier, kDecodeThreads);
-      rows.Accumulate(SharedAddress(shared.stages[place.stage]));
-      release(shared.empty[place.stage]);
+      shared.exchange_full[exchange.stage].Wait(exchange.parity);
+      output.Accumulate(shared.exchanges[exchange.stage],
+                        SharedAddress(shared.stages[place.stage]));
+      ReleaseCopied(shared.empty[place.stage]);
+      shared.exchange_empty[exchange.stage].Arrive();
       place.Advance();
+      place.Advance();
+      exchange.Advance();
     }
-    rows.Finish(item, params);
+    output.Finish(item, params);
+    if (item.merge >= 0 && params.merge_counters != nullptr) {
+      EndPartial<T, kHeadDim>(params, item, shared, thread);
+    }
   }
 }
 
@@ -139,7 +238,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     DecodeHopperKernel(const __grid_constant__ AttentionCudaParams params,
                        const __grid_constant__ CUtensorMap map,
                        int32_t box_shift) {
-  using Shared = DecodeShared<T, kHeadDim>;
+  using Shared = DecodeShared<kHeadDim>;
   extern __shared__ uint8_t dynamic_shared[];
   Shared& shared = *reinterpret_cast<Shared*>(
       dynamic_shared + ((1024 - (SharedAddress(dynamic_shared) & 1023)) & 1023));
@@ -150,29 +249,39 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
     for (int32_t i = 0; i < kItemSlots; ++i) {
       shared.item_full[i].Init(1);
-      shared.item_empty[i].Init(kDecodeWarps);
+      shared.item_empty[i].Init(2 * kDecodeWarps);
+    }
+    for (int32_t i = 0; i < kExchanges; ++i) {
+      shared.exchange_full[i].Init(kDecodeThreads);
+      shared.exchange_empty[i].Init(kDecodeThreads);
     }
     FenceBarrierInit();
     PrefetchTensorMap(map);
   }
   __syncthreads();
-  AllowNextKernel();
-  WaitForPreviousKernel();
-  if (threadIdx.x >= kDecodeThreads) {
+  if (threadIdx.x >= 2 * kDecodeThreads) {
     Produce<T, kHeadDim>(params, map, box_shift, shared);
+    return;
+  }
+  WaitForPreviousKernel();
+  AllowNextKernel();
+  if (threadIdx.x < kDecodeThreads) {
+    MakeProbabilities<T, kHeadDim>(params, shared);
   } else {
-    Consume<T, kHeadDim>(params, shared);
+    MakeOutput<T, kHeadDim>(params, shared);
   }
 }
 
 }  // namespace
+}  // namespace decode
 
 template <typename T, int32_t kHeadDim>
 cudaError_t LaunchDecodeHopper(const AttentionCudaParams& params,
                                const LaunchLimits& limits,
                                const TensorMaps& maps,
                                cudaStream_t stream) {
-  constexpr int32_t kShared = sizeof(DecodeShared<T, kHeadDim>) + 1024;
+  using namespace decode;  // NOLINT(google-build-using-namespace): the kernel's own names
+  constexpr int32_t kShared = sizeof(DecodeShared<kHeadDim>) + 1024;
   static_assert(kShared <= 232448);
   const auto kernel = DecodeHopperKernel<T, kHeadDim>;
   const cudaError_t error =

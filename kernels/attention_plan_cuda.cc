@@ -43,6 +43,8 @@ class Packer {
   const char* AddWorkItem(const WorkItem& item);
   bool HoldsOneSplit(const WorkItem& item) const;
   void CutDecode(const WorkItem& item, const RowRange& range, int32_t row_in_item);
+  void CutMerge(const MergeItem& merge);
+  int32_t FindMerge(const AttentionItem& item) const;
   void CutPrefill(const Rows& rows);
   void OrderPrefill();
   void SetKeys(int64_t first, int64_t end, int32_t entry, AttentionItem& item) const;
@@ -55,6 +57,7 @@ class Packer {
   const int64_t window_;
   PackedAttentionPlan& packed_;
   std::vector<Rows> rows_;
+  std::vector<std::tuple<int32_t, int32_t, int32_t>> merges_;  // first row, first head, index
   std::vector<std::pair<int64_t, AttentionItem>> groups_;  // (sequence, KV head) of a prefill item
 };
 
@@ -89,6 +92,7 @@ const char* Packer::Pack() {
   packed_.sources.clear();
   packed_.blocks.clear();
   packed_.merge_rows = 0;
+  packed_.merge_sources = 0;
   packed_.prefill_heads = 0;
   packed_.num_partials = plan_.num_partials;
   packed_.window = static_cast<int32_t>(window_);
@@ -103,6 +107,10 @@ const char* Packer::Pack() {
   for (const BlockEntry& entry : plan_.entries) {
     packed_.blocks.push_back(entry.block);
   }
+  for (const MergeItem& merge : plan_.merges) {
+    CutMerge(merge);
+  }
+  std::sort(merges_.begin(), merges_.end());
   for (const WorkItem& item : plan_.items) {
     if (const char* error = AddWorkItem(item); error != nullptr) {
       return error;
@@ -128,15 +136,6 @@ const char* Packer::Pack() {
       packed_.decode.begin(),
       packed_.decode.end(),
       [](const AttentionItem& a, const AttentionItem& b) { return a.num_tiles > b.num_tiles; });
-  for (const MergeItem& merge : plan_.merges) {
-    packed_.merges.push_back({.first_row = merge.first_row,
-                              .num_rows = merge.num_rows,
-                              .first_head = merge.first_head,
-                              .num_heads = merge.num_heads,
-                              .first_source = merge.first_source,
-                              .num_sources = merge.num_sources});
-    packed_.merge_rows = std::max(packed_.merge_rows, merge.num_rows * merge.num_heads);
-  }
   for (const int64_t source : plan_.merge_sources) {
     packed_.sources.push_back(static_cast<int32_t>(source));
   }
@@ -202,6 +201,35 @@ void Packer::SetRows(int64_t position, AttentionItem& item) const {
   item.dense_end = static_cast<int32_t>(std::min<int64_t>(item.key_end, position + 1) / tile_);
 }
 
+// As CutDecode cuts the items that it folds.
+void Packer::CutMerge(const MergeItem& merge) {
+  const int32_t heads = std::min(merge.num_heads, kDecodeRows);
+  const int32_t rows = std::max(kDecodeRows / merge.num_heads, 1);
+  for (int32_t row = 0; row < merge.num_rows; row += rows) {
+    for (int32_t head = 0; head < merge.num_heads; head += heads) {
+      const AttentionMerge cut = {.first_row = merge.first_row + row,
+                                  .num_rows = std::min(rows, merge.num_rows - row),
+                                  .first_head = merge.first_head + head,
+                                  .num_heads = std::min(heads, merge.num_heads - head),
+                                  .first_source = merge.first_source,
+                                  .num_sources = merge.num_sources,
+                                  .source_offset = row * merge.num_heads + head,
+                                  .partial_stride = merge.num_heads};
+      merges_.emplace_back(
+          cut.first_row, cut.first_head, static_cast<int32_t>(packed_.merges.size()));
+      packed_.merges.push_back(cut);
+      packed_.merge_rows = std::max(packed_.merge_rows, cut.num_rows * cut.num_heads);
+      packed_.merge_sources = std::max(packed_.merge_sources, cut.num_sources);
+    }
+  }
+}
+
+int32_t Packer::FindMerge(const AttentionItem& item) const {
+  const auto found = std::lower_bound(
+      merges_.begin(), merges_.end(), std::tuple(item.first_row, item.first_head, 0));
+  return found == merges_.end() ? -1 : std::get<2>(*found);
+}
+
 void Packer::CutDecode(const WorkItem& item, const RowRange& range, int32_t row_in_item) {
   const Tile& first = plan_.tiles[item.first_tile];
   const Tile& last = plan_.tiles[item.first_tile + item.num_tiles - 1];
@@ -218,7 +246,9 @@ void Packer::CutDecode(const WorkItem& item, const RowRange& range, int32_t row_
       cut.num_heads = std::min(heads, item.num_heads - head);
       cut.kv_head = item.kv_head;
       cut.first_partial = -1;
+      cut.merge = -1;
       if (item.first_partial >= 0) {
+        cut.merge = FindMerge(cut);
         cut.first_partial = static_cast<int32_t>(
             item.first_partial + int64_t{row_in_item + row} * item.num_heads + head);
         cut.partial_stride = item.num_heads;
@@ -253,6 +283,7 @@ void Packer::CutPrefill(const Rows& rows) {
       cut.num_heads = std::min(heads, rows.num_heads - head);
       cut.kv_head = rows.kv_head;
       cut.first_partial = -1;
+      cut.merge = -1;
       const int64_t first = std::max(keys_first, position - window_ + 1);
       const int64_t base = first - first % tile_;
       // Whole tiles are loaded as far as keys are written, so that only a sequence's last tile
@@ -344,6 +375,7 @@ AttentionPlanView WritePlan(const PackedAttentionPlan& packed,
   view.num_prefill = static_cast<int32_t>(packed.prefill.size());
   view.num_merges = static_cast<int32_t>(packed.merges.size());
   view.merge_rows = packed.merge_rows;
+  view.merge_sources = packed.merge_sources;
   view.prefill_heads = packed.prefill_heads;
   view.tiles_per_split = packed.tiles_per_split;
   view.window = packed.window;

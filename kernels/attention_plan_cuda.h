@@ -43,9 +43,11 @@ struct alignas(16) AttentionItem {
   int32_t base_in_block;   // of the base: its block may begin before it
   int32_t first_partial;   // -1: writes `out`; else row i, head h own first_partial +
   int32_t partial_stride;  //     i * partial_stride + h
+  int32_t merge;           // that the partial results go to; -1: none
+  int32_t unused[3];
 };
 
-static_assert(sizeof(AttentionItem) == 64);
+static_assert(sizeof(AttentionItem) == 80);
 
 struct AttentionMerge {
   int32_t first_row;
@@ -54,6 +56,13 @@ struct AttentionMerge {
   int32_t num_heads;
   int32_t first_source;
   int32_t num_sources;
+  int32_t source_offset;
+  int32_t partial_stride;
+
+  // Row i and head h of a merge, packed as i * num_heads + h, are this far from a source's partial.
+  constexpr int32_t PartialOffset(int32_t packed_row) const {
+    return source_offset + packed_row / num_heads * partial_stride + packed_row % num_heads;
+  }
 };
 
 struct AttentionPlanShape {
@@ -69,6 +78,7 @@ struct PackedAttentionPlan {
   std::vector<int32_t> sources;
   std::vector<int32_t> blocks;
   int32_t merge_rows = 0;     // most rows x heads of a merge
+  int32_t merge_sources = 0;  // most sources of one
   int32_t prefill_heads = 0;  // most heads of a prefill item
   int32_t tiles_per_split = 0;
   int64_t num_partials = 0;
@@ -91,6 +101,7 @@ struct AttentionPlanView {
   int32_t num_prefill = 0;
   int32_t num_merges = 0;
   int32_t merge_rows = 0;
+  int32_t merge_sources = 0;
   int32_t prefill_heads = 0;
   int32_t tiles_per_split = 0;
   int32_t window = 0;

@@ -281,7 +281,9 @@ class Step {
     memory_.emplace_back(elements * 2);
     memory_.emplace_back(elements * 2);
     memory_.emplace_back(cuda::AttentionWorkspaceBytes(device, kHeadDim, packed.num_partials));
-    CheckCuda(cudaMemset(memory_[3].as(), 0, 256), "counters");
+    CheckCuda(cudaMemset(memory_[3].as(), 0, cuda::AttentionZeroedBytes(packed.num_partials)),
+              "counters");
+    args_.max_partials = packed.num_partials;
     FillRandom<<<1024, 256>>>(memory_[1].as<__nv_bfloat16>(), elements, 3);
     args_.q = memory_[1].as();
     args_.out = memory_[2].as();

@@ -82,7 +82,8 @@ class DeviceCase {
     const DeviceMemory workspace(
         cuda::AttentionWorkspaceBytes(Device(), layout.head_dim, packed.num_partials));
     workspace.Fill(0xff);
-    CheckCuda(cudaMemset(workspace.as(), 0, 256), "counters");
+    const int64_t zeroed = cuda::AttentionZeroedBytes(packed.num_partials);
+    CheckCuda(cudaMemset(workspace.as(), 0, zeroed), "counters");
     const DeviceMemory out(c_.num_rows() * host.out_stride * 2);
     out.Fill(0xff);
     args.q = q_.as();
@@ -98,11 +99,13 @@ class DeviceCase {
     args.scale = host.scale;
     args.dtype = dtype_;
     args.workspace = workspace.as();
+    args.max_partials = packed.num_partials;
     REQUIRE(cuda::CheckAttentionCudaArgs(args) == nullptr);
     CheckCuda(cuda::LaunchAttention(Device(), args, kernels, nullptr), "LaunchAttention");
     CheckCuda(cudaDeviceSynchronize(), "attention");
     const auto counters = workspace.Download<int32_t>();
-    CHECK(std::all_of(counters.begin(), counters.begin() + 64, [](int32_t c) { return c == 0; }));
+    CHECK(std::all_of(
+        counters.begin(), counters.begin() + zeroed / 4, [](int32_t c) { return c == 0; }));
     return out.Download<uint16_t>();
   }
 
@@ -358,6 +361,7 @@ TEST_CASE("plans and arguments that the cuda kernels cannot run are named") {
   CHECK(broken([](Args& a) { a.scale = std::nanf(""); }));
   CHECK(broken([](Args& a) { a.q_stride = 4; }));
   CHECK(broken([](Args& a) { a.num_blocks = 0; }));
+  CHECK(broken([](Args& a) { a.plan.num_partials = 1; }));
   CHECK(broken([](Args& a) { a.kv.pool = reinterpret_cast<std::byte*>(64); }));
 }
 
