@@ -94,7 +94,7 @@ void PackAndFetch(
   const hn::RepartitionToWide<Words> d64;
   const int32_t num_words = head_dim * DTypeBytes(dtype) / 4;  // a multiple of 4
   for (int64_t key = 0; key < kGroupKeys; key += kLanes) {
-    for (int64_t word = 0; word < num_words; word += 4) {
+    for (int32_t word = 0; word < num_words; word += 4) {
       if (word % 16 == 0) {
         for (int64_t i = 0; i < kLanes; ++i) {
           hwy::Prefetch(next[key + i] + 4 * int64_t{word});
