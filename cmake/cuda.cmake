@@ -17,5 +17,9 @@ if(NOT CMAKE_CUDA_COMPILER)
 endif()
 enable_language(CUDA)
 find_package(CUDAToolkit REQUIRED)
-target_compile_options(ringserve_flags INTERFACE 
+target_compile_options(ringserve_flags INTERFACE
   "$<$<COMPILE_LANGUAGE:CUDA>:-std=c++20;--expt-relaxed-constexpr;-Xcompiler=-Wall,-Wextra>")
+
+# What proves that the CUDA code builds: the server with it, and the programs of tests/cuda_tests.cmake.
+add_custom_target(cuda)
+add_dependencies(cuda ringserve)

@@ -11,6 +11,7 @@ function(ringserve_gpu_program name)
   set_target_properties(${name} PROPERTIES LINKER_LANGUAGE CXX)
   target_link_libraries(${name} PRIVATE kernels_cuda ${arg_LIBRARIES} Threads::Threads ${CMAKE_DL_LIBS} rt)
   target_link_options(${name} PRIVATE -static-libstdc++ -static-libgcc)
+  add_dependencies(cuda ${name})
 endfunction()
 
 ringserve_gpu_program(gpu_test
