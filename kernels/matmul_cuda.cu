@@ -1,0 +1,155 @@
+#include <algorithm>
+
+#include "kernels/cuda_util.cuh"
+#include "kernels/matmul_cuda.h"
+
+namespace ringserve::cuda {
+namespace {
+
+// A block computes kTile x kTile results with four warps, each 16 rows by kTile columns, in slabs
+// of kSlab along k.
+constexpr int32_t kTile = 64;
+constexpr int32_t kSlab = kPanelColumns;
+constexpr int32_t kThreads = 128;
+
+struct Params {
+  const std::byte* x;
+  const std::byte* weight;
+  float* out;
+  int32_t num_rows;
+  int32_t num_features;
+  int32_t cols;
+};
+
+// Rows [first, first + kTile) of a row-major matrix, columns [k, k + kSlab); zeros past its ends.
+__device__ void LoadSlab(uint32_t to,
+                         const std::byte* matrix,
+                         int32_t first,
+                         int32_t num_rows,
+                         int32_t cols,
+                         int32_t k) {
+  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < kTile * 8; i += kThreads) {
+    const int32_t row = i / 8;
+    const int32_t piece = i % 8;
+    const bool valid = first + row < num_rows && k + piece * 8 < cols;
+    const int64_t at = (int64_t{first} + row) * cols + k + piece * 8;
+    CopyAsync16(to + PanelOffset(row, piece), matrix + (valid ? 2 * at : 0), valid);
+  }
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads) MatMulKernel(const Params params) {
+  __shared__ alignas(1024) std::byte shared[2][2][kTile * kPanelRowBytes];
+  const auto warp = static_cast<int32_t>(threadIdx.x) / 32;
+  const auto lane = static_cast<int32_t>(threadIdx.x) % 32;
+  const int32_t first_feature = static_cast<int32_t>(blockIdx.x) * kTile;
+  const int32_t first_row = static_cast<int32_t>(blockIdx.y) * kTile;
+  float sums[kTile / 8][4] = {};
+  const auto load = [&](int32_t stage, int32_t k) {
+    LoadSlab(SharedAddress(shared[stage][0]), params.x, first_row, params.num_rows, params.cols, k);
+    LoadSlab(SharedAddress(shared[stage][1]),
+             params.weight,
+             first_feature,
+             params.num_features,
+             params.cols,
+             k);
+    CommitCopies();
+  };
+  load(0, 0);
+  for (int32_t k = 0, stage = 0; k < params.cols; k += kSlab, stage ^= 1) {
+    if (k + kSlab < params.cols) {
+      load(stage ^ 1, k + kSlab);
+      WaitCopies<1>();
+    } else {
+      WaitCopies<0>();
+    }
+    __syncthreads();
+    const uint32_t x = SharedAddress(shared[stage][0]);
+    const uint32_t weight = SharedAddress(shared[stage][1]);
+#pragma unroll
+    for (int32_t step = 0; step < kSlab / 16; ++step) {
+      uint32_t a[4];
+      LoadMatrix4(a, x + PanelOffset(warp * 16 + lane % 16, step * 2 + lane / 16));
+#pragma unroll
+      for (int32_t pair = 0; pair < kTile / 16; ++pair) {
+        uint32_t b[4];
+        LoadMatrix4(
+            b, weight + PanelOffset(pair * 16 + lane / 16 * 8 + lane % 8, step * 2 + lane / 8 % 2));
+        MatrixProduct<T>(sums[2 * pair], a, b[0], b[1]);
+        MatrixProduct<T>(sums[2 * pair + 1], a, b[2], b[3]);
+      }
+    }
+    __syncthreads();
+  }
+  for (int32_t tile = 0; tile < kTile / 8; ++tile) {
+    for (int32_t i = 0; i < 4; ++i) {
+      const int32_t row = first_row + warp * 16 + lane / 4 + i / 2 * 8;
+      const int32_t feature = first_feature + tile * 8 + lane % 4 * 2 + i % 2;
+      if (row < params.num_rows && feature < params.num_features) {
+        params.out[int64_t{row} * params.num_features + feature] = sums[tile][i];
+      }
+    }
+  }
+}
+
+class PlainMatMul final : public MatMulDevice {
+ public:
+  cudaError_t Prepare(const Matrix& /*weight*/, int32_t /*max_rows*/) override {
+    return cudaSuccess;
+  }
+
+  cudaError_t Launch(const MatMulArgs& args, cudaStream_t stream) override {
+    if (CheckMatMulCudaArgs(args) != nullptr) {
+      return cudaErrorInvalidValue;
+    }
+    if (args.num_rows == 0) {
+      return cudaSuccess;
+    }
+    const Params params = {.x = static_cast<const std::byte*>(args.x),
+                           .weight = args.weight.data,
+                           .out = args.out,
+                           .num_rows = args.num_rows,
+                           .num_features = static_cast<int32_t>(args.weight.rows),
+                           .cols = static_cast<int32_t>(args.weight.cols)};
+    const dim3 grid(static_cast<unsigned>(CeilDiv(params.num_features, kTile)),
+                    static_cast<unsigned>(CeilDiv(params.num_rows, kTile)));
+    if (args.weight.dtype == DType::kBf16) {
+      MatMulKernel<__nv_bfloat16><<<grid, kThreads, 0, stream>>>(params);
+    } else {
+      MatMulKernel<__half><<<grid, kThreads, 0, stream>>>(params);
+    }
+    return cudaGetLastError();
+  }
+};
+
+}  // namespace
+
+const char* CheckMatMulCudaArgs(const MatMulArgs& args) {
+  if (args.weight.dtype == DType::kF32) {
+    return "weights must be bf16 or f16";
+  }
+  if (args.weight.cols < 8 || args.weight.cols % 8 != 0) {
+    return "the columns of a weight must be a multiple of 8";
+  }
+  if (args.weight.rows < 1 || args.weight.rows > (int64_t{1} << 30) ||
+      args.weight.cols > (int64_t{1} << 30)) {
+    return "a weight must have from 1 to 2^30 rows and columns";
+  }
+  if (args.num_rows < 0) {
+    return "num_rows must not be negative";
+  }
+  return nullptr;
+}
+
+size_t MatMulDevice::WorkspaceBytes() {
+  return 0;
+}
+
+cudaError_t MatMulDevice::Create(int32_t /*device*/,
+                                 std::byte* /*workspace*/,
+                                 std::unique_ptr<MatMulDevice>& made) {
+  made = std::make_unique<PlainMatMul>();
+  return cudaSuccess;
+}
+
+}  // namespace ringserve::cuda

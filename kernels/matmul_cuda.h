@@ -1,0 +1,43 @@
+// Matrix product with a weight on a CUDA device: matmul.h's meaning, float32 accumulation in k16
+// order by the tensor cores for every row count, so that a row's result does not depend on how many
+// rows there are.
+//
+// A weight lies row-major, [rows, cols] of bf16 or f16, in one piece, 128-byte aligned; cols is a
+// multiple of 8. `x` and `out` are 16-byte aligned. All pointers are device memory.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include <cuda_runtime.h>
+
+#include "kernels/matmul.h"
+
+namespace ringserve::cuda {
+
+// What the launches need to know of a device, and the algorithms chosen per shape. Made once at
+// start; launches allocate nothing. One thread.
+class MatMulDevice {
+ public:
+  virtual ~MatMulDevice() = default;
+
+  // Device bytes that Create wants, 256-byte aligned.
+  static size_t WorkspaceBytes();
+  // `workspace` must outlive the result and be used by one stream at a time.
+  [[nodiscard]] static cudaError_t Create(int32_t device,
+                                          std::byte* workspace,
+                                          std::unique_ptr<MatMulDevice>& made);
+
+  // Chooses algorithms for products of up to max_rows rows with a weight of this shape and dtype;
+  // to be called for every shape before the first Launch with it. weight.data is not read.
+  [[nodiscard]] virtual cudaError_t Prepare(const Matrix& weight, int32_t max_rows) = 0;
+
+  // Enqueues. args.num_rows may be 0.
+  [[nodiscard]] virtual cudaError_t Launch(const MatMulArgs& args, cudaStream_t stream) = 0;
+};
+
+// Null if every requirement holds, else a static sentence that names the first broken one.
+[[nodiscard]] const char* CheckMatMulCudaArgs(const MatMulArgs& args);
+
+}  // namespace ringserve::cuda
