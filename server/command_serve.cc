@@ -98,7 +98,23 @@ absl::Status Serve(const ServeOptions& options) {
   server->SetServing(true);
   spdlog::info("event=ready models={} pid={}", configs.size(), getpid());
 
+  pump.OnInternalError([&] {
+    for (const auto& model : models.models()) {
+      if (!model->engine->load().healthy) {
+        spdlog::error("event=failed model={}", model->name());
+        signals.Fail();
+        return;  // from here on all of this may be going
+      }
+    }
+  });
+
   const int signal = signals.Wait();
+  if (signal == 0) {
+    // What the device held is lost, and a new process has it again soonest.
+    server->SetServing(false);
+    server->Stop(absl::Now() + absl::Seconds(1));
+    return absl::InternalError("a model's device failed");
+  }
   spdlog::info("event=draining signal={} deadline_seconds={}",
                signal == SIGTERM ? "SIGTERM" : "SIGINT",
                options.drain_seconds);

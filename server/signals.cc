@@ -50,9 +50,20 @@ void StopSignals::Run() {
     if (!armed_) {
       _exit(0);
     }
+    Tell(signal);
+  }
+}
+
+void StopSignals::Tell(int signal) {
+  const absl::MutexLock lock(&mutex_);
+  if (!first_.HasBeenNotified()) {
     signal_ = signal;
     first_.Notify();
   }
+}
+
+void StopSignals::Fail() {
+  Tell(0);
 }
 
 }  // namespace ringserve

@@ -1,9 +1,10 @@
-// SIGTERM and SIGINT as something to wait for.
+// SIGTERM, SIGINT and a failure of our own as something to wait for.
 #pragma once
 
 #include <atomic>
 #include <thread>
 
+#include <absl/synchronization/mutex.h>
 #include <absl/synchronization/notification.h>
 
 namespace ringserve {
@@ -21,12 +22,18 @@ class StopSignals {
 
   void Arm() { armed_ = true; }
 
+  // As a first signal would, from any thread; Wait then says 0.
+  void Fail();
+
   // Until the first signal; says which.
   int Wait();
 
  private:
   void Run();
 
+  void Tell(int signal);
+
+  absl::Mutex mutex_;  // who is first
   absl::Notification first_;
   std::atomic<bool> armed_ = false;
   std::atomic<int> signal_ = 0;

@@ -17,6 +17,11 @@ bool IsFinal(const TokenEvent& event) {
          std::holds_alternative<FailedEvent>(event.event);
 }
 
+bool IsInternalError(const TokenEvent& event) {
+  const auto* failed = std::get_if<FailedEvent>(&event.event);
+  return failed != nullptr && failed->status.code() == absl::StatusCode::kInternal;
+}
+
 }  // namespace
 
 StreamPump::StreamPump() : thread_([this] { Run(); }) {}
@@ -27,6 +32,11 @@ StreamPump::~StreamPump() {
     stopping_ = true;
   }
   thread_.join();
+}
+
+void StreamPump::OnInternalError(std::function<void()> hook) {
+  absl::MutexLock lock(&targets_mutex_);
+  on_internal_error_ = std::move(hook);
 }
 
 uint64_t StreamPump::Register(EventTarget& target) {
@@ -65,6 +75,7 @@ void StreamPump::Run() {
 
 void StreamPump::Deliver(std::vector<TokenEvent>& events) {
   round_.clear();
+  std::function<void()> hook;
   {
     absl::MutexLock lock(&targets_mutex_);
     for (TokenEvent& event : events) {
@@ -73,6 +84,9 @@ void StreamPump::Deliver(std::vector<TokenEvent>& events) {
       EventTarget* target = it->second;
       if (IsFinal(event)) {
         targets_.erase(it);
+      }
+      if (IsInternalError(event)) {
+        hook = on_internal_error_;
       }
       target->Push(std::move(event));
       round_.push_back(target);
@@ -94,6 +108,9 @@ void StreamPump::Deliver(std::vector<TokenEvent>& events) {
       round_[i]->Flush();
     }
     begin = end;
+  }
+  if (hook) {
+    hook();
   }
 }
 

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <thread>
@@ -42,6 +43,9 @@ class StreamPump final : public EventSink {
   StreamPump(const StreamPump&) = delete;
   StreamPump& operator=(const StreamPump&) = delete;
 
+  // Called on the pump thread after requests ended INTERNAL and were told so: a device may be lost.
+  void OnInternalError(std::function<void()> hook);
+
   // A new request id, unique in this process. `target` must live until its final event is flushed
   // or it is unregistered.
   uint64_t Register(EventTarget& target);
@@ -67,6 +71,7 @@ class StreamPump final : public EventSink {
   absl::Mutex targets_mutex_;
   uint64_t next_id_ ABSL_GUARDED_BY(targets_mutex_) = 1;
   std::unordered_map<uint64_t, EventTarget*> targets_ ABSL_GUARDED_BY(targets_mutex_);
+  std::function<void()> on_internal_error_ ABSL_GUARDED_BY(targets_mutex_);
 
   // Of the pump thread alone; kept to keep their memory.
   std::vector<EventTarget*> round_;

@@ -157,6 +157,22 @@ TEST_CASE("a deadline that passes ends the call in the engine too") {
   engine.SayFailed(id, absl::DeadlineExceededError("too late"));
 }
 
+TEST_CASE("an internal error is told to the client and to whoever watches") {
+  TestServer server;
+  ScriptedEngine& engine = server.ServeScripted();
+  absl::Notification heard;
+  server.pump().OnInternalError([&] { heard.Notify(); });
+  const auto stub = v1::Inference::NewStub(server.channel());
+  grpc::ClientContext context;
+  const auto reader = stub->Generate(&context, TextRequest("a", 100));
+  const uint64_t id = engine.AwaitRequest();
+  engine.SayFailed(id, absl::InternalError("the device failed"));
+  const Stream stream = ReadAll(*reader);
+  CHECK(stream.status.error_code() == grpc::StatusCode::INTERNAL);
+  CHECK(stream.status.error_message() == "the device failed");
+  heard.WaitForNotification();
+}
+
 TEST_CASE("a full queue says when to come back") {
   TestServer server;
   ScriptedEngine& engine = server.ServeScripted();
