@@ -15,6 +15,7 @@
 #include <grpcpp/create_channel.h>
 #include <grpcpp/security/credentials.h>
 
+#include "engine/base/check.h"
 #include "ringserve/v1/inference.grpc.pb.h"
 #include "server/grpc_server.h"
 #include "server/served_model.h"
@@ -169,24 +170,25 @@ struct Stream {
   }
 };
 
+// Any thread, so its checks are not Catch's.
 inline Stream ReadAll(grpc::ClientReader<v1::GenerateEvent>& reader) {
   Stream out;
   v1::GenerateEvent event;
   int64_t num_tokens = 0;
   while (reader.Read(&event)) {
-    REQUIRE(event.sequence() == out.events.size());
-    REQUIRE(event.event_case() != v1::GenerateEvent::EVENT_NOT_SET);
+    RS_CHECK(event.sequence() == out.events.size());
+    RS_CHECK(event.event_case() != v1::GenerateEvent::EVENT_NOT_SET);
     if (event.has_delta()) {
-      REQUIRE(event.delta().first_index() == num_tokens);
+      RS_CHECK(event.delta().first_index() == num_tokens);
       num_tokens += event.delta().token_ids_size();
     }
     out.events.push_back(event);
   }
   out.status = reader.Finish();
   if (out.status.ok()) {
-    REQUIRE(out.events.front().has_accepted());
-    REQUIRE(out.events.back().has_finished());
-    REQUIRE(out.events.back().finished().usage().completion_tokens() == num_tokens);
+    RS_CHECK(out.events.front().has_accepted());
+    RS_CHECK(out.events.back().has_finished());
+    RS_CHECK(out.events.back().finished().usage().completion_tokens() == num_tokens);
   }
   return out;
 }
