@@ -16,6 +16,11 @@ class Connection {
 
   int fd() const { return fd_; }
 
+  // While corked, what gRPC sends stays with the kernel, at a fraction of the cost of a packet
+  // each; Uncork lets it go in one piece. No effect on unix sockets.
+  void Cork() const;
+  void Uncork() const;
+
   // As grpc::ServerContext::peer() names it.
   const std::string& peer() const { return peer_; }
 

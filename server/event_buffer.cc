@@ -83,7 +83,12 @@ void EventBuffer::Grow(int64_t bytes) {
 v1::Delta& EventBuffer::CurrentDelta(int64_t first_index) {
   if (pending_.empty() || !pending_.back().event.has_delta() ||
       pending_.back().bytes >= kMaxEventBytes) {
-    Append().mutable_delta()->set_first_index(first_index);
+    v1::GenerateEvent& event = Append();
+    if (taken_.has_delta()) {
+      event.Swap(&taken_);  // has memory for the next
+      event.mutable_delta()->Clear();
+    }
+    event.mutable_delta()->set_first_index(first_index);
   }
   return *pending_.back().event.mutable_delta();
 }

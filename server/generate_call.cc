@@ -18,7 +18,7 @@ namespace {
 constexpr int64_t kMaxPendingBytes = 64 << 10;
 
 // A call that ends before it began.
-class RefusedCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
+class RefusedCall final : public grpc::ServerWriteReactor<OutgoingBytes> {
  public:
   explicit RefusedCall(const absl::Status& status) { Finish(ToGrpcStatus(status)); }
 
@@ -45,7 +45,7 @@ absl::StatusOr<std::pair<ServedModel*, ConvertedRequest>> Convert(const grpc::By
 
 }  // namespace
 
-grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateCall::Start(
+grpc::ServerWriteReactor<OutgoingBytes>* GenerateCall::Start(
     grpc::CallbackServerContext& context,
     const grpc::ByteBuffer& request,
     const ModelSet& models,
@@ -64,8 +64,8 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateCall::Start(
   }
   ServedModel& model = *converted->first;
   GenerateRequest& engine_request = converted->second.request;
-  auto* call =
-      new GenerateCall(model, std::move(converted->second.stream), gate, std::move(connection));
+  auto* call = new GenerateCall(
+      model, std::move(converted->second.stream), pump, gate, std::move(connection));
   const uint64_t request_id = pump.Register(*call);
   call->request_id_ = request_id;
   {
@@ -84,9 +84,11 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateCall::Start(
 
 GenerateCall::GenerateCall(ServedModel& model,
                            StreamOptions options,
+                           StreamPump& pump,
                            CallGate& gate,
                            std::shared_ptr<Connection> connection)
-    : gate_(gate),
+    : pump_(pump),
+      gate_(gate),
       engine_(*model.engine),
       connection_(std::move(connection)),
       buffer_(*model.tokenizer, std::move(options)) {}
@@ -110,6 +112,7 @@ void GenerateCall::Flush() {
 }
 
 void GenerateCall::OnWriteDone(bool ok) {
+  pump_.AwaitFlush();
   if (!ok) {
     engine_.Cancel(request_id_);
   }
@@ -151,7 +154,7 @@ void GenerateCall::Advance() {
     }
     return;
   }
-  message_ = SerializeMessage(*event);
+  message_.Serialize(*event);
   writing_ = true;
   if (paused_ && buffer_.empty()) {
     paused_ = false;

@@ -15,6 +15,7 @@
 #include "server/event_buffer.h"
 #include "server/served_model.h"
 #include "server/stream_pump.h"
+#include "server/wire.h"
 
 namespace ringserve {
 
@@ -25,22 +26,22 @@ struct CallGate {
 };
 
 // Owned by itself from Start to OnDone.
-class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, public EventTarget {
+class GenerateCall final : public grpc::ServerWriteReactor<OutgoingBytes>, public EventTarget {
  public:
   // Checks, converts and submits; a request that cannot run ends here with its status. `connection`
   // may be null. `gate`, `models` and `pump` must outlive the server.
-  static grpc::ServerWriteReactor<grpc::ByteBuffer>* Start(grpc::CallbackServerContext& context,
-                                                           const grpc::ByteBuffer& request,
-                                                           const ModelSet& models,
-                                                           StreamPump& pump,
-                                                           CallGate& gate,
-                                                           std::shared_ptr<Connection> connection);
+  static grpc::ServerWriteReactor<OutgoingBytes>* Start(grpc::CallbackServerContext& context,
+                                                        const grpc::ByteBuffer& request,
+                                                        const ModelSet& models,
+                                                        StreamPump& pump,
+                                                        CallGate& gate,
+                                                        std::shared_ptr<Connection> connection);
 
   // EventTarget, on the pump thread.
   void Push(TokenEvent&& event) override;
   void Flush() override;
 
-  Connection* connection() override { return connection_.get(); }
+  const std::shared_ptr<Connection>& connection() const override { return connection_; }
 
   // Reactions, on gRPC threads.
   void OnWriteDone(bool ok) override;
@@ -50,6 +51,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, pu
  private:
   GenerateCall(ServedModel& model,
                StreamOptions options,
+               StreamPump& pump,
                CallGate& gate,
                std::shared_ptr<Connection> connection);
   ~GenerateCall() override;
@@ -58,6 +60,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, pu
   // the call may be gone.
   void Advance() ABSL_UNLOCK_FUNCTION(mutex_);
 
+  StreamPump& pump_;
   CallGate& gate_;
   EnginePort& engine_;
   // Shared with the listener's table: it forgets the connection when it hangs up.
@@ -70,7 +73,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, pu
   bool sealed_ ABSL_GUARDED_BY(mutex_) = false;  // the pump has let go of the call
   bool broken_ ABSL_GUARDED_BY(mutex_) = false;  // a write failed: nobody reads any more
   bool paused_ ABSL_GUARDED_BY(mutex_) = false;
-  grpc::ByteBuffer message_;  // of the write in flight, untouched until it is done
+  OutgoingBytes message_;  // of the write in flight, untouched until it is done
 };
 
 }  // namespace ringserve

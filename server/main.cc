@@ -3,6 +3,7 @@
 #include <csignal>
 #include <exception>
 
+#include <absl/synchronization/mutex.h>
 #include <fmt/format.h>
 
 #include "server/commands.h"
@@ -13,6 +14,9 @@ namespace {
 
 int Main(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_IGN);  // a reader that left shows itself as a failed write
+  // The distributions build Abseil so that every lock looks for lock cycles, ours and gRPC's alike:
+  // a twentieth of the front end's time. The tests go on looking.
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   CLI::App program("Serves language models: tokens over gRPC, from ring buffers.", "ringserve");
   program.require_subcommand(1);
   program.set_version_flag("--version", RINGSERVE_VERSION);

@@ -34,19 +34,23 @@ grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context,
   return reactor;
 }
 
-class InferenceService final
-    : public v1::Inference::WithRawCallbackMethod_Generate<v1::Inference::Service> {
+// Registered as the generated classes register a method whose messages are bytes, but with a
+// message of our own going out.
+class InferenceService final : public v1::Inference::Service {
  public:
-  explicit InferenceService(const ServiceContext& context) : context_(context) {}
-
-  grpc::ServerWriteReactor<grpc::ByteBuffer>* Generate(grpc::CallbackServerContext* call,
-                                                       const grpc::ByteBuffer* request) override {
-    return GenerateCall::Start(*call,
-                               *request,
-                               context_.models,
-                               context_.pump,
-                               context_.gate,
-                               context_.find_connection(call->peer()));
+  explicit InferenceService(const ServiceContext& context) : context_(context) {
+    constexpr int kGenerate = 0;  // the only method
+    MarkMethodRawCallback(
+        kGenerate,
+        new grpc::internal::CallbackServerStreamingHandler<grpc::ByteBuffer, OutgoingBytes>(
+            [this](grpc::CallbackServerContext* call, const grpc::ByteBuffer* request) {
+              return GenerateCall::Start(*call,
+                                         *request,
+                                         context_.models,
+                                         context_.pump,
+                                         context_.gate,
+                                         context_.find_connection(call->peer()));
+            }));
   }
 
  private:

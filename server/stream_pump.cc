@@ -12,6 +12,9 @@
 namespace ringserve {
 namespace {
 
+// What AwaitFlush waits for at most.
+constexpr size_t kMaxFlushesAtOnce = 256;
+
 bool IsFinal(const TokenEvent& event) {
   return std::holds_alternative<FinishedEvent>(event.event) ||
          std::holds_alternative<FailedEvent>(event.event);
@@ -23,6 +26,11 @@ bool IsInternalError(const TokenEvent& event) {
 }
 
 }  // namespace
+
+const std::shared_ptr<Connection>& EventTarget::connection() const {
+  static const std::shared_ptr<Connection> none;
+  return none;
+}
 
 StreamPump::StreamPump() : thread_([this] { Run(); }) {}
 
@@ -95,22 +103,43 @@ void StreamPump::Deliver(std::vector<TokenEvent>& events) {
   // Streams of one connection side by side, each once.
   std::sort(round_.begin(), round_.end(), [](EventTarget* a, EventTarget* b) {
     const std::less<> less;
-    return a->connection() != b->connection() ? less(a->connection(), b->connection()) : less(a, b);
+    return a->connection() != b->connection() ? less(a->connection().get(), b->connection().get())
+                                              : less(a, b);
   });
   round_.erase(std::unique(round_.begin(), round_.end()), round_.end());
+  {
+    absl::MutexLock lock(&flush_mutex_);
+    FlushRound();
+  }
+  if (hook) {
+    hook();
+  }
+}
+
+void StreamPump::FlushRound() {
+  size_t num_flushed = 0;
   for (size_t begin = 0; begin < round_.size();) {
-    Connection* const connection = round_[begin]->connection();
+    // A share of it: flushed targets may be gone, and theirs with them.
+    const std::shared_ptr<Connection> connection = round_[begin]->connection();
     size_t end = begin + 1;
     while (end < round_.size() && round_[end]->connection() == connection) {
       ++end;
     }
+    const bool corked = connection != nullptr && end - begin > 1;
+    if (corked) {
+      connection->Cork();
+    }
     for (size_t i = begin; i < end; ++i) {
       round_[i]->Flush();
+      if (++num_flushed % kMaxFlushesAtOnce == 0) {
+        flush_mutex_.Unlock();  // lets those in who wait
+        flush_mutex_.Lock();
+      }
+    }
+    if (corked) {
+      connection->Uncork();
     }
     begin = end;
-  }
-  if (hook) {
-    hook();
   }
 }
 

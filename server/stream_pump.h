@@ -31,8 +31,8 @@ class EventTarget {
   virtual void Flush() = 0;
 
   // Targets of one connection are flushed one after the other, and what they write leaves together.
-  // Null: on its own.
-  virtual Connection* connection() { return nullptr; }
+  // Null: on its own. Constant.
+  virtual const std::shared_ptr<Connection>& connection() const;
 };
 
 class StreamPump final : public EventSink {
@@ -56,9 +56,15 @@ class StreamPump final : public EventSink {
   // one that does not keep up is paused (generate_call.h).
   void Publish(std::span<TokenEvent> events) override;
 
+  // Waits while the pump flushes streams (a bounded number of them, about a millisecond). For
+  // reactions to writes: each write that completes wakes a thread of gRPC, which finds little to do
+  // and sleeps again, once per token. Kept waiting here, it finds the whole round done.
+  void AwaitFlush() { absl::ReaderMutexLock lock(&flush_mutex_); }
+
  private:
   void Run();
   void Deliver(std::vector<TokenEvent>& events);
+  void FlushRound() ABSL_EXCLUSIVE_LOCKS_REQUIRED(flush_mutex_);
 
   bool HasWork() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return !queue_.empty() || stopping_;
@@ -73,7 +79,8 @@ class StreamPump final : public EventSink {
   std::unordered_map<uint64_t, EventTarget*> targets_ ABSL_GUARDED_BY(targets_mutex_);
   std::function<void()> on_internal_error_ ABSL_GUARDED_BY(targets_mutex_);
 
-  // Of the pump thread alone; kept to keep their memory.
+  absl::Mutex flush_mutex_;  // held while flushing; taken before any other
+  // Of the pump thread alone: who has events in this round. Kept to keep its memory.
   std::vector<EventTarget*> round_;
 
   std::thread thread_;

@@ -3,7 +3,9 @@
 #pragma once
 
 #include <google/protobuf/message.h>
+#include <grpcpp/impl/serialization_traits.h>
 #include <grpcpp/support/byte_buffer.h>
+#include <grpcpp/support/status.h>
 
 #include "engine/base/status.h"
 
@@ -15,4 +17,27 @@ absl::Status ParseMessage(const grpc::ByteBuffer& bytes, google::protobuf::Messa
 // In one slice.
 grpc::ByteBuffer SerializeMessage(const google::protobuf::Message& message);
 
+// The bytes of a message that goes out once: writing takes them, where of a ByteBuffer gRPC makes a
+// copy for itself.
+class OutgoingBytes {
+ public:
+  // Takes the place of what was there.
+  void Serialize(const google::protobuf::Message& message) { bytes_ = SerializeMessage(message); }
+
+  void MoveTo(grpc::ByteBuffer& out) const { out.Swap(&bytes_); }
+
+ private:
+  mutable grpc::ByteBuffer bytes_;  // gRPC hands its serializer a const message
+};
+
 }  // namespace ringserve
+
+template <>
+class grpc::SerializationTraits<ringserve::OutgoingBytes> {
+ public:
+  static Status Serialize(const ringserve::OutgoingBytes& bytes, ByteBuffer* out, bool* own) {
+    bytes.MoveTo(*out);
+    *own = true;
+    return Status::OK;
+  }
+};
