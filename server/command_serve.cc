@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include <absl/cleanup/cleanup.h>
 #include <absl/time/clock.h>
 #include <fmt/format.h>
 #include <spdlog/sinks/stdout_sinks.h>
@@ -93,20 +94,21 @@ absl::Status Serve(const ServeOptions& options) {
     spdlog::info("event=listening address={}", socket.address);
   }
   ASSIGN_OR_RETURN(auto loaded, LoadModels(configs, pump));
-  models.Publish(std::move(loaded));
-  signals.Arm();
-  server->SetServing(true);
-  spdlog::info("event=ready models={} pid={}", configs.size(), getpid());
-
   pump.OnInternalError([&] {
     for (const auto& model : models.models()) {
       if (!model->engine->load().healthy) {
         spdlog::error("event=failed model={}", model->name());
         signals.Fail();
-        return;  // from here on all of this may be going
+        return;
       }
     }
   });
+  // Before what it looks at goes.
+  const absl::Cleanup unhook = [&pump] { pump.OnInternalError(nullptr); };
+  models.Publish(std::move(loaded));
+  signals.Arm();
+  server->SetServing(true);
+  spdlog::info("event=ready models={} pid={}", configs.size(), getpid());
 
   const int signal = signals.Wait();
   if (signal == 0) {

@@ -12,9 +12,6 @@
 namespace ringserve {
 namespace {
 
-// What AwaitFlush waits for at most.
-constexpr size_t kMaxFlushesAtOnce = 256;
-
 bool IsFinal(const TokenEvent& event) {
   return std::holds_alternative<FinishedEvent>(event.event) ||
          std::holds_alternative<FailedEvent>(event.event);
@@ -43,7 +40,7 @@ StreamPump::~StreamPump() {
 }
 
 void StreamPump::OnInternalError(std::function<void()> hook) {
-  absl::MutexLock lock(&targets_mutex_);
+  absl::MutexLock lock(&hook_mutex_);
   on_internal_error_ = std::move(hook);
 }
 
@@ -83,7 +80,7 @@ void StreamPump::Run() {
 
 void StreamPump::Deliver(std::vector<TokenEvent>& events) {
   round_.clear();
-  std::function<void()> hook;
+  bool internal_error = false;
   {
     absl::MutexLock lock(&targets_mutex_);
     for (TokenEvent& event : events) {
@@ -93,51 +90,43 @@ void StreamPump::Deliver(std::vector<TokenEvent>& events) {
       if (IsFinal(event)) {
         targets_.erase(it);
       }
-      if (IsInternalError(event)) {
-        hook = on_internal_error_;
-      }
+      internal_error = internal_error || IsInternalError(event);
       target->Push(std::move(event));
-      round_.push_back(target);
+      round_.push_back({target->connection().get(), target});
     }
   }
   // Streams of one connection side by side, each once.
-  std::sort(round_.begin(), round_.end(), [](EventTarget* a, EventTarget* b) {
-    const std::less<> less;
-    return a->connection() != b->connection() ? less(a->connection().get(), b->connection().get())
-                                              : less(a, b);
-  });
+  std::sort(round_.begin(), round_.end());
   round_.erase(std::unique(round_.begin(), round_.end()), round_.end());
   {
     absl::MutexLock lock(&flush_mutex_);
     FlushRound();
   }
-  if (hook) {
-    hook();
+  if (internal_error) {
+    absl::MutexLock lock(&hook_mutex_);
+    if (on_internal_error_) {
+      on_internal_error_();
+    }
   }
 }
 
 void StreamPump::FlushRound() {
-  size_t num_flushed = 0;
   for (size_t begin = 0; begin < round_.size();) {
-    // A share of it: flushed targets may be gone, and theirs with them.
-    const std::shared_ptr<Connection> connection = round_[begin]->connection();
     size_t end = begin + 1;
-    while (end < round_.size() && round_[end]->connection() == connection) {
+    while (end < round_.size() && round_[end].first == round_[begin].first) {
       ++end;
     }
-    const bool corked = connection != nullptr && end - begin > 1;
-    if (corked) {
-      connection->Cork();
+    // A share of it: flushed targets may be gone, and theirs with them.
+    std::shared_ptr<Connection> corked;
+    if (end - begin > 1 && round_[begin].first != nullptr) {
+      corked = round_[begin].second->connection();
+      corked->Cork();
     }
     for (size_t i = begin; i < end; ++i) {
-      round_[i]->Flush();
-      if (++num_flushed % kMaxFlushesAtOnce == 0) {
-        flush_mutex_.Unlock();  // lets those in who wait
-        flush_mutex_.Lock();
-      }
+      round_[i].second->Flush();
     }
-    if (corked) {
-      connection->Uncork();
+    if (corked != nullptr) {
+      corked->Uncork();
     }
     begin = end;
   }

@@ -9,6 +9,7 @@
 #include <span>
 #include <thread>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include <absl/base/thread_annotations.h>
@@ -44,6 +45,7 @@ class StreamPump final : public EventSink {
   StreamPump& operator=(const StreamPump&) = delete;
 
   // Called on the pump thread after requests ended INTERNAL and were told so: a device may be lost.
+  // Null: none; it returns when no call of the one before is under way. Not from within a hook.
   void OnInternalError(std::function<void()> hook);
 
   // A new request id, unique in this process. `target` must live until its final event is flushed
@@ -56,9 +58,9 @@ class StreamPump final : public EventSink {
   // one that does not keep up is paused (generate_call.h).
   void Publish(std::span<TokenEvent> events) override;
 
-  // Waits while the pump flushes streams (a bounded number of them, about a millisecond). For
-  // reactions to writes: each write that completes wakes a thread of gRPC, which finds little to do
-  // and sleeps again, once per token. Kept waiting here, it finds the whole round done.
+  // Waits while the pump flushes the streams of a round (some microseconds each). For reactions to
+  // writes: each write that completes wakes a thread of gRPC, which finds little to do and sleeps
+  // again, once per token. Kept waiting here, it finds the whole round done.
   void AwaitFlush() { absl::ReaderMutexLock lock(&flush_mutex_); }
 
  private:
@@ -77,11 +79,14 @@ class StreamPump final : public EventSink {
   absl::Mutex targets_mutex_;
   uint64_t next_id_ ABSL_GUARDED_BY(targets_mutex_) = 1;
   std::unordered_map<uint64_t, EventTarget*> targets_ ABSL_GUARDED_BY(targets_mutex_);
-  std::function<void()> on_internal_error_ ABSL_GUARDED_BY(targets_mutex_);
+
+  absl::Mutex hook_mutex_;  // held while the hook runs
+  std::function<void()> on_internal_error_ ABSL_GUARDED_BY(hook_mutex_);
 
   absl::Mutex flush_mutex_;  // held while flushing; taken before any other
-  // Of the pump thread alone: who has events in this round. Kept to keep its memory.
-  std::vector<EventTarget*> round_;
+  // Of the pump thread alone: who has events in this round, and on which connection. Kept to keep
+  // its memory.
+  std::vector<std::pair<Connection*, EventTarget*>> round_;
 
   std::thread thread_;
 };
