@@ -15,7 +15,9 @@ namespace {
 constexpr int32_t kBlockSize = 64;
 constexpr int32_t kMinBlockSize = 8;
 constexpr int64_t kMaxBufferSize = 8192;
-constexpr int32_t kMaxSessions = 32;
+constexpr int32_t kMaxSessions = 32;  // that run at once
+constexpr int64_t kMaxIdleSessions = 1024;
+constexpr int64_t kIdleTimeoutS = 3600;
 constexpr int64_t kMaxPoolBytes = int64_t{4} << 30;
 constexpr size_t kMaxNameLength = 128;
 
@@ -56,6 +58,7 @@ absl::StatusOr<EngineConfig> DefaultEngineConfig(const std::string& model_dir) {
   }
   config.attention.tile_size = rings.block_size;
   config.scheduler = {.prefill_size = 512, .max_batch = kMaxSessions, .max_queue = 1024};
+  config.sessions = {.max_sessions = kMaxIdleSessions, .idle_timeout_s = kIdleTimeoutS};
   const KvLayout kv = MakeKvLayout(rings, model, RunDType(config.model.dtype, model));
   const int64_t session_bytes = BlocksPerSession(config) * kv.block_bytes();
   config.memory.device_bytes = std::clamp(

@@ -70,6 +70,7 @@ void Engine::State::Start(EventSink& sink) {
                   .vocab_size = model_config.vocab_size};
   parts.shape = MakeSessionShape(config.rings);
   parts.scheduler = config.scheduler;
+  parts.sessions = config.sessions;
   parts.device_blocks = static_cast<int32_t>(plan.device_blocks);
   parts.eos_token_ids = model_config.eos_token_ids;
   loop = std::make_unique<EngineLoop>(parts, sink);
@@ -109,6 +110,29 @@ absl::Status Engine::Submit(GenerateRequest request) {
 
 void Engine::Cancel(uint64_t request_id) {
   state_->loop->queue().Command({.request_id = request_id, .kind = RequestCommand::Kind::kCancel});
+}
+
+void Engine::CreateSession(std::string owner, SessionOptions options, SessionReply reply) {
+  state_->loop->CreateSession(std::move(owner), options, std::move(reply));
+}
+
+void Engine::GetSession(std::string owner, std::string id, SessionReply reply) {
+  state_->loop->GetSession(std::move(owner), std::move(id), std::move(reply));
+}
+
+void Engine::ListSessions(std::string owner, SessionListReply reply) {
+  state_->loop->ListSessions(std::move(owner), std::move(reply));
+}
+
+void Engine::RollbackSession(std::string owner,
+                             std::string id,
+                             int64_t position,
+                             SessionReply reply) {
+  state_->loop->RollbackSession(std::move(owner), std::move(id), position, std::move(reply));
+}
+
+void Engine::CloseSession(std::string owner, std::string id, SessionReply reply) {
+  state_->loop->CloseSession(std::move(owner), std::move(id), std::move(reply));
 }
 
 void Engine::SetPaused(uint64_t request_id, bool paused) {

@@ -12,6 +12,7 @@
 #include "engine/engine_config.h"
 #include "engine/memory_plan.h"
 #include "engine/request.h"
+#include "engine/session_info.h"
 
 namespace ringserve {
 
@@ -23,6 +24,7 @@ struct EngineLoad {
   int64_t queued = 0;
   int64_t max_batch = 0;
   int64_t max_queue = 0;
+  int64_t sessions = 0;
   int64_t device_blocks = 0;
   int64_t device_blocks_free = 0;
   int64_t steps = 0;  // since start, as all below
@@ -64,6 +66,25 @@ class Engine {
   // Any thread; unknown ids are ignored (the request may just have ended). The request ends
   // CANCELLED, its blocks free, at the next step.
   void Cancel(uint64_t request_id);
+
+  // Sessions. Any thread. `reply` is called exactly once: on the engine thread at the end of a step
+  // (it must not block), or at once on the calling thread if the call is refused:
+  // RESOURCE_EXHAUSTED (too many calls wait), UNAVAILABLE (draining, stopped). `owner` is the
+  // caller's identity (GenerateRequest::owner); a session of another owner is answered as one that
+  // does not exist: NOT_FOUND. A turn is a GenerateRequest with a SessionTurn; one session runs one
+  // turn at a time.
+
+  // INVALID_ARGUMENT (a bad size), RESOURCE_EXHAUSTED (sessions.max_sessions).
+  void CreateSession(std::string owner, SessionOptions options, SessionReply reply);
+  void GetSession(std::string owner, std::string id, SessionReply reply);
+  // The owner's sessions in the order of creation.
+  void ListSessions(std::string owner, SessionListReply reply);
+  // Makes the session's text end at `position`. ABORTED (busy), INVALID_ARGUMENT (position is not
+  // in [rollback_floor, position of the session]).
+  void RollbackSession(std::string owner, std::string id, int64_t position, SessionReply reply);
+  // Frees what the session holds. If it is busy its turn ends CANCELLED. Answers what it was.
+  void CloseSession(std::string owner, std::string id, SessionReply reply);
+
   // A paused sequence keeps its memory and is left out of steps.
   void SetPaused(uint64_t request_id, bool paused);
 

@@ -176,6 +176,12 @@ void ReadMemory(JsonReader& reader, EngineConfig& config, Problems& problems) {
   }
 }
 
+void ReadSessions(JsonReader& reader, EngineConfig& config, Problems& problems) {
+  EngineConfig::Sessions& sessions = config.sessions;
+  problems.Take(reader.Int64("max_sessions", {0, 1 << 24}), sessions.max_sessions);
+  problems.Take(reader.Int64("idle_timeout_s", {0, 31'536'000}), sessions.idle_timeout_s);
+}
+
 EngineConfig ReadText(std::string_view text, const std::string& base_dir, Problems& problems) {
   EngineConfig config;
   nlohmann::json json;
@@ -192,6 +198,7 @@ EngineConfig ReadText(std::string_view text, const std::string& base_dir, Proble
   ReadSection(*root, "attention", config, problems, ReadAttention);
   ReadSection(*root, "scheduler", config, problems, ReadScheduler);
   ReadSection(*root, "memory", config, problems, ReadMemory);
+  ReadSection(*root, "sessions", config, problems, ReadSessions);
   ReadEnum(*root, "device", kDeviceNames, config.device, problems);
   problems.Take(root->Int32("num_threads", {0, kMaxThreads}), config.num_threads);
   for (const std::string& unknown : root->UnknownKeys()) {
@@ -255,6 +262,9 @@ std::string EngineConfigJson(const EngineConfig& config) {
       {"memory",
        {{"device_bytes", config.memory.device_bytes},
         {"pinned_bytes", config.memory.pinned_bytes}}},
+      {"sessions",
+       {{"max_sessions", config.sessions.max_sessions},
+        {"idle_timeout_s", config.sessions.idle_timeout_s}}},
       {"device", NameOf(config.device, kDeviceNames)},
       {"num_threads", config.num_threads}};
   // A path need not be UTF-8.

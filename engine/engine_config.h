@@ -51,6 +51,11 @@ struct EngineConfig {
     int64_t pinned_bytes = 0;  // of the host KV pool; 0: none, all that this version has
   } memory;
 
+  struct Sessions {
+    int64_t max_sessions = 0;    // that exist at once; [0, 16777216]
+    int64_t idle_timeout_s = 0;  // of sessions that ask for none; 0: never; [0, 31536000]
+  } sessions;
+
   DevicePolicy device = DevicePolicy::kAuto;
   int32_t num_threads = 0;  // of the CPU backend; 0: one per core
 };

@@ -33,6 +33,8 @@ EngineLoop::EngineLoop(const Parts& parts, EventSink& sink)
       sink_(sink),
       queue_(parts.scheduler.max_queue, parts.scheduler.max_batch),
       pool_(parts.device_blocks),
+      memory_(*parts.runner.backend, parts.runner.kv_pool, parts.runner.kv),
+      sessions_({parts.shape, parts.sessions, parts.make_session_id}, pool_, memory_),
       runner_(parts.runner),
       prefill_budget_(parts.scheduler.prefill_size, parts.scheduler.max_token_gap_ms) {
   counters_.max_batch = parts.scheduler.max_batch;
@@ -42,12 +44,8 @@ EngineLoop::EngineLoop(const Parts& parts, EventSink& sink)
 }
 
 absl::Status EngineLoop::Submit(GenerateRequest request) {
-  const int64_t needed = WorstCaseBlocks(parts_.shape, MaxPositions(request));
-  if (needed > parts_.device_blocks) {
-    return absl::ResourceExhaustedError(
-        fmt::format("the request may need {} blocks of KV memory, the pool has {}",
-                    needed,
-                    parts_.device_blocks));
+  if (!request.turn.has_value()) {
+    RETURN_IF_ERROR(CheckFits(WorstCaseBlocks(parts_.shape, MaxPositions(request))));
   }
   return queue_.Push(std::move(request), parts_.clock());
 }
@@ -62,6 +60,7 @@ bool EngineLoop::Step() {
   const absl::Time now = parts_.clock();
   TakeNews();
   Expire(now);
+  sessions_.Expire(now);
   Admit(now);
   const bool has_run = RunStep();
   RemoveEnded();
@@ -78,9 +77,9 @@ bool EngineLoop::Step() {
 }
 
 absl::Time EngineLoop::NextDeadline() const {
-  absl::Time next = absl::InfiniteFuture();
-  for (const auto& [key, queued] : waiting_) {
-    next = std::min(next, WaitingDeadline(queued));
+  absl::Time next = sessions_.next_expiry();
+  for (const auto& [key, waiting] : waiting_) {
+    next = std::min(next, WaitingDeadline(waiting.queued));
   }
   for (const auto& sequence : running_) {
     next = std::min(next, sequence->request().deadline);
@@ -96,8 +95,8 @@ void EngineLoop::EndAll(const absl::Status& status) {
     }
   }
   RemoveEnded();
-  for (const auto& [key, queued] : waiting_) {
-    FailWaiting(queued, status);
+  for (const auto& [key, waiting] : waiting_) {
+    FailWaiting(waiting, status);
   }
   waiting_.clear();
   Publish();
@@ -106,23 +105,41 @@ void EngineLoop::EndAll(const absl::Status& status) {
 bool EngineLoop::PoolBalances() const {
   std::vector<int32_t> blocks;
   for (const auto& sequence : running_) {
-    if (sequence != nullptr) {
+    if (sequence != nullptr && sequence->entry() == nullptr) {
       sequence->session().CollectBlocks(blocks);
     }
   }
+  sessions_.CollectBlocks(blocks);
   return pool_.Balances(blocks);
 }
 
 void EngineLoop::TakeNews() {
-  queue_.Take(new_requests_, commands_);
+  queue_.Take(new_requests_, commands_, calls_);
   for (QueuedRequest& queued : new_requests_) {
-    const WaitingKey key = {-queued.request.priority, queued.arrival};
-    waiting_.emplace(key, std::move(queued));
+    Enqueue(std::move(queued));
   }
   for (const RequestCommand& command : commands_) {
     Apply(command);
   }
   RemoveEnded();
+  for (const std::function<void()>& call : calls_) {
+    call();
+  }
+  RemoveEnded();
+}
+
+void EngineLoop::Enqueue(QueuedRequest queued) {
+  const WaitingKey key = {-queued.request.priority, queued.arrival};
+  Waiting waiting{.queued = std::move(queued)};
+  if (waiting.queued.request.turn.has_value()) {
+    absl::StatusOr<SessionEntry*> entry = BeginTurn(waiting.queued.request);
+    if (!entry.ok()) {
+      FailWaiting(waiting, entry.status());
+      return;
+    }
+    waiting.entry = *entry;
+  }
+  waiting_.emplace(key, std::move(waiting));
 }
 
 void EngineLoop::Apply(const RequestCommand& command) {
@@ -140,7 +157,7 @@ void EngineLoop::Apply(const RequestCommand& command) {
     return;
   }
   const auto found = std::find_if(waiting_.begin(), waiting_.end(), [&](const auto& entry) {
-    return entry.second.request.request_id == command.request_id;
+    return entry.second.queued.request.request_id == command.request_id;
   });
   if (found == waiting_.end()) {
     return;  // it has just ended
@@ -149,7 +166,7 @@ void EngineLoop::Apply(const RequestCommand& command) {
     FailWaiting(found->second, absl::CancelledError("the request was cancelled while queued"));
     waiting_.erase(found);
   } else {
-    found->second.is_paused = pauses;
+    found->second.queued.is_paused = pauses;
   }
 }
 
@@ -168,9 +185,10 @@ void EngineLoop::Expire(absl::Time now) {
   }
   RemoveEnded();
   std::erase_if(waiting_, [&](const auto& entry) {
-    const bool is_late = now >= WaitingDeadline(entry.second);
+    const QueuedRequest& queued = entry.second.queued;
+    const bool is_late = now >= WaitingDeadline(queued);
     if (is_late) {
-      FailWaiting(entry.second, QueueTimeout(entry.second, now));
+      FailWaiting(entry.second, QueueTimeout(queued, now));
     }
     return is_late;
   });
@@ -182,21 +200,58 @@ void EngineLoop::Admit(absl::Time now) {
     return !sequence->is_paused();
   });
   while (!waiting_.empty() && num_active < parts_.scheduler.max_batch) {
-    QueuedRequest& head = waiting_.begin()->second;
-    const int64_t needed = WorstCaseBlocks(parts_.shape, MaxPositions(head.request));
-    if (reserved_blocks_ + needed > parts_.device_blocks) {
-      return;
+    Waiting& head = waiting_.begin()->second;
+    if (!HasRoomFor(GrowthOf(head))) {
+      if (!running_.empty()) {
+        return;
+      }
+      // Nothing will end and make room: only idle sessions hold memory.
+      FailWaiting(head,
+                  absl::ResourceExhaustedError(
+                      fmt::format("sessions hold {} of {} blocks of KV memory, the request may "
+                                  "need {}: close some, or give more memory",
+                                  NumUsedBlocks(),
+                                  pool_.num_blocks(),
+                                  GrowthOf(head))));
+      waiting_.erase(waiting_.begin());
+      continue;
     }
-    reserved_blocks_ += needed;
-    const bool is_paused = head.is_paused;
-    running_.push_back(std::make_unique<Sequence>(
-        std::move(head), now, parts_.eos_token_ids, parts_.shape, pool_));
-    running_.back()->set_paused(is_paused);
-    num_active += is_paused ? 0 : 1;
+    Sequence::Setup setup;
+    setup.now = now;
+    setup.eos_token_ids = parts_.eos_token_ids;
+    setup.entry = head.entry;
+    setup.shape = parts_.shape;
+    setup.pool = &pool_;
+    running_.push_back(std::make_unique<Sequence>(std::move(head.queued), setup));
+    num_active += running_.back()->is_paused() ? 0 : 1;
     waiting_.erase(waiting_.begin());
     queue_.OnAdmitted();
     Tell(running_.back()->request_id(), running_.back()->Accepted());
   }
+}
+
+int64_t EngineLoop::GrowthOf(const Waiting& waiting) const {
+  const int64_t num_positions = MaxPositions(waiting.queued.request);
+  if (waiting.entry == nullptr) {
+    return WorstCaseBlocks(parts_.shape, num_positions);
+  }
+  const Session& session = *waiting.entry->session;
+  const int64_t most = WorstCaseBlocks(session.shape(), waiting.entry->position() + num_positions);
+  return std::max<int64_t>(most - session.num_blocks(), 0);
+}
+
+// Where contexts slide, a shared block may leave one window and stay in another, so that each owner
+// counts in full.
+int64_t EngineLoop::NumUsedBlocks() const {
+  return parts_.shape.slides ? pool_.num_references() : pool_.num_blocks() - pool_.num_free();
+}
+
+bool EngineLoop::HasRoomFor(int64_t num_blocks) const {
+  int64_t most = NumUsedBlocks() + num_blocks;
+  for (const auto& sequence : running_) {
+    most += sequence->Growth();
+  }
+  return most <= pool_.num_blocks();
 }
 
 bool EngineLoop::RunStep() {
@@ -250,10 +305,9 @@ void EngineLoop::Retire(absl::Time now) {
         is_sound = TellPromptLogprobs(rows, *sequence, next_result);
       }
       if (!rows.is_sampled) {
-        const int64_t num_tokens = sequence->usage().prompt_tokens;
         Tell(request_id,
-             ProgressEvent{.prefilled_tokens = num_tokens - sequence->prompt_left(),
-                           .prompt_tokens = num_tokens});
+             ProgressEvent{.prefilled_tokens = sequence->num_prefilled(),
+                           .prompt_tokens = sequence->usage().prompt_tokens});
       }
     }
     ScoredToken* sampled = rows.is_sampled ? &batch_.results[next_result++] : nullptr;
@@ -270,9 +324,14 @@ void EngineLoop::Retire(absl::Time now) {
 bool EngineLoop::TellPromptLogprobs(const ScheduledRows& rows,
                                     Sequence& sequence,
                                     size_t& next_result) {
-  const int64_t num_scored = rows.num_rows - (rows.is_sampled ? 1 : 0);
+  const int64_t end = sequence.session().position() - (rows.is_sampled ? 1 : 0);
+  int64_t position = sequence.session().position() - rows.num_rows;
+  while (position < end && !sequence.IsScored(position)) {
+    ++position;  // a session's pending token
+  }
+  const int64_t num_scored = end - position;
   PromptLogprobsEvent event;
-  event.first_index = sequence.session().position() - rows.num_rows + 1;
+  event.first_index = sequence.ScoredIndex(position);
   bool is_sound = true;
   for (int64_t i = 0; i < num_scored; ++i) {
     event.tokens.push_back(std::move(batch_.results[next_result++]));
@@ -301,34 +360,56 @@ void EngineLoop::TellToken(std::unique_ptr<Sequence>& sequence,
 void EngineLoop::Fault(const absl::Status& status) {
   const std::string message = fmt::format("the device failed: {}", status.ToString());
   for (auto& sequence : running_) {
-    FailRunning(sequence, absl::InternalError(message));
+    // What the step wrote is not defined.
+    FailRunning(sequence, absl::InternalError(message), OnInterrupt::kRollback);
   }
   RemoveEnded();
   queue_.Close(absl::UnavailableError(message));
-  for (const auto& [key, queued] : waiting_) {
-    FailWaiting(queued, absl::UnavailableError(message));
+  for (const auto& [key, waiting] : waiting_) {
+    FailWaiting(waiting, absl::UnavailableError(message));
   }
   waiting_.clear();
   counters_.healthy = false;
 }
 
 void EngineLoop::FailRunning(std::unique_ptr<Sequence>& sequence, absl::Status status) {
-  Tell(sequence->request_id(), FailedEvent{std::move(status), sequence->usage()});
+  const std::optional<SessionTurn>& turn = sequence->request().turn;
+  FailRunning(
+      sequence, std::move(status), turn.has_value() ? turn->on_interrupt : OnInterrupt::kRollback);
+}
+
+void EngineLoop::FailRunning(std::unique_ptr<Sequence>& sequence,
+                             absl::Status status,
+                             OnInterrupt policy) {
+  FailedEvent event{.status = std::move(status), .usage = sequence->usage()};
+  if (sequence->entry() != nullptr) {
+    event.session_position =
+        sequence->Interrupt(policy, sink_.DeliveredTokens(sequence->request_id()));
+  }
+  Tell(sequence->request_id(), std::move(event));
   End(sequence);
 }
 
-void EngineLoop::FailWaiting(const QueuedRequest& queued, absl::Status status) {
+void EngineLoop::FailWaiting(const Waiting& waiting, absl::Status status) {
+  const GenerateRequest& request = waiting.queued.request;
   FailedEvent event;
   event.status = std::move(status);
-  event.usage.prompt_tokens = static_cast<int64_t>(queued.request.prompt.size());
-  Tell(queued.request.request_id, std::move(event));
+  event.usage.prompt_tokens = static_cast<int64_t>(request.prompt.size());
+  if (waiting.entry != nullptr) {
+    event.session_position = waiting.entry->position();
+    sessions_.EndTurn(*waiting.entry, parts_.clock());
+  }
+  Tell(request.request_id, std::move(event));
   queue_.OnEnded(/*was_running=*/false);
   has_ended_ = true;
 }
 
 void EngineLoop::End(std::unique_ptr<Sequence>& sequence) {
-  reserved_blocks_ -= WorstCaseBlocks(parts_.shape, MaxPositions(sequence->request()));
+  SessionEntry* const entry = sequence->entry();
   sequence.reset();
+  if (entry != nullptr) {
+    sessions_.EndTurn(*entry, parts_.clock());
+  }
   queue_.OnEnded(/*was_running=*/true);
   has_ended_ = true;
 }
@@ -353,10 +434,15 @@ void EngineLoop::Publish() {
     queue_.OnPublished();
     has_ended_ = false;
   }
+  for (const std::function<void()>& reply : replies_) {
+    reply();
+  }
+  replies_.clear();
 }
 
 void EngineLoop::UpdateLoad() {
   counters_.running = static_cast<int64_t>(running_.size());
+  counters_.sessions = sessions_.size();
   counters_.queued = queue_.num_waiting();
   counters_.device_blocks_free = pool_.num_free();
   const absl::MutexLock lock(&load_mutex_);

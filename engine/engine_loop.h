@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -16,6 +17,7 @@
 #include <absl/time/time.h>
 
 #include "engine/cache/block_pool.h"
+#include "engine/cache/kv_memory.h"
 #include "engine/engine.h"
 #include "engine/engine_config.h"
 #include "engine/plan/request_queue.h"
@@ -23,6 +25,8 @@
 #include "engine/request.h"
 #include "engine/sequence.h"
 #include "engine/session.h"
+#include "engine/session_info.h"
+#include "engine/session_store.h"
 #include "engine/step_batch.h"
 #include "engine/step_runner.h"
 
@@ -34,9 +38,11 @@ class EngineLoop {
     StepRunner::Parts runner;
     SessionShape shape;
     EngineConfig::Scheduler scheduler;
+    EngineConfig::Sessions sessions;
     int32_t device_blocks = 0;
     std::vector<int32_t> eos_token_ids;
     std::function<absl::Time()> clock = absl::Now;
+    std::function<std::string()> make_session_id;  // SessionStore::Parts::make_id
   };
 
   // `sink` and what `parts` points to must outlive the loop.
@@ -45,6 +51,13 @@ class EngineLoop {
   // Any thread. The request has passed CheckGenerateRequest. RESOURCE_EXHAUSTED; UNAVAILABLE after
   // a fault or once draining.
   absl::Status Submit(GenerateRequest request);
+
+  // Any thread; the contracts are Engine's.
+  void CreateSession(std::string owner, SessionOptions options, SessionReply reply);
+  void GetSession(std::string owner, std::string id, SessionReply reply);
+  void ListSessions(std::string owner, SessionListReply reply);
+  void RollbackSession(std::string owner, std::string id, int64_t position, SessionReply reply);
+  void CloseSession(std::string owner, std::string id, SessionReply reply);
 
   // Cancel, pause, drain, stop, wait.
   RequestQueue& queue() { return queue_; }
@@ -70,9 +83,22 @@ class EngineLoop {
   // Urgency: higher priority first, then arrival.
   using WaitingKey = std::pair<int32_t, int64_t>;
 
+  struct Waiting {
+    QueuedRequest queued;
+    SessionEntry* entry = nullptr;  // whose turn it is; null: the request stands alone
+  };
+
   void TakeNews();
   void Apply(const RequestCommand& command);
+  void Enqueue(QueuedRequest queued);
   void Expire(absl::Time now);
+  // Blocks that the request may come to take, and whether all that are live can have theirs.
+  int64_t GrowthOf(const Waiting& waiting) const;
+  bool HasRoomFor(int64_t num_blocks) const;
+  int64_t NumUsedBlocks() const;
+  // RESOURCE_EXHAUSTED if the pool cannot hold that many whatever else it holds.
+  absl::Status CheckFits(int64_t num_blocks) const;
+  absl::StatusOr<SessionEntry*> BeginTurn(const GenerateRequest& request);
   void Admit(absl::Time now);
   bool RunStep();
   void Retire(absl::Time now);
@@ -82,29 +108,36 @@ class EngineLoop {
   void Fault(const absl::Status& status);
   // Both release what the request holds; the entry is removed by the caller.
   void FailRunning(std::unique_ptr<Sequence>& sequence, absl::Status status);
-  void FailWaiting(const QueuedRequest& queued, absl::Status status);
+  void FailRunning(std::unique_ptr<Sequence>& sequence, absl::Status status, OnInterrupt policy);
+  void FailWaiting(const Waiting& waiting, absl::Status status);
   void End(std::unique_ptr<Sequence>& sequence);
   void RemoveEnded();
   template <typename Event>
   void Tell(uint64_t request_id, Event event);
   void Publish();
   void UpdateLoad();
+  // Calls `reply` with what `call` returns, once load() tells of it; at once if it is refused.
+  template <typename Reply, typename Call>
+  void Ask(Reply reply, Call call);
 
   const Parts parts_;
   EventSink& sink_;
   RequestQueue queue_;
   BlockPool pool_;
+  KvMemory memory_;
+  SessionStore sessions_;
   StepRunner runner_;
   PrefillBudget prefill_budget_;
-  std::map<WaitingKey, QueuedRequest> waiting_;
+  std::map<WaitingKey, Waiting> waiting_;
   std::vector<std::unique_ptr<Sequence>> running_;  // null: has ended in this step
-  int64_t reserved_blocks_ = 0;                     // the worst case of all running
   std::vector<TokenEvent> events_;
+  std::vector<std::function<void()>> replies_;
   bool has_ended_ = false;  // some request, and the queue is to know once it was told
 
   // Reused from step to step.
   std::vector<QueuedRequest> new_requests_;
   std::vector<RequestCommand> commands_;
+  std::vector<std::function<void()>> calls_;
   std::vector<SequenceView> views_;
   std::vector<ScheduledRows> plan_;
   StepBatch batch_;

@@ -114,7 +114,27 @@ absl::Status CheckStopping(const StoppingParams& stopping, int32_t vocab_size) {
   return absl::OkStatus();
 }
 
+absl::Status CheckTurn(const SessionTurn& turn) {
+  if (turn.session_id.empty()) {
+    return Invalid("session.id: it is empty");
+  }
+  if (turn.expected_position.has_value()) {
+    return CheckInt("session.expected_position",
+                    *turn.expected_position,
+                    0,
+                    std::numeric_limits<int64_t>::max());
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
+
+absl::Status CheckOwner(const std::string& owner) {
+  if (owner.size() > kMaxOwnerLength) {
+    return Invalid(fmt::format("owner: {} bytes are more than {}", owner.size(), kMaxOwnerLength));
+  }
+  return absl::OkStatus();
+}
 
 absl::Status CheckGenerateRequest(const GenerateRequest& request, const RequestLimits& limits) {
   RETURN_IF_ERROR(CheckPrompt(request, limits));
@@ -125,6 +145,10 @@ absl::Status CheckGenerateRequest(const GenerateRequest& request, const RequestL
                            -1,
                            std::min(kMaxLogprobs, limits.vocab_size)));
   RETURN_IF_ERROR(CheckInt("priority", request.priority, -100, 100));
+  RETURN_IF_ERROR(CheckOwner(request.owner));
+  if (request.turn.has_value()) {
+    RETURN_IF_ERROR(CheckTurn(*request.turn));
+  }
   if (request.queue_timeout <= absl::ZeroDuration()) {
     return Invalid(fmt::format("queue_timeout: {} is not above 0",
                                absl::FormatDuration(request.queue_timeout)));

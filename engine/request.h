@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <span>
@@ -60,8 +61,39 @@ struct OutputParams {
   bool prompt_logprobs = false;  // logprobs of the prompt's tokens (echo)
 };
 
+// What stays of a session's turn that does not finish: it was cancelled, its deadline passed, its
+// reader left, or it failed.
+enum class OnInterrupt {
+  kRollback,  // nothing: the session is as it was before the turn
+  // The prompt and the tokens that the client was sent (EventSink::DeliveredTokens); nothing if it
+  // was sent none.
+  kKeepDelivered,
+  kKeepAll,  // everything that was computed; of a prompt that was not read to its end, the part
+             // read
+};
+
+// A request that continues a session: its prompt is appended, and what it makes is committed when
+// it finishes.
+//
+// Refused with a FailedEvent and nothing else: NOT_FOUND (no such session of this owner), ABORTED
+// (another turn is queued or running, or expected_position is not the session's position),
+// INVALID_ARGUMENT (the prompt does not fit into what is left of the context).
+//
+// Where the window moved during the turn, an earlier position may be lost (rollback_floor): then a
+// turn keeps what was delivered, and at least up to the floor, whatever on_interrupt says.
+// FailedEvent::session_position tells what was kept.
+struct SessionTurn {
+  std::string session_id;
+  std::optional<int64_t> expected_position;  // >= 0
+  OnInterrupt on_interrupt = OnInterrupt::kRollback;
+};
+
 struct GenerateRequest {
   uint64_t request_id = 0;  // unique among live requests; chosen by the caller
+  // Who asks, as the front door authenticated it; at most kMaxOwnerLength bytes. Sessions belong to
+  // it.
+  std::string owner;
+  std::optional<SessionTurn> turn;  // none: the request stands alone
   std::vector<int32_t> prompt;
   SamplingParams sampling;
   StoppingParams stopping;
@@ -90,8 +122,10 @@ enum class FinishReason {
 };
 
 struct Usage {
-  int64_t prompt_tokens = 0;
-  int64_t cached_tokens = 0;       // of the prompt, taken from blocks that were already there
+  int64_t prompt_tokens = 0;  // of the request's own prompt
+  // Tokens of the context that were not computed for this request: what the session held before its
+  // turn. (The last token of an answer is read with the next prompt.)
+  int64_t cached_tokens = 0;
   int64_t reprefilled_tokens = 0;  // computed a second time; stays 0
   int64_t evicted_tokens = 0;      // dropped from the window so far
   int64_t completion_tokens = 0;
@@ -139,13 +173,16 @@ struct FinishedEvent {
   int32_t stop_index = -1;  // which stop string
   Usage usage;
   Timings timings;
-  int64_t session_position = 0;  // tokens committed
+  int64_t session_position = 0;  // tokens of the text, all committed
   uint64_t replay_digest = 0;  // over the completion's token ids and the raw bits of their logprobs
 };
 
 struct FailedEvent {
-  absl::Status status;  // CANCELLED, DEADLINE_EXCEEDED, UNAVAILABLE, INTERNAL
+  // CANCELLED, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (idle sessions hold the memory that it needs),
+  // UNAVAILABLE, INTERNAL; of a session's turn also those at SessionTurn.
+  absl::Status status;
   Usage usage;
+  int64_t session_position = 0;  // of a session's turn that was begun: the text that is left
 };
 
 struct TokenEvent {
@@ -166,11 +203,19 @@ class EventSink {
  public:
   virtual ~EventSink() = default;
   virtual void Publish(std::span<TokenEvent> events) = 0;  // the sink may move from the events
+
+  // How many tokens of the completion the client was sent, asked when a session's turn is
+  // interrupted; more than were published means all of them. What was not sent by then must not be
+  // sent any more: it is no part of the session. On the engine thread; must not block.
+  virtual int64_t DeliveredTokens(uint64_t /*request_id*/) {
+    return std::numeric_limits<int64_t>::max();
+  }
 };
 
 inline constexpr size_t kMaxLogitBiases = 1024;
 inline constexpr size_t kMaxStopTokenIds = 1024;
 inline constexpr int32_t kMaxLogprobs = 20;
+inline constexpr size_t kMaxOwnerLength = 1024;
 
 struct RequestLimits {
   int32_t vocab_size = 0;
@@ -179,6 +224,7 @@ struct RequestLimits {
 };
 
 // INVALID_ARGUMENT naming field, value and range, or OK.
+absl::Status CheckOwner(const std::string& owner);
 absl::Status CheckGenerateRequest(const GenerateRequest& request, const RequestLimits& limits);
 
 }  // namespace ringserve

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "engine/base/check.h"
+#include "engine/session_store.h"
 
 namespace ringserve {
 namespace {
@@ -20,29 +21,61 @@ int64_t MaxPositions(const GenerateRequest& request) {
   return static_cast<int64_t>(request.prompt.size()) + request.stopping.max_tokens - 1;
 }
 
-Sequence::Sequence(QueuedRequest queued,
-                   absl::Time now,
-                   std::span<const int32_t> eos_token_ids,
-                   const SessionShape& shape,
-                   BlockPool& pool)
+Sequence::Sequence(QueuedRequest queued, const Setup& setup)
     : request_(std::move(queued.request)),
       arrival_(queued.arrival),
       arrival_time_(queued.arrival_time),
-      admitted_time_(now),
-      session_(shape, MaxPositions(request_), pool),
-      stop_ids_(request_.stopping.stop_token_ids) {
+      admitted_time_(setup.now),
+      entry_(setup.entry),
+      session_(entry_ != nullptr
+                   ? *entry_->session
+                   : own_session_.emplace(setup.shape, MaxPositions(request_), *setup.pool)),
+      start_(session_.position()),
+      stop_ids_(request_.stopping.stop_token_ids),
+      is_paused_(queued.is_paused) {
   if (!request_.stopping.ignore_eos) {
-    stop_ids_.insert(stop_ids_.end(), eos_token_ids.begin(), eos_token_ids.end());
+    stop_ids_.insert(stop_ids_.end(), setup.eos_token_ids.begin(), setup.eos_token_ids.end());
   }
   std::sort(stop_ids_.begin(), stop_ids_.end());
+  if (entry_ != nullptr) {
+    pending_ = std::exchange(entry_->pending_token, std::nullopt);
+  }
+  rows_.reserve(request_.prompt.size() + 1);
+  if (pending_.has_value()) {
+    rows_.push_back(*pending_);
+  }
+  rows_.insert(rows_.end(), request_.prompt.begin(), request_.prompt.end());
   if (NeedsHistory(request_.sampling)) {
-    history_.emplace().AddPrompt(request_.prompt);
+    AddToHistory();
   }
   usage_.prompt_tokens = static_cast<int64_t>(request_.prompt.size());
+  usage_.cached_tokens = start_;
+}
+
+// Of a session, the text that its next row sees: what lies further back is not kept.
+void Sequence::AddToHistory() {
+  std::vector<int32_t> before;
+  for (int64_t position = std::max(session_.window_first(), WindowFirst(session_.shape(), start_));
+       position < start_;
+       ++position) {
+    before.push_back(session_.TokenAt(position));
+  }
+  history_.emplace().AddPrompt(before);
+  history_->AddPrompt(rows_);
+}
+
+int64_t Sequence::Growth() const {
+  const int64_t most = WorstCaseBlocks(
+      session_.shape(), start_ + (pending_.has_value() ? 1 : 0) + MaxPositions(request_));
+  return std::max<int64_t>(most - session_.num_blocks(), 0);
 }
 
 int64_t Sequence::prompt_left() const {
-  return std::max<int64_t>(usage_.prompt_tokens - session_.position(), 0);
+  return std::max<int64_t>(start_ + static_cast<int64_t>(rows_.size()) - session_.position(), 0);
+}
+
+int64_t Sequence::num_prefilled() const {
+  return usage_.prompt_tokens - std::min(prompt_left(), usage_.prompt_tokens);
 }
 
 SequenceView Sequence::View() const {
@@ -58,8 +91,8 @@ std::span<const int32_t> Sequence::Advance(const ScheduledRows& rows, int64_t st
   last_step_ = step;
   const auto num_rows = static_cast<size_t>(rows.num_rows);
   const std::span<const int32_t> token_ids =
-      rows.is_prefill ? std::span<const int32_t>(request_.prompt)
-                            .subspan(static_cast<size_t>(session_.position()), num_rows)
+      rows.is_prefill ? std::span<const int32_t>(rows_).subspan(
+                            static_cast<size_t>(session_.position() - start_), num_rows)
                       : std::span<const int32_t>(&next_token_, 1);
   evicted_now_ = session_.Append(
       token_ids, rows.is_prefill ? Session::Phase::kPrefill : Session::Phase::kDecode);
@@ -87,10 +120,18 @@ SampleRow Sequence::RowToSample() const {
   return row;
 }
 
+bool Sequence::IsScored(int64_t position) const {
+  return request_.output.prompt_logprobs && ScoredIndex(position) >= 1;
+}
+
+int64_t Sequence::ScoredIndex(int64_t position) const {
+  return position + 1 - start_ - (pending_.has_value() ? 1 : 0);
+}
+
 SampleRow Sequence::RowToScore(int64_t position) const {
   SampleRow row;
   row.position = position + 1;
-  row.forced_token = request_.prompt[static_cast<size_t>(position) + 1];
+  row.forced_token = request_.prompt[static_cast<size_t>(ScoredIndex(position))];
   row.num_logprobs = std::max(request_.output.num_logprobs, 0);
   return row;
 }
@@ -135,14 +176,76 @@ AcceptedEvent Sequence::Accepted() const {
 
 FinishedEvent Sequence::Finish(FinishReason reason, absl::Time now) {
   session_.Commit();
-  return {.reason = reason,
-          .stop_index = stop_index_,
-          .usage = usage_,
-          .timings = {.queued = admitted_time_ - arrival_time_,
-                      .prefill = first_token_time_ - admitted_time_,
-                      .decode = now - first_token_time_},
-          .session_position = usage_.prompt_tokens + usage_.completion_tokens,
-          .replay_digest = digest_.value()};
+  if (entry_ != nullptr) {
+    KeepTurn(usage_.completion_tokens);
+    ++entry_->counters.turns;
+    CountUsage();
+  }
+  return {
+      .reason = reason,
+      .stop_index = stop_index_,
+      .usage = usage_,
+      .timings = {.queued = admitted_time_ - arrival_time_,
+                  .prefill = first_token_time_ - admitted_time_,
+                  .decode = now - first_token_time_},
+      .session_position = start_ + static_cast<int64_t>(rows_.size()) + usage_.completion_tokens,
+      .replay_digest = digest_.value()};
+}
+
+int64_t Sequence::Interrupt(OnInterrupt policy, int64_t num_delivered) {
+  RS_CHECK(entry_ != nullptr);
+  // What was overwritten cannot be returned to: then a turn keeps what was delivered.
+  if (policy == OnInterrupt::kRollback && session_.rollback_floor() > start_) {
+    policy = OnInterrupt::kKeepDelivered;
+  }
+  const int64_t num_kept = policy == OnInterrupt::kRollback ? 0
+                           : policy == OnInterrupt::kKeepAll
+                               ? usage_.completion_tokens
+                               : std::min(num_delivered, usage_.completion_tokens);
+  if (num_kept > 0) {
+    KeepTurn(num_kept);
+  } else if (policy != OnInterrupt::kKeepAll) {
+    UndoTurn();
+  } else if (session_.position() == start_) {
+    entry_->pending_token = pending_;
+  }
+  session_.Commit();
+  ++entry_->counters.interrupted_turns;
+  CountUsage();
+  return entry_->position();
+}
+
+// The text ends with the first `num_tokens` of the completion, at least one.
+void Sequence::KeepTurn(int64_t num_tokens) {
+  const int64_t end = start_ + static_cast<int64_t>(rows_.size()) + num_tokens;
+  if (session_.position() < end) {
+    entry_->pending_token = next_token_;
+  } else {
+    RollBackTo(end);
+  }
+}
+
+void Sequence::UndoTurn() {
+  RollBackTo(start_);
+  if (session_.position() == start_) {
+    entry_->pending_token = pending_;
+  }
+}
+
+void Sequence::RollBackTo(int64_t position) {
+  std::vector<BlockCopy> copies;
+  session_.Rollback(std::max(position, session_.rollback_floor()), copies);
+  // The block at the turn's start is the session's own since its last turn, and so are later ones.
+  RS_CHECK(copies.empty());
+}
+
+void Sequence::CountUsage() {
+  SessionCounters& counters = entry_->counters;
+  counters.prompt_tokens += num_prefilled();
+  counters.completion_tokens += usage_.completion_tokens;
+  counters.cached_tokens += usage_.cached_tokens;
+  counters.reprefilled_tokens += usage_.reprefilled_tokens;
+  counters.evicted_tokens += usage_.evicted_tokens;
 }
 
 bool Sequence::IsStopToken(int32_t token_id) const {

@@ -19,26 +19,35 @@
 
 namespace ringserve {
 
-// The most positions whose keys and values a request can come to need: the last token it makes
-// needs none.
+struct SessionEntry;
+
+// The most positions whose keys and values a request can come to need beyond what its session
+// holds: the last token it makes needs none.
 int64_t MaxPositions(const GenerateRequest& request);
 
 class Sequence {
  public:
-  // `eos_token_ids` are the model's.
-  Sequence(QueuedRequest queued,
-           absl::Time now,
-           std::span<const int32_t> eos_token_ids,
-           const SessionShape& shape,
-           BlockPool& pool);
+  struct Setup {
+    absl::Time now;
+    std::span<const int32_t> eos_token_ids;  // the model's
+    SessionEntry* entry = nullptr;           // whose turn it is, outlives the sequence; or null:
+    SessionShape shape;                      // of the session of its own that it makes
+    BlockPool* pool = nullptr;
+  };
+
+  Sequence(QueuedRequest queued, const Setup& setup);
 
   uint64_t request_id() const { return request_.request_id; }
 
   const GenerateRequest& request() const { return request_; }
 
-  Session& session() { return session_; }
-
   const Session& session() const { return session_; }
+
+  // Null if the request stands alone.
+  SessionEntry* entry() const { return entry_; }
+
+  // Blocks that it may still come to take.
+  int64_t Growth() const;
 
   const Usage& usage() const { return usage_; }
 
@@ -46,8 +55,10 @@ class Sequence {
 
   void set_paused(bool paused) { is_paused_ = paused; }
 
-  // Tokens of the prompt that are still to be prefilled.
+  // Rows of the prompt that are still to be prefilled: a session's pending token, then the prompt.
   int64_t prompt_left() const;
+  // Tokens of the request's own prompt that were prefilled.
+  int64_t num_prefilled() const;
 
   SequenceView View() const;
 
@@ -59,8 +70,13 @@ class Sequence {
 
   // How the row at the session's newest position is to be sampled.
   SampleRow RowToSample() const;
-  // How the row at a prompt position (not the last) is to be scored.
+  // True if the row at a prompt position (not the last) says how likely a token of the prompt is
+  // and the caller wants to know.
+  bool IsScored(int64_t position) const;
+  // How it is to be scored.
   SampleRow RowToScore(int64_t position) const;
+  // Place in the prompt of the token that the row at `position` scores.
+  int64_t ScoredIndex(int64_t position) const;
 
   // Takes the sampled token; the reason if it is the last.
   std::optional<FinishReason> TakeToken(const ScoredToken& token, absl::Time now);
@@ -68,8 +84,16 @@ class Sequence {
   AcceptedEvent Accepted() const;
   // Commits the turn.
   FinishedEvent Finish(FinishReason reason, absl::Time now);
+  // Ends the turn of a session without a finish; it has an entry. `num_delivered` tokens of the
+  // completion reached the client. The session's position then.
+  int64_t Interrupt(OnInterrupt policy, int64_t num_delivered);
 
  private:
+  void KeepTurn(int64_t num_tokens);
+  void UndoTurn();
+  void RollBackTo(int64_t position);
+  void AddToHistory();
+  void CountUsage();
   bool IsStopToken(int32_t token_id) const;
 
   GenerateRequest request_;
@@ -77,7 +101,12 @@ class Sequence {
   const absl::Time arrival_time_;
   const absl::Time admitted_time_;
   absl::Time first_token_time_;
-  Session session_;
+  SessionEntry* const entry_;
+  std::optional<Session> own_session_;  // if there is no entry
+  Session& session_;
+  const int64_t start_;                  // the session's position before the turn
+  std::optional<int32_t> pending_;       // its last token, which the turn reads first
+  std::vector<int32_t> rows_;            // the pending token and the prompt
   std::vector<int32_t> stop_ids_;        // sorted
   std::optional<TokenHistory> history_;  // if a penalty needs it
   ReplayDigest digest_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <limits>
+#include <optional>
 
 #include "engine/base/check.h"
 #include "kernels/types.h"
@@ -48,8 +49,39 @@ Session::Session(const SessionShape& shape, int64_t max_position, BlockPool& poo
   RS_CHECK(shape.buffer_size >= shape.block_size);
   RS_CHECK(shape.sink_size <= shape.block_size);
   RS_CHECK(shape.sink_size == 0 || shape.slides);
-  if (shape_.sink_size > 0) {
-    sink_block_ = Acquire();
+}
+
+Session::Session(const Session& from, int64_t position, std::vector<BlockCopy>& copies)
+    : shape_(from.shape_),
+      pool_(from.pool_),
+      forward_(from.forward_.capacity()),
+      feedback_(from.feedback_.capacity()),
+      token_ids_(from.token_ids_),
+      position_(position),
+      floor_(from.floor_) {
+  RS_CHECK(position >= from.floor_);
+  RS_CHECK(position <= from.position_);
+  const int64_t first_block = from.forward_.first();
+  const int64_t full_end = std::max(position / shape_.block_size, first_block);
+  forward_.Restart(first_block);
+  for (int64_t index = first_block; index < full_end; ++index) {
+    const int32_t block = from.BlockAt(index);
+    pool_.AddOwner(block);
+    forward_.Append(block);
+  }
+  feedback_.Restart(full_end);
+  const int64_t num_keys = position - full_end * shape_.block_size;
+  if (num_keys > 0) {
+    feedback_.Append(OwnCopy(from.BlockAt(full_end), num_keys, copies));
+  }
+  if (from.sink_block_ < 0 || position == 0) {
+    return;
+  }
+  if (position < shape_.sink_size) {
+    sink_block_ = OwnCopy(from.sink_block_, position, copies);
+  } else {
+    pool_.AddOwner(from.sink_block_);
+    sink_block_ = from.sink_block_;
   }
 }
 
@@ -82,13 +114,13 @@ int64_t Session::Append(std::span<const int32_t> token_ids, Phase phase) {
     token_ids_[static_cast<size_t>(position_) % token_ids_.size()] = token_id;
     ++position_;
   }
+  if (shape_.sink_size > 0 && sink_block_ < 0) {
+    sink_block_ = Acquire();
+  }
   const int64_t end_block = CeilDiv<int64_t>(position_, shape_.block_size);
   while (feedback_.end() < end_block) {
     if (feedback_.full()) {
       HandOverOldest();
-      if (phase == Phase::kDecode) {
-        floor_ = std::max(floor_, forward_.end() * shape_.block_size);
-      }
     }
     feedback_.Append(Acquire());
   }
@@ -130,10 +162,9 @@ void Session::AppendContext(int32_t sink_angle_row, std::vector<BlockEntry>& ent
 
 void Session::Commit() {
   HandOverFull();
-  floor_ = position_;
 }
 
-std::optional<BlockCopy> Session::Rollback(int64_t position) {
+void Session::Rollback(int64_t position, std::vector<BlockCopy>& copies) {
   RS_CHECK(position >= floor_);
   RS_CHECK(position <= position_);
   position_ = position;
@@ -153,17 +184,19 @@ std::optional<BlockCopy> Session::Rollback(int64_t position) {
       feedback_.Append(block);
     }
   }
-  if (position % shape_.block_size == 0) {
-    return std::nullopt;
+  const int64_t num_keys = position % shape_.block_size;
+  if (num_keys > 0) {
+    const int64_t index = feedback_.end() - 1;
+    const int32_t shared = feedback_[index];
+    if (pool_.num_owners(shared) > 1) {
+      pool_.Release(feedback_.Exchange(index, OwnCopy(shared, num_keys, copies)));
+    }
   }
-  const int32_t last = feedback_[feedback_.end() - 1];
-  if (pool_.num_owners(last) == 1) {
-    return std::nullopt;
+  if (position < shape_.sink_size && sink_block_ >= 0 && pool_.num_owners(sink_block_) > 1) {
+    const int32_t shared = sink_block_;
+    sink_block_ = OwnCopy(shared, position, copies);
+    pool_.Release(shared);
   }
-  const int32_t copy = Acquire();
-  pool_.Release(feedback_.Exchange(feedback_.end() - 1, copy));
-  return BlockCopy{
-      .from = last, .to = copy, .num_keys = static_cast<int32_t>(position % shape_.block_size)};
 }
 
 void Session::CollectBlocks(std::vector<int32_t>& blocks) const {
@@ -179,6 +212,15 @@ int32_t Session::Acquire() {
   const std::optional<int32_t> block = pool_.Acquire();
   RS_CHECK(block.has_value());
   return *block;
+}
+
+// A block of this session's own that is to begin as `block` does.
+int32_t Session::OwnCopy(int32_t block, int64_t num_keys, std::vector<BlockCopy>& copies) {
+  const int32_t copy = Acquire();
+  if (num_keys > 0) {
+    copies.push_back({.from = block, .to = copy, .num_keys = static_cast<int32_t>(num_keys)});
+  }
+  return copy;
 }
 
 // Drops the blocks before `first_position`; the tokens that they held.

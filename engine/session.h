@@ -15,7 +15,6 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <span>
 #include <vector>
 
@@ -31,7 +30,7 @@ struct SessionShape {
   int64_t buffer_size = 0;  // tokens of window; >= block_size
   int32_t block_size = 0;
   int32_t sink_size = 0;      // tokens; 0 unless the context slides; at most block_size
-  int64_t feedback_size = 0;  // tokens that a turn can hold before it cannot be rolled back whole
+  int64_t feedback_size = 0;  // tokens of a turn that stay in the feedback ring until it commits
   bool slides = false;
 };
 
@@ -61,6 +60,11 @@ class Session {
 
   // `max_position` is how long the text can become (INT64_MAX: no bound); it sizes the tables.
   Session(const SessionShape& shape, int64_t max_position, BlockPool& pool);
+  // A fork of `from` as it was at `position`: shares its full blocks and gets one of its own for a
+  // partial one (and for sinks that are not all there), to be filled by the copies that are added
+  // to `copies`: at most two. `from` may end first. Requires rollback_floor() <= position <=
+  // position() of `from`.
+  Session(const Session& from, int64_t position, std::vector<BlockCopy>& copies);
   ~Session();
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
@@ -71,9 +75,16 @@ class Session {
   // The first position of the window that the newest row sees.
   int64_t window_first() const { return forward_.first() * shape_.block_size; }
 
-  // The positions that Rollback can return to begin here: the turn's start, or later if the turn
-  // outgrew the feedback ring or the window moved.
+  // The positions that Rollback can return to begin here: 0 until the window moves and keys that an
+  // earlier position would see are overwritten.
   int64_t rollback_floor() const { return floor_; }
+
+  // References held, sinks included.
+  int64_t num_blocks() const {
+    return forward_.size() + feedback_.size() + (sink_block_ >= 0 ? 1 : 0);
+  }
+
+  const SessionShape& shape() const { return shape_; }
 
   // The most rows that one step may append: they share one window. 0: the context is full.
   int64_t MaxRows() const;
@@ -100,18 +111,20 @@ class Session {
   // Appends what the newest row sees, in ascending position.
   void AppendContext(int32_t sink_angle_row, std::vector<BlockEntry>& entries) const;
 
-  // The turn becomes part of the session; the next one begins here.
+  // The turn becomes part of the session: its full blocks are relinked into the forward ring.
   void Commit();
-  // Returns to `position` as if what follows had never been. A partial block that another session
-  // shares is replaced by one of this session's own, which the caller fills by the copy returned.
+  // Returns to `position` as if what follows had never been. Blocks that others share and this
+  // session is to write to again (the partial one, the sinks) are replaced by blocks of its own,
+  // which the caller fills by the copies that are added to `copies`: at most two.
   // Requires rollback_floor() <= position <= position().
-  [[nodiscard]] std::optional<BlockCopy> Rollback(int64_t position);
+  void Rollback(int64_t position, std::vector<BlockCopy>& copies);
 
   // Every reference that the session holds.
   void CollectBlocks(std::vector<int32_t>& blocks) const;
 
  private:
   int32_t Acquire();
+  int32_t OwnCopy(int32_t block, int64_t num_keys, std::vector<BlockCopy>& copies);
   int64_t MoveWindow(int64_t first_position);
   void HandOverOldest();
   void HandOverFull();

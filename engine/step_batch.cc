@@ -45,7 +45,7 @@ void StepBatch::Add(const ScheduledRows& rows, Sequence& sequence, int64_t step)
     if (is_last && rows.is_sampled) {
       logits_rows.push_back(first_row + i);
       sample_rows.push_back(sequence.RowToSample());
-    } else if (rows.is_prefill && sequence.request().output.prompt_logprobs) {
+    } else if (rows.is_prefill && sequence.IsScored(position)) {
       logits_rows.push_back(first_row + i);
       sample_rows.push_back(sequence.RowToScore(position));
     }

@@ -23,7 +23,8 @@ set(may_engine/model ${contracts} engine/model/ engine/backend/ kernels/)
 set(may_engine/sample ${contracts} engine/sample/)
 set(may_engine engine/ kernels/)
 set(may_server server/ proto/ ringserve/ engine/base/ engine/text/ engine/engine.h engine/request.h
-               engine/check_model.h engine/engine_config.h engine/memory_plan.h)
+               engine/session_info.h engine/check_model.h engine/engine_config.h
+               engine/memory_plan.h)
 set(may_proto proto/ ringserve/)
 
 # Libraries that are not for everyone, as patterns of the included name.

@@ -34,6 +34,19 @@ void RequestQueue::Command(RequestCommand command) {
   commands_.push_back(command);
 }
 
+absl::Status RequestQueue::Post(std::function<void()> call) {
+  const absl::MutexLock lock(&mutex_);
+  if (!closed_.ok()) {
+    return closed_;
+  }
+  if (calls_.size() >= kMaxCalls) {
+    return absl::ResourceExhaustedError(fmt::format("{} calls wait for the engine", kMaxCalls));
+  }
+  has_news_ = true;
+  calls_.push_back(std::move(call));
+  return absl::OkStatus();
+}
+
 void RequestQueue::Close(absl::Status status) {
   const absl::MutexLock lock(&mutex_);
   if (closed_.ok()) {
@@ -67,13 +80,16 @@ int64_t RequestQueue::num_waiting() const {
 }
 
 void RequestQueue::Take(std::vector<QueuedRequest>& requests,
-                        std::vector<RequestCommand>& commands) {
+                        std::vector<RequestCommand>& commands,
+                        std::vector<std::function<void()>>& calls) {
   requests.clear();
   commands.clear();
+  calls.clear();
   const absl::MutexLock lock(&mutex_);
   if (has_news_) {
     requests.swap(requests_);
     commands.swap(commands_);
+    calls.swap(calls_);
     has_news_ = false;
   }
 }

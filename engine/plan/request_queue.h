@@ -1,8 +1,11 @@
-// What other threads leave for the engine thread: new requests, cancels, pauses. Bounded by the
-// number of requests that wait for a place in the batch, wherever they are kept while they wait.
+// What other threads leave for the engine thread: new requests, cancels, pauses, and calls to be
+// made there. Bounded by the number of requests that wait for a place in the batch, wherever they
+// are kept while they wait, and by kMaxCalls.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include <absl/base/thread_annotations.h>
@@ -29,6 +32,8 @@ struct RequestCommand {
 
 class RequestQueue {
  public:
+  static constexpr size_t kMaxCalls = 65536;
+
   // At most `max_waiting` requests wait beyond those for which the batch has room.
   RequestQueue(int32_t max_waiting, int32_t max_running)
       : max_waiting_(max_waiting), max_running_(max_running) {}
@@ -36,6 +41,9 @@ class RequestQueue {
   // Any thread. RESOURCE_EXHAUSTED if the queue is full; after Close, its status.
   absl::Status Push(GenerateRequest request, absl::Time now);
   void Command(RequestCommand command);
+  // `call` is to be made on the engine thread, exactly once if the answer is OK. RESOURCE_EXHAUSTED
+  // if kMaxCalls wait; after Close, its status.
+  absl::Status Post(std::function<void()> call);
   // Later pushes get `status`; the first call decides.
   void Close(absl::Status status);
   // Live ones are to end by then.
@@ -46,9 +54,11 @@ class RequestQueue {
   void AwaitIdle();
   int64_t num_waiting() const;
 
-  // The engine thread. Replaces both by what came since the last call, in order. A command is never
-  // taken before the request that it names.
-  void Take(std::vector<QueuedRequest>& requests, std::vector<RequestCommand>& commands);
+  // The engine thread. Replaces all by what came since the last call, each in order. A command is
+  // never taken before the request that it names.
+  void Take(std::vector<QueuedRequest>& requests,
+            std::vector<RequestCommand>& commands,
+            std::vector<std::function<void()>>& calls);
   // A request that was taken has left: to run, or for ever.
   void OnAdmitted();
   void OnEnded(bool was_running);
@@ -65,6 +75,7 @@ class RequestQueue {
   mutable absl::Mutex mutex_;
   std::vector<QueuedRequest> requests_ ABSL_GUARDED_BY(mutex_);
   std::vector<RequestCommand> commands_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::function<void()>> calls_ ABSL_GUARDED_BY(mutex_);
   absl::Status closed_ ABSL_GUARDED_BY(mutex_);
   absl::Time drain_deadline_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
   int64_t num_waiting_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -22,6 +22,7 @@ Json Sound() {
     "attention": {"tile_size": 64, "head_tile_size": 0, "tile_order": "auto"},
     "scheduler": {"prefill_size": 512, "max_batch": 8, "max_queue": 16, "max_token_gap_ms": 0},
     "memory": {"device_bytes": 0, "pinned_bytes": 0},
+    "sessions": {"max_sessions": 20, "idle_timeout_s": 60},
     "device": "cpu", "num_threads": 3})");
 }
 
@@ -65,6 +66,8 @@ TEST_CASE("Every key of a sound config is read") {
   CHECK(config.scheduler.max_token_gap_ms == 0);
   CHECK(config.memory.device_bytes == 0);
   CHECK(config.memory.pinned_bytes == 0);
+  CHECK(config.sessions.max_sessions == 20);
+  CHECK(config.sessions.idle_timeout_s == 60);
   CHECK(config.device == DevicePolicy::kCpu);
   CHECK(config.num_threads == 3);
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <random>
 #include <set>
 #include <vector>
@@ -166,7 +167,8 @@ TEST_CASE("the queue holds what the batch has room for and max_waiting more") {
   REQUIRE(full.message() == "the queue is full: 5 requests wait, scheduler.max_queue is 2");
   std::vector<QueuedRequest> requests;
   std::vector<RequestCommand> commands;
-  queue.Take(requests, commands);
+  std::vector<std::function<void()>> calls;
+  queue.Take(requests, commands, calls);
   REQUIRE(requests.size() == 5);
   for (size_t i = 0; i < 5; ++i) {
     REQUIRE(requests[i].request.request_id == i);
@@ -200,9 +202,10 @@ TEST_CASE("waiting ends with news, and with the deadline") {
   queue.WaitForWork(absl::InfiniteFuture());
   std::vector<QueuedRequest> requests;
   std::vector<RequestCommand> commands;
-  queue.Take(requests, commands);
+  std::vector<std::function<void()>> calls;
+  queue.Take(requests, commands, calls);
   REQUIRE(commands.size() == 1);
-  queue.Take(requests, commands);
+  queue.Take(requests, commands, calls);
   REQUIRE(commands.empty());
   queue.SetDrainDeadline(absl::UnixEpoch());
   queue.SetDrainDeadline(absl::InfiniteFuture());

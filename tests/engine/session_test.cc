@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <optional>
 #include <random>
 #include <set>
 #include <utility>
@@ -127,7 +126,6 @@ void RunRandom(const Case& test) {
   auto session = std::make_unique<Session>(shape, INT64_MAX, memory.pool());
   std::vector<int32_t> text;
   std::vector<int32_t> foreign;  // references of the other owner
-  int64_t turn_start = 0;
   for (int i = 0; i < 300; ++i) {
     const uint64_t kind = random() % 10;
     if (kind < 7) {
@@ -162,17 +160,18 @@ void RunRandom(const Case& test) {
       }
     } else if (kind == 7) {
       session->Commit();
-      turn_start = session->position();
-      REQUIRE(session->rollback_floor() == turn_start);
     } else if (kind == 8) {
       const int64_t floor = session->rollback_floor();
-      REQUIRE(floor >= turn_start);
       REQUIRE(floor <= session->position());
+      // As far back as the keys that the next token would see are there.
+      REQUIRE(ObviousWindowFirst(shape, floor) >= session->window_first());
+      REQUIRE((floor == 0 || ObviousWindowFirst(shape, floor - 1) < session->window_first()));
       const uint64_t span = static_cast<uint64_t>(session->position() - floor) + 1;
       const int64_t target = floor + static_cast<int64_t>(random() % 3 == 0 ? 0 : random() % span);
-      const std::optional<BlockCopy> copy = session->Rollback(target);
-      if (copy.has_value()) {
-        memory.Copy(*copy);
+      std::vector<BlockCopy> copies;
+      session->Rollback(target, copies);
+      for (const BlockCopy& copy : copies) {
+        memory.Copy(copy);
       }
       memory.WipeFree();
       text.resize(static_cast<size_t>(target));
@@ -250,24 +249,23 @@ TEST_CASE("the window moves at positions that depend on the position alone") {
   REQUIRE(WorstCaseBlocks(shape, 1000) == 5);
 }
 
-TEST_CASE("decode stays in the feedback ring until the turn commits") {
+TEST_CASE("a turn can be taken back past blocks that left the feedback ring") {
   const SessionShape shape = {.buffer_size = 64, .block_size = 8, .feedback_size = 16};
   BlockPool pool(8);
   Session session(shape, 64, pool);
-  const std::vector<int32_t> prompt(20, 1);
-  session.Append(prompt, Session::Phase::kPrefill);
+  session.Append(std::vector<int32_t>(20, 1), Session::Phase::kPrefill);
   session.Commit();
-  REQUIRE(session.rollback_floor() == 20);
-  const std::vector<int32_t> one(1, 2);
-  for (int i = 0; i < 12; ++i) {
-    session.Append(one, Session::Phase::kDecode);
-    REQUIRE(session.rollback_floor() == 20);  // positions 16 to 31: two blocks
+  for (int i = 0; i < 13; ++i) {
+    session.Append(std::vector<int32_t>(1, 2), Session::Phase::kDecode);
   }
-  session.Append(one, Session::Phase::kDecode);  // a third block: the oldest is handed over
-  REQUIRE(session.rollback_floor() == 24);
-  REQUIRE(!session.Rollback(24).has_value());
-  REQUIRE(session.position() == 24);
-  REQUIRE(pool.num_free() == 5);
+  REQUIRE(session.num_blocks() == 5);
+  std::vector<BlockCopy> copies;
+  session.Rollback(20, copies);
+  REQUIRE(copies.empty());
+  REQUIRE(session.position() == 20);
+  REQUIRE(session.num_blocks() == 3);
+  session.Rollback(0, copies);
+  REQUIRE(pool.num_free() == 8);
 }
 
 TEST_CASE("a context that does not slide is full at buffer_size") {

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -25,6 +26,7 @@ namespace ringserve {
 struct FakeEngineOptions {
   SessionShape shape = {.buffer_size = 32, .block_size = 8, .feedback_size = 32};
   EngineConfig::Scheduler scheduler = {.prefill_size = 16, .max_batch = 4, .max_queue = 8};
+  EngineConfig::Sessions sessions = {.max_sessions = 1000};
   int32_t device_blocks = 64;
   int32_t max_logits_rows = 5;
 };
@@ -64,7 +66,11 @@ class FakeEngine {
     parts.scheduler = options.scheduler;
     parts.device_blocks = options.device_blocks;
     parts.eos_token_ids = config_.eos_token_ids;
+    parts.sessions = options.sessions;
     parts.clock = [this] { return now_; };
+    parts.make_session_id = [this] {
+      return std::string("s").append(std::to_string(++last_session_));
+    };
     loop_ = std::make_unique<EngineLoop>(parts, sink_);
   }
 
@@ -82,6 +88,35 @@ class FakeEngine {
 
   void Sleep(absl::Duration duration) { now_ += duration; }
 
+  // Session calls, answered by one step.
+  absl::StatusOr<SessionInfo> Create(const SessionOptions& options = {},
+                                     const std::string& owner = "") {
+    return Await<SessionInfo>(
+        [&](SessionReply reply) { loop_->CreateSession(owner, options, std::move(reply)); });
+  }
+
+  absl::StatusOr<SessionInfo> Get(const std::string& id, const std::string& owner = "") {
+    return Await<SessionInfo>(
+        [&](SessionReply reply) { loop_->GetSession(owner, id, std::move(reply)); });
+  }
+
+  absl::StatusOr<std::vector<SessionInfo>> List(const std::string& owner = "") {
+    return Await<std::vector<SessionInfo>>(
+        [&](SessionListReply reply) { loop_->ListSessions(owner, std::move(reply)); });
+  }
+
+  absl::StatusOr<SessionInfo> Rollback(const std::string& id,
+                                       int64_t position,
+                                       const std::string& owner = "") {
+    return Await<SessionInfo>(
+        [&](SessionReply reply) { loop_->RollbackSession(owner, id, position, std::move(reply)); });
+  }
+
+  absl::StatusOr<SessionInfo> Close(const std::string& id, const std::string& owner = "") {
+    return Await<SessionInfo>(
+        [&](SessionReply reply) { loop_->CloseSession(owner, id, std::move(reply)); });
+  }
+
   // One set for all engines: every test computes with the same embedding.
   static const Weights& weights() {
     static FakeBackend* const backend = new FakeBackend(fake::TinyModel());
@@ -95,11 +130,26 @@ class FakeEngine {
   }
 
  private:
+  template <typename Answer, typename Call>
+  absl::StatusOr<Answer> Await(const Call& call) {
+    std::optional<absl::StatusOr<Answer>> answer;
+    call([&answer](absl::StatusOr<Answer> got) {
+      RS_CHECK(!answer.has_value());
+      answer = std::move(got);
+    });
+    if (!answer.has_value()) {
+      loop_->Step();
+    }
+    RS_CHECK(answer.has_value());
+    return *std::move(answer);
+  }
+
   FakeEngineOptions options_;
   ModelConfig config_;
   FakeBackend backend_;
   FakeSink sink_;
   absl::Time now_ = absl::UnixEpoch();
+  int64_t last_session_ = 0;
   std::unique_ptr<Model> model_;
   Buffer pool_;
   std::unique_ptr<EngineLoop> loop_;

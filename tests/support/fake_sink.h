@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <map>
 #include <optional>
 #include <span>
@@ -50,6 +51,18 @@ class FakeSink final : public EventSink {
         ended_.push_back(event.request_id);
       }
     }
+  }
+
+  int64_t DeliveredTokens(uint64_t request_id) override {
+    const absl::MutexLock lock(&mutex_);
+    const auto found = delivered_.find(request_id);
+    return found == delivered_.end() ? std::numeric_limits<int64_t>::max() : found->second;
+  }
+
+  // The client of that request was sent no more than so many tokens.
+  void SetDelivered(uint64_t request_id, int64_t num_tokens) {
+    const absl::MutexLock lock(&mutex_);
+    delivered_[request_id] = num_tokens;
   }
 
   // A copy; empty if the request was never named. Any thread.
@@ -135,6 +148,7 @@ class FakeSink final : public EventSink {
 
   mutable absl::Mutex mutex_;
   std::map<uint64_t, Transcript> transcripts_ ABSL_GUARDED_BY(mutex_);
+  std::map<uint64_t, int64_t> delivered_ ABSL_GUARDED_BY(mutex_);
   std::vector<uint64_t> ended_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -1,0 +1,79 @@
+// What other threads ask about sessions: each call becomes one on the engine thread.
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "engine/engine_loop.h"
+
+namespace ringserve {
+
+template <typename Reply, typename Call>
+void EngineLoop::Ask(Reply reply, Call call) {
+  const absl::Status posted = queue_.Post([this, reply, call = std::move(call)] {
+    replies_.push_back([reply, answer = call()] { reply(answer); });
+  });
+  if (!posted.ok()) {
+    reply(posted);
+  }
+}
+
+void EngineLoop::CreateSession(std::string owner, SessionOptions options, SessionReply reply) {
+  Ask(std::move(reply), [this, owner = std::move(owner), options] {
+    return sessions_.Create(owner, options, parts_.clock());
+  });
+}
+
+void EngineLoop::GetSession(std::string owner, std::string id, SessionReply reply) {
+  Ask(std::move(reply),
+      [this, owner = std::move(owner), id = std::move(id)] { return sessions_.Get(owner, id); });
+}
+
+void EngineLoop::ListSessions(std::string owner, SessionListReply reply) {
+  Ask(std::move(reply), [this, owner = std::move(owner)] { return sessions_.List(owner); });
+}
+
+void EngineLoop::RollbackSession(std::string owner,
+                                 std::string id,
+                                 int64_t position,
+                                 SessionReply reply) {
+  Ask(std::move(reply), [this, owner = std::move(owner), id = std::move(id), position] {
+    return sessions_.Rollback(owner, id, position, parts_.clock());
+  });
+}
+
+void EngineLoop::CloseSession(std::string owner, std::string id, SessionReply reply) {
+  Ask(std::move(reply),
+      [this, owner = std::move(owner), id = std::move(id)]() -> absl::StatusOr<SessionInfo> {
+        SessionEntry* const entry = sessions_.Find(owner, id);
+        if (entry != nullptr && entry->request_id.has_value()) {
+          Apply({.request_id = *entry->request_id, .kind = RequestCommand::Kind::kCancel});
+          RemoveEnded();
+        }
+        ASSIGN_OR_RETURN(SessionInfo info, sessions_.Get(owner, id));
+        sessions_.Erase(*entry);
+        return info;
+      });
+}
+
+absl::StatusOr<SessionEntry*> EngineLoop::BeginTurn(const GenerateRequest& request) {
+  ASSIGN_OR_RETURN(SessionEntry* const entry, sessions_.BeginTurn(request));
+  const absl::Status fits = CheckFits(
+      WorstCaseBlocks(entry->session->shape(), entry->position() + MaxPositions(request)));
+  if (!fits.ok()) {
+    sessions_.EndTurn(*entry, parts_.clock());
+    return fits;
+  }
+  return entry;
+}
+
+absl::Status EngineLoop::CheckFits(int64_t num_blocks) const {
+  if (num_blocks <= parts_.device_blocks) {
+    return absl::OkStatus();
+  }
+  return absl::ResourceExhaustedError(
+      fmt::format("the request may need {} blocks of KV memory, the pool has {}",
+                  num_blocks,
+                  parts_.device_blocks));
+}
+
+}  // namespace ringserve

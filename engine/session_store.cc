@@ -1,0 +1,233 @@
+#include "engine/session_store.h"
+
+#include <algorithm>
+#include <random>
+
+#include <fmt/format.h>
+
+#include "engine/base/check.h"
+
+namespace ringserve {
+namespace {
+
+std::string RandomId() {
+  // Of the system, not seeded: an id is what a stranger would have to guess.
+  std::random_device random;
+  return fmt::format("{:08x}{:08x}{:08x}{:08x}", random(), random(), random(), random());
+}
+
+absl::Status NotFound(const std::string& id) {
+  return absl::NotFoundError(fmt::format("session.id: there is no session \"{}\"", id));
+}
+
+absl::Time ExpiryOf(const SessionEntry& entry) {
+  return entry.last_used + entry.idle_timeout;
+}
+
+absl::Status CheckOptions(const SessionOptions& options, const SessionShape& shape) {
+  const int64_t size = options.buffer_size;
+  if (size != 0 && (size < 2 * int64_t{shape.block_size} || size > shape.buffer_size ||
+                    size % shape.block_size != 0)) {
+    return absl::InvalidArgumentError(
+        fmt::format("buffer_size: {} is not a multiple of {} in [{}, {}]",
+                    size,
+                    shape.block_size,
+                    2 * shape.block_size,
+                    shape.buffer_size));
+  }
+  if (options.idle_timeout < absl::ZeroDuration()) {
+    return absl::InvalidArgumentError(
+        fmt::format("idle_timeout: {} is below 0", absl::FormatDuration(options.idle_timeout)));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+SessionStore::SessionStore(Parts parts, BlockPool& pool, KvMemory& memory)
+    : parts_(std::move(parts)), pool_(pool), memory_(memory) {}
+
+absl::StatusOr<SessionInfo> SessionStore::Create(const std::string& owner,
+                                                 const SessionOptions& options,
+                                                 absl::Time now) {
+  RETURN_IF_ERROR(CheckOwner(owner));
+  RETURN_IF_ERROR(CheckOptions(options, parts_.shape));
+  if (size() >= parts_.limits.max_sessions) {
+    return absl::ResourceExhaustedError(
+        fmt::format("there are {} sessions, as many as sessions.max_sessions allows", size()));
+  }
+  SessionShape shape = parts_.shape;
+  if (options.buffer_size != 0) {
+    shape.buffer_size = options.buffer_size;
+    shape.feedback_size = std::min(shape.feedback_size, options.buffer_size);
+  }
+  auto entry = std::make_unique<SessionEntry>(shape, pool_);
+  entry->idle_timeout = options.idle_timeout;
+  return Add(std::move(entry), owner, now);
+}
+
+SessionInfo SessionStore::Add(std::unique_ptr<SessionEntry> added,
+                              const std::string& owner,
+                              absl::Time now) {
+  SessionEntry& entry = *added;
+  entry.id = parts_.make_id ? parts_.make_id() : RandomId();
+  entry.owner = owner;
+  entry.serial = next_serial_++;
+  if (entry.idle_timeout == absl::ZeroDuration()) {
+    entry.idle_timeout = parts_.limits.idle_timeout_s == 0
+                             ? absl::InfiniteDuration()
+                             : absl::Seconds(parts_.limits.idle_timeout_s);
+  }
+  entry.created = now;
+  entry.last_used = now;
+  const bool is_new = entries_.emplace(entry.id, std::move(added)).second;
+  RS_CHECK(is_new);
+  File(entry);
+  return InfoOf(entry);
+}
+
+absl::StatusOr<SessionInfo> SessionStore::Get(const std::string& owner,
+                                              const std::string& id) const {
+  const SessionEntry* const entry = Find(owner, id);
+  return entry == nullptr ? absl::StatusOr<SessionInfo>(NotFound(id)) : InfoOf(*entry);
+}
+
+std::vector<SessionInfo> SessionStore::List(const std::string& owner) const {
+  std::vector<const SessionEntry*> found;
+  for (const auto& [id, entry] : entries_) {
+    if (entry->owner == owner) {
+      found.push_back(entry.get());
+    }
+  }
+  std::sort(found.begin(), found.end(), [](const SessionEntry* a, const SessionEntry* b) {
+    return a->serial < b->serial;
+  });
+  std::vector<SessionInfo> infos;
+  infos.reserve(found.size());
+  for (const SessionEntry* const entry : found) {
+    infos.push_back(InfoOf(*entry));
+  }
+  return infos;
+}
+
+absl::StatusOr<SessionInfo> SessionStore::Rollback(const std::string& owner,
+                                                   const std::string& id,
+                                                   int64_t position,
+                                                   absl::Time now) {
+  ASSIGN_OR_RETURN(SessionEntry* const entry, FindIdle(owner, id));
+  Session& session = *entry->session;
+  if (position < session.rollback_floor() || position > entry->position()) {
+    return absl::InvalidArgumentError(fmt::format(
+        "position: {} is not in [{}, {}]", position, session.rollback_floor(), entry->position()));
+  }
+  if (position <= session.position()) {
+    std::vector<BlockCopy> copies;
+    session.Rollback(position, copies);
+    entry->pending_token.reset();
+    for (const BlockCopy& copy : copies) {
+      RETURN_IF_ERROR(memory_.CopyBlock(copy.from, copy.to));
+    }
+  }
+  ++entry->counters.rollbacks;
+  Unfile(*entry);
+  entry->last_used = now;
+  File(*entry);
+  return InfoOf(*entry);
+}
+
+SessionEntry* SessionStore::Find(const std::string& owner, const std::string& id) const {
+  const auto found = entries_.find(id);
+  return found == entries_.end() || found->second->owner != owner ? nullptr : found->second.get();
+}
+
+void SessionStore::Erase(SessionEntry& entry) {
+  RS_CHECK(!entry.request_id.has_value());
+  Unfile(entry);
+  // The key that erase reads would go with the entry.
+  const auto found = entries_.find(entry.id);
+  RS_CHECK(found != entries_.end());
+  entries_.erase(found);
+}
+
+absl::StatusOr<SessionEntry*> SessionStore::BeginTurn(const GenerateRequest& request) {
+  const SessionTurn& turn = *request.turn;
+  ASSIGN_OR_RETURN(SessionEntry* const entry, FindIdle(request.owner, turn.session_id));
+  if (turn.expected_position.has_value() && *turn.expected_position != entry->position()) {
+    return absl::AbortedError(
+        fmt::format("session.expected_position: {}, but the session stands at {}",
+                    *turn.expected_position,
+                    entry->position()));
+  }
+  const SessionShape& shape = entry->session->shape();
+  const int64_t room = std::max<int64_t>(shape.buffer_size - entry->position(), 0);
+  if (!shape.slides && static_cast<int64_t>(request.prompt.size()) > room) {
+    return absl::InvalidArgumentError(fmt::format(
+        "prompt: {} tokens are more than {}, what is left of the session's buffer_size {}",
+        request.prompt.size(),
+        room,
+        shape.buffer_size));
+  }
+  Unfile(*entry);
+  entry->request_id = request.request_id;
+  return entry;
+}
+
+void SessionStore::EndTurn(SessionEntry& entry, absl::Time now) {
+  RS_CHECK(entry.request_id.has_value());
+  entry.request_id.reset();
+  entry.last_used = now;
+  File(entry);
+}
+
+void SessionStore::Expire(absl::Time now) {
+  while (!expiries_.empty() && expiries_.begin()->first.first <= now) {
+    Erase(*expiries_.begin()->second);
+  }
+}
+
+absl::Time SessionStore::next_expiry() const {
+  return expiries_.empty() ? absl::InfiniteFuture() : expiries_.begin()->first.first;
+}
+
+void SessionStore::CollectBlocks(std::vector<int32_t>& blocks) const {
+  for (const auto& [id, entry] : entries_) {
+    entry->session->CollectBlocks(blocks);
+  }
+}
+
+absl::StatusOr<SessionEntry*> SessionStore::FindIdle(const std::string& owner,
+                                                     const std::string& id) const {
+  SessionEntry* const entry = Find(owner, id);
+  if (entry == nullptr) {
+    return NotFound(id);
+  }
+  if (entry->request_id.has_value()) {
+    return absl::AbortedError("session.id: the session is busy with another turn");
+  }
+  return entry;
+}
+
+SessionInfo SessionStore::InfoOf(const SessionEntry& entry) const {
+  return {.id = entry.id,
+          .position = entry.position(),
+          .rollback_floor = entry.session->rollback_floor(),
+          .buffer_size = entry.session->shape().buffer_size,
+          .num_blocks = entry.session->num_blocks(),
+          .is_busy = entry.request_id.has_value(),
+          .created = entry.created,
+          .last_used = entry.last_used,
+          .expires = entry.request_id.has_value() ? absl::InfiniteFuture() : ExpiryOf(entry),
+          .counters = entry.counters};
+}
+
+void SessionStore::File(SessionEntry& entry) {
+  if (ExpiryOf(entry) < absl::InfiniteFuture()) {
+    expiries_.emplace(std::pair(ExpiryOf(entry), entry.serial), &entry);
+  }
+}
+
+void SessionStore::Unfile(SessionEntry& entry) {
+  expiries_.erase(std::pair(ExpiryOf(entry), entry.serial));
+}
+
+}  // namespace ringserve

@@ -1,0 +1,117 @@
+// The sessions of an engine, by id and owner: made, found, rolled back, closed, forgotten when idle
+// for too long. Knows blocks, not steps: EngineLoop runs their turns.
+//
+// A session of another owner is answered as one that does not exist (NOT_FOUND): ids tell nothing
+// to strangers. One that has a turn queued or running is busy: ABORTED for all that would change
+// it.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include <absl/time/time.h>
+
+#include "engine/base/status.h"
+#include "engine/cache/block_pool.h"
+#include "engine/cache/kv_memory.h"
+#include "engine/engine_config.h"
+#include "engine/request.h"
+#include "engine/session.h"
+#include "engine/session_info.h"
+
+namespace ringserve {
+
+// One session, between and during its turns.
+struct SessionEntry {
+  SessionEntry(const SessionShape& shape, BlockPool& pool)
+      : session(std::make_unique<Session>(shape, kEndless, pool)) {}
+
+  explicit SessionEntry(std::unique_ptr<Session> forked) : session(std::move(forked)) {}
+
+  static constexpr int64_t kEndless = std::numeric_limits<int64_t>::max();
+
+  // Tokens of the text. The last one of an answer is part of it before its keys are in the rings.
+  int64_t position() const { return session->position() + (pending_token.has_value() ? 1 : 0); }
+
+  std::string id;
+  std::string owner;
+  int64_t serial = 0;  // order of creation
+  std::unique_ptr<Session> session;
+  std::optional<int32_t> pending_token;
+  std::optional<uint64_t> request_id;  // of the turn that is queued or running
+  absl::Duration idle_timeout;
+  absl::Time created;
+  absl::Time last_used;
+  SessionCounters counters;
+};
+
+// One thread.
+class SessionStore {
+ public:
+  struct Parts {
+    SessionShape shape;  // of a session that asks for no sizes of its own
+    EngineConfig::Sessions limits;
+    // Unguessable and unique; empty: 128 random bits.
+    std::function<std::string()> make_id;
+  };
+
+  // `pool` and `memory` must outlive the store.
+  SessionStore(Parts parts, BlockPool& pool, KvMemory& memory);
+
+  // INVALID_ARGUMENT (a bad size), RESOURCE_EXHAUSTED (max_sessions).
+  absl::StatusOr<SessionInfo> Create(const std::string& owner,
+                                     const SessionOptions& options,
+                                     absl::Time now);
+  absl::StatusOr<SessionInfo> Get(const std::string& owner, const std::string& id) const;
+  // In the order of creation.
+  std::vector<SessionInfo> List(const std::string& owner) const;
+  // Makes the text end at `position`. INVALID_ARGUMENT outside [rollback_floor, position].
+  absl::StatusOr<SessionInfo> Rollback(const std::string& owner,
+                                       const std::string& id,
+                                       int64_t position,
+                                       absl::Time now);
+  // Null or an entry that lives until Erase or Expire.
+  SessionEntry* Find(const std::string& owner, const std::string& id) const;
+  // Requires that it is not busy.
+  void Erase(SessionEntry& entry);
+
+  // Marks the session busy with the request, which has a turn. Errors as at SessionTurn.
+  absl::StatusOr<SessionEntry*> BeginTurn(const GenerateRequest& request);
+  // The turn has ended, committed or not; its effect on the session has been made.
+  void EndTurn(SessionEntry& entry, absl::Time now);
+
+  // Erases what has been idle for too long.
+  void Expire(absl::Time now);
+  // InfiniteFuture if nothing will expire.
+  absl::Time next_expiry() const;
+
+  int64_t size() const { return static_cast<int64_t>(entries_.size()); }
+
+  // Every reference that sessions hold.
+  void CollectBlocks(std::vector<int32_t>& blocks) const;
+
+ private:
+  absl::StatusOr<SessionEntry*> FindIdle(const std::string& owner, const std::string& id) const;
+  SessionInfo Add(std::unique_ptr<SessionEntry> added, const std::string& owner, absl::Time now);
+  SessionInfo InfoOf(const SessionEntry& entry) const;
+  // Files an idle entry under when it expires; takes a busy one out.
+  void File(SessionEntry& entry);
+  void Unfile(SessionEntry& entry);
+
+  const Parts parts_;
+  BlockPool& pool_;
+  KvMemory& memory_;
+  int64_t next_serial_ = 0;
+  std::unordered_map<std::string, std::unique_ptr<SessionEntry>> entries_;
+  std::map<std::pair<absl::Time, int64_t>, SessionEntry*> expiries_;  // of idle ones, by serial
+};
+
+}  // namespace ringserve
