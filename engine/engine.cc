@@ -45,6 +45,8 @@ absl::Status Engine::State::Prepare() {
 }
 
 absl::Status Engine::State::Allocate(const LoadProgress& progress) {
+  RETURN_IF_ERROR(backend->CheckMemory(
+      {.device_bytes = plan.device_bytes(), .pinned_bytes = plan.pinned_bytes()}));
   ASSIGN_OR_RETURN(
       weights, Weights::Load(config.model.path, model_config, plan.kv.dtype, *backend, progress));
   ASSIGN_OR_RETURN(
@@ -56,7 +58,9 @@ absl::Status Engine::State::Allocate(const LoadProgress& progress) {
         backend->Allocate(static_cast<size_t>(plan.pinned_kv_bytes()), MemoryKind::kPinned));
   }
   ASSIGN_OR_RETURN(
-      model, Model::Create(model_config, *weights, MakeStepLimits(config, model_config), *backend));
+      model,
+      Model::Create(
+          model_config, *weights, MakeStepLimits(config, model_config, backend->info()), *backend));
   return absl::OkStatus();
 }
 
@@ -66,7 +70,7 @@ void Engine::State::Start(EventSink& sink) {
                   .model = model.get(),
                   .kv_pool = device_pool.data(),
                   .kv = plan.kv,
-                  .tiles = MakeTileOptions(config, model_config, backend->info().num_threads),
+                  .tiles = MakeTileOptions(config, model_config, backend->info()),
                   .vocab_size = model_config.vocab_size};
   parts.shape = MakeSessionShape(config.rings);
   parts.scheduler = config.scheduler;
@@ -175,7 +179,7 @@ RequestLimits Engine::limits() const {
 std::string Engine::device_description() const {
   const BackendInfo info = state_->backend->info();
   return fmt::format(
-      "{}: {}, {}, {} threads", info.device, info.name, info.kernels, info.num_threads);
+      "{}: {}, {}, {} {}", info.device, info.name, info.kernels, info.num_workers, info.worker);
 }
 
 }  // namespace ringserve

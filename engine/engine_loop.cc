@@ -271,12 +271,15 @@ bool EngineLoop::RunStep() {
   }
   const auto started = std::chrono::steady_clock::now();
   batch_.Build(plan_, running_, ++counters_.steps);
-  const absl::Status status = runner_.Run(batch_);
+  absl::Status status = runner_.Launch(batch_);
+  if (status.ok()) {
+    status = runner_.Await();
+  }
   const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - started;
   if (plan_.back().is_prefill) {
     prefill_budget_.Learn(static_cast<int64_t>(batch_.token_ids.size()), took.count());
   }
-  counters_.kernel_time += runner_.kernel_time();
+  counters_.kernel_time = runner_.kernel_time();
   if (!status.ok()) {
     Fault(status);
     return true;

@@ -85,7 +85,7 @@ KvLayout MakeKvLayout(const EngineConfig::Rings& rings, const ModelConfig& model
 
 TileOptions MakeTileOptions(const EngineConfig& config,
                             const ModelConfig& model,
-                            int32_t num_workers) {
+                            const BackendInfo& backend) {
   TileOptions options;
   options.num_heads = model.num_heads;
   options.num_kv_heads = model.num_kv_heads;
@@ -95,20 +95,25 @@ TileOptions MakeTileOptions(const EngineConfig& config,
     options.order = config.attention.tile_order == TileOrderPolicy::kQMajor ? TileOrder::kQMajor
                                                                             : TileOrder::kKMajor;
   }
-  options.num_workers = num_workers;
+  options.split_size = backend.split_size;
+  options.num_workers = backend.num_workers;
   return options;
 }
 
-StepLimits MakeStepLimits(const EngineConfig& config, const ModelConfig& model) {
+StepLimits MakeStepLimits(const EngineConfig& config,
+                          const ModelConfig& model,
+                          const BackendInfo& backend) {
   const EngineConfig::Scheduler& scheduler = config.scheduler;
   StepLimits limits;
+  limits.block_size = config.rings.block_size;
   limits.max_rows = scheduler.prefill_size + scheduler.max_batch;
   limits.max_sink_rows = scheduler.max_batch * config.rings.sink_size;
   limits.max_logits_rows = std::max(scheduler.max_batch, kMinLogitsRows);
-  limits.max_partials = MaxPartials(MakeTileOptions(config, model, 1),
+  limits.max_partials = MaxPartials(MakeTileOptions(config, model, backend),
                                     limits.max_rows,
                                     scheduler.max_batch,
                                     config.rings.buffer_size + config.rings.sink_size);
+  limits.max_entries = scheduler.max_batch * BlocksPerSession(config);
   return limits;
 }
 
@@ -141,7 +146,11 @@ absl::StatusOr<MemoryPlan> PlanMemory(const EngineConfig& config,
   MemoryPlan plan;
   plan.kv = MakeKvLayout(config.rings, model, dtype);
   plan.weight_bytes = Weights::SlabBytes(model, dtype, backend);
-  plan.workspace_bytes = Model::WorkspaceBytes(model, dtype, MakeStepLimits(config, model));
+  const StepLimits limits = MakeStepLimits(config, model, backend.info());
+  RETURN_IF_ERROR(backend.CheckSteps(limits));
+  const BackendMemory steps = backend.StepMemory(model, dtype, limits);
+  plan.workspace_bytes = Model::WorkspaceBytes(model, dtype, limits) + steps.device_bytes;
+  plan.staging_bytes = steps.pinned_bytes;
   plan.blocks_per_session = BlocksPerSession(config);
   ASSIGN_OR_RETURN(plan.device_blocks, DeviceBlocks(config, plan.kv, plan.blocks_per_session));
   plan.max_sessions = plan.device_blocks / plan.blocks_per_session;
@@ -173,6 +182,9 @@ std::string FormatMemoryPlan(const MemoryPlan& plan) {
   add("device total", plan.device_bytes(), "");
   if (plan.pinned_blocks > 0) {
     add("host KV pool", plan.pinned_kv_bytes(), blocks(plan.pinned_blocks));
+  }
+  if (plan.staging_bytes > 0) {
+    add("host staging", plan.staging_bytes, "");
   }
   const int64_t session_bytes = plan.blocks_per_session * plan.kv.block_bytes();
   table += fmt::format("{} at once, each of at most {} blocks, {}\n",

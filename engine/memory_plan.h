@@ -22,12 +22,15 @@ struct MemoryPlan {
   int64_t device_blocks = 0;       // of the device KV pool
   int64_t pinned_blocks = 0;       // of the host KV pool
   int64_t workspace_bytes = 0;     // device: activations, logits, attention partials
+  int64_t staging_bytes = 0;       // pinned: what steps send to a device and get back
   int64_t blocks_per_session = 0;  // the most that one session can hold, sinks and slack included
   int64_t max_sessions = 0;        // that fit the device pool at their worst case
 
   int64_t device_kv_bytes() const { return device_blocks * kv.block_bytes(); }
 
   int64_t pinned_kv_bytes() const { return pinned_blocks * kv.block_bytes(); }
+
+  int64_t pinned_bytes() const { return pinned_kv_bytes() + staging_bytes; }
 
   int64_t device_bytes() const { return weight_bytes + device_kv_bytes() + workspace_bytes; }
 };
@@ -37,13 +40,15 @@ DType RunDType(DTypePolicy policy, const ModelConfig& model);
 
 KvLayout MakeKvLayout(const EngineConfig::Rings& rings, const ModelConfig& model, DType dtype);
 
-// How the steps of this model are cut into tiles, but for the number of workers.
+// How the steps of this model are cut into tiles.
 TileOptions MakeTileOptions(const EngineConfig& config,
                             const ModelConfig& model,
-                            int32_t num_workers);
+                            const BackendInfo& backend);
 
 // The largest step that the scheduler may make of this config.
-StepLimits MakeStepLimits(const EngineConfig& config, const ModelConfig& model);
+StepLimits MakeStepLimits(const EngineConfig& config,
+                          const ModelConfig& model,
+                          const BackendInfo& backend);
 
 // The most blocks that one session ever holds, its sinks included.
 int64_t BlocksPerSession(const EngineConfig& config);

@@ -6,15 +6,22 @@
 
 namespace ringserve {
 
-absl::Status StepRunner::Run(StepBatch& batch) {
+absl::Status StepRunner::Launch(StepBatch& batch) {
   PlanTiles({.sequences = batch.sequences, .entries = batch.entries}, parts_.tiles, tile_plan_);
   const auto started = std::chrono::steady_clock::now();
-  absl::Status status = RunModel(batch);
-  kernel_time_ = absl::FromChrono(std::chrono::steady_clock::now() - started);
+  absl::Status status = LaunchModel(batch);
+  kernel_time_ += absl::FromChrono(std::chrono::steady_clock::now() - started);
   return status;
 }
 
-absl::Status StepRunner::RunModel(StepBatch& batch) {
+absl::Status StepRunner::Await() {
+  const auto started = std::chrono::steady_clock::now();
+  absl::Status status = parts_.backend->AwaitStep();
+  kernel_time_ += absl::FromChrono(std::chrono::steady_clock::now() - started);
+  return status;
+}
+
+absl::Status StepRunner::LaunchModel(StepBatch& batch) {
   StepInput input;
   input.token_ids = batch.token_ids;
   input.positions = batch.positions;
@@ -42,7 +49,7 @@ absl::Status StepRunner::RunModel(StepBatch& batch) {
     args.results = std::span(batch.results).subspan(first, count);
     RETURN_IF_ERROR(parts_.backend->Sample(args));
   }
-  return parts_.backend->Synchronize();
+  return parts_.backend->EndStep();
 }
 
 }  // namespace ringserve

@@ -30,16 +30,20 @@ class StepRunner {
 
   explicit StepRunner(const Parts& parts) : parts_(parts) {}
 
-  // Fills batch.results. After an error the pool's contents are not defined.
-  absl::Status Run(StepBatch& batch);
+  // Enqueues a step; `batch` stays as it is until it was awaited. After an error the pool's
+  // contents are not defined.
+  absl::Status Launch(StepBatch& batch);
+  // Blocks until the oldest step launched and not yet awaited has filled its batch's results.
+  absl::Status Await();
 
-  // Of the last Run.
+  // Of the last Launch.
   const TileCounts& tile_counts() const { return tile_plan_.counts; }
 
+  // Time in the backend, waiting for it included; all steps together.
   absl::Duration kernel_time() const { return kernel_time_; }
 
  private:
-  absl::Status RunModel(StepBatch& batch);
+  absl::Status LaunchModel(StepBatch& batch);
 
   Parts parts_;
   TilePlan tile_plan_;

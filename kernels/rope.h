@@ -14,8 +14,8 @@ class ThreadPool;
 // angles[i, j] = (cos, sin)(positions[i] * frequencies[j]), the product and its reduction in twice
 // float64's precision: the last bit of the float is right up to positions of 2^53, ties aside.
 struct RopeAnglesArgs {
-  const int64_t* positions = nullptr;   // host, [num_rows]
-  const double* frequencies = nullptr;  // host, [head_dim / 2]
+  const int64_t* positions = nullptr;   // [num_rows]
+  const double* frequencies = nullptr;  // [head_dim / 2]
   float* angles = nullptr;              // [num_rows, head_dim / 2, 2]
   int32_t num_rows = 0;
   int32_t head_dim = 0;
@@ -27,8 +27,8 @@ struct RopeAnglesArgs {
 struct RopeAppendArgs {
   const float* qkv = nullptr;           // [num_rows, (num_heads + 2 * num_kv_heads) * head_dim]
   const float* angles = nullptr;        // [num_rows, head_dim / 2, 2]
-  const int64_t* slots = nullptr;       // host, [num_rows]: block * block_size + offset in block
-  const int64_t* sink_slots = nullptr;  // host, [num_rows] or null (no row has one)
+  const int64_t* slots = nullptr;       // [num_rows]: block * block_size + offset in block
+  const int64_t* sink_slots = nullptr;  // [num_rows] or null (no row has one)
   void* q = nullptr;                    // [num_rows, num_heads, head_dim] of q_dtype
   KvView kv;
   int32_t num_rows = 0;

@@ -3,8 +3,11 @@
 // Used by the engine thread alone. Two implementations: backend_cpu, backend_cuda. Tests add one
 // that injects faults.
 //
-// Pointers in args are device pointers from Allocate (on the CPU, plain memory) unless a field says
-// host.
+// Pointers in args are device pointers from Allocate or Upload (on the CPU, plain memory) unless a
+// field says host.
+//
+// A step is BeginStep, uploads, ops, EndStep. Where BackendInfo::runs_ahead, the next step may be
+// enqueued before this one has run; AwaitStep takes them in their order.
 #pragma once
 
 #include <cstddef>
@@ -32,16 +35,38 @@ struct SampleArgs {
   const float* logits = nullptr;  // [.., vocab_size]
   int32_t vocab_size = 0;
   std::span<const SampleRow> rows;  // host
-  std::span<ScoredToken> results;   // host, one per row; valid after Synchronize
+  std::span<ScoredToken> results;   // host, one per row; valid once the step was awaited
+};
+
+// Upper bounds of a step; what is allocated at start is sized for them.
+struct StepLimits {
+  int32_t block_size = 0;       // tokens of a block of keys and values
+  int32_t max_rows = 0;         // query rows: prefill_size + max_batch
+  int32_t max_sink_rows = 0;    // max_batch * sink_size
+  int32_t max_logits_rows = 0;  // rows of one ComputeLogits
+  int64_t max_partials = 0;     // TilePlan::num_partials
+  int64_t max_entries = 0;      // TilePlan::entries
 };
 
 struct BackendInfo {
-  std::string device;   // "cpu", "cuda"
-  std::string name;     // what the hardware calls itself
-  std::string kernels;  // the instruction sets picked at run time
-  int32_t num_threads = 0;
+  std::string device;       // "cpu", "cuda"
+  std::string name;         // what the hardware calls itself
+  std::string kernels;      // the instruction sets picked at run time
+  int32_t num_workers = 1;  // to balance work over
+  std::string worker = "threads";
+  // Keys between two splits of attention (TileOptions::split_size) that suit the kernels.
+  int64_t split_size = 1024;
+  // PackMatrix leaves weights row-major, so that Embed can read one.
+  bool row_major = false;
+  // A step may be enqueued before the step before it has ended.
+  bool runs_ahead = false;
   // Kernels may be given pointers to any host memory where args ask for device memory.
   bool reads_host_memory = false;
+};
+
+struct BackendMemory {
+  int64_t device_bytes = 0;
+  int64_t pinned_bytes = 0;
 };
 
 class Backend {
@@ -52,8 +77,24 @@ class Backend {
   // Every shape and dtype requirement of the kernels, before anything is loaded.
   virtual absl::Status CheckModel(const ModelConfig& config, DType dtype) const = 0;
 
+  // What of a config's steps the kernels cannot do, naming the config key.
+  virtual absl::Status CheckSteps(const StepLimits& limits) const = 0;
+
+  // What the backend takes for itself to run steps of these limits, beside what it is asked to
+  // Allocate. Pure.
+  virtual BackendMemory StepMemory(const ModelConfig& config,
+                                   DType dtype,
+                                   const StepLimits& limits) const = 0;
+  // Sets StepMemory's bytes aside and chooses what can be chosen beforehand. Before the first step;
+  // again for another model or other limits.
+  virtual absl::Status PrepareSteps(const ModelConfig& config,
+                                    DType dtype,
+                                    const StepLimits& limits) = 0;
+
+  // RESOURCE_EXHAUSTED, with the numbers, if there is not so much memory.
+  virtual absl::Status CheckMemory(const BackendMemory& wanted) const = 0;
   virtual absl::StatusOr<Buffer> Allocate(size_t bytes, MemoryKind kind) = 0;
-  // Between any two buffers of this backend, or from host memory.
+  // Between any two buffers of this backend, or from or to other host memory.
   virtual absl::Status Copy(std::byte* to, const std::byte* from, size_t bytes) = 0;
 
   // Bytes that PackMatrix needs for a [rows, cols] weight of `dtype`; a multiple of 128.
@@ -63,6 +104,14 @@ class Backend {
                                             DType dtype,
                                             std::byte* to) = 0;
 
+  // `tiles` (host) is the plan of every attention call until EndStep, and stays as it is till then.
+  // What was uploaded before is gone.
+  virtual absl::Status BeginStep(const TilePlan& tiles) = 0;
+  // Makes host data readable by the ops of this step; it stays as it is until EndStep.
+  virtual absl::StatusOr<const std::byte*> Upload(const std::byte* from, size_t bytes) = 0;
+
+  // A token id below 0 is one that the host does not know yet: ~id is the place of a result among
+  // those of the step before (only where BackendInfo::runs_ahead).
   virtual absl::Status Embed(const EmbedArgs& args) = 0;
   virtual absl::Status RmsNorm(const RmsNormArgs& args) = 0;
   virtual absl::Status MatMul(const MatMulArgs& args) = 0;
@@ -71,6 +120,10 @@ class Backend {
   virtual absl::Status Attention(const AttentionArgs& args) = 0;
   virtual absl::Status SwiGlu(const SwiGluArgs& args) = 0;
   virtual absl::Status Sample(const SampleArgs& args) = 0;
+  virtual absl::Status EndStep() = 0;
+  // Blocks until the oldest step that ended and was not awaited yet has run.
+  virtual absl::Status AwaitStep() = 0;
+  // Blocks until everything has run; no step is left to await.
   virtual absl::Status Synchronize() = 0;
 };
 

@@ -43,7 +43,7 @@ class CpuBackend final : public Backend {
     return {.device = "cpu",
             .name = CpuModelName(),
             .kernels = CpuKernelNames(),
-            .num_threads = pool_.num_threads(),
+            .num_workers = pool_.num_threads(),
             .reads_host_memory = true};
   }
 
@@ -56,6 +56,25 @@ class CpuBackend final : public Backend {
       return absl::InvalidArgumentError(fmt::format(
           "config.json: head_dim: {} is not a multiple of 8 in [8, 256]", config.head_dim));
     }
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckSteps(const StepLimits& /*limits*/) const override { return absl::OkStatus(); }
+
+  BackendMemory StepMemory(const ModelConfig& /*config*/,
+                           DType /*dtype*/,
+                           const StepLimits& /*limits*/) const override {
+    return {};
+  }
+
+  absl::Status PrepareSteps(const ModelConfig& /*config*/,
+                            DType /*dtype*/,
+                            const StepLimits& /*limits*/) override {
+    return absl::OkStatus();
+  }
+
+  // Memory is taken as it is touched; the system refuses what it cannot promise in Allocate.
+  absl::Status CheckMemory(const BackendMemory& /*wanted*/) const override {
     return absl::OkStatus();
   }
 
@@ -85,6 +104,12 @@ class CpuBackend final : public Backend {
                                     DType dtype,
                                     std::byte* to) override {
     return PackMatrixCpu(parts, dtype, to, pool_);
+  }
+
+  absl::Status BeginStep(const TilePlan& /*tiles*/) override { return absl::OkStatus(); }
+
+  absl::StatusOr<const std::byte*> Upload(const std::byte* from, size_t /*bytes*/) override {
+    return from;
   }
 
   absl::Status Embed(const EmbedArgs& args) override {
@@ -133,6 +158,10 @@ class CpuBackend final : public Backend {
     });
     return absl::OkStatus();
   }
+
+  absl::Status EndStep() override { return absl::OkStatus(); }
+
+  absl::Status AwaitStep() override { return absl::OkStatus(); }
 
   absl::Status Synchronize() override { return absl::OkStatus(); }
 

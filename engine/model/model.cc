@@ -16,7 +16,7 @@ constexpr int64_t kAlignment = 128;
 // The workspace as offsets: attention and feed-forward buffers are never alive together, so they
 // share one region.
 struct Workspace {
-  int64_t token_ids, angles, x, projected, normed;
+  int64_t angles, x, projected, normed;
   int64_t qkv, q, attended;    // attention's share of the common region
   int64_t gate_up, activated;  // feed-forward's
   int64_t partials;
@@ -37,7 +37,6 @@ Workspace Carve(const ModelConfig& config, DType dtype, const StepLimits& limits
   const int64_t element = DTypeBytes(dtype);
   const int64_t q_dim = int64_t{config.num_heads} * config.head_dim;
   const int64_t qkv_dim = q_dim + int64_t{2} * config.num_kv_heads * config.head_dim;
-  at.token_ids = take(std::max(rows, logits_rows), sizeof(int32_t));
   at.angles = take((rows + limits.max_sink_rows) * config.head_dim, sizeof(float));
   at.x = take(rows * config.hidden_dim, sizeof(float));
   at.projected = take(rows * config.hidden_dim, sizeof(float));
@@ -59,6 +58,18 @@ Workspace Carve(const ModelConfig& config, DType dtype, const StepLimits& limits
   at.bytes = end;
   return at;
 }
+
+}  // namespace
+
+namespace {
+
+// A step as the ops read it: in the backend's memory, but for `tiles`.
+struct StepArrays {
+  int32_t num_rows = 0;
+  const int64_t* slots = nullptr;
+  const int64_t* sink_slots = nullptr;  // null: no row writes a sink
+  const TilePlan* tiles = nullptr;
+};
 
 }  // namespace
 
@@ -90,33 +101,37 @@ struct Model::State {
                             .out_dtype = dtype});
   }
 
-  absl::Status Attend(const StepInput& input,
-                      const LayerWeights& layer,
-                      const KvView& kv,
-                      int32_t num_rows);
+  absl::Status Attend(const StepArrays& step, const LayerWeights& layer, const KvView& kv);
   absl::Status FeedForward(const LayerWeights& layer, int32_t num_rows);
-  absl::Status Gather(const float* from, float* to, int32_t num_rows);
+  absl::Status Gather(const int32_t* rows, const float* from, float* to, int32_t num_rows);
+
+  template <typename T>
+  absl::StatusOr<const T*> Upload(std::span<const T> values) {
+    ASSIGN_OR_RETURN(
+        const std::byte* bytes,
+        backend.Upload(reinterpret_cast<const std::byte*>(values.data()), values.size_bytes()));
+    return reinterpret_cast<const T*>(bytes);
+  }
 };
 
-absl::Status Model::State::Attend(const StepInput& input,
+absl::Status Model::State::Attend(const StepArrays& step,
                                   const LayerWeights& layer,
-                                  const KvView& kv,
-                                  int32_t num_rows) {
+                                  const KvView& kv) {
+  const int32_t num_rows = step.num_rows;
   auto* normed = Place<std::byte>(at.normed);
   auto* qkv = Place<float>(at.qkv);
   const int64_t q_dim = int64_t{config.num_heads} * config.head_dim;
   RETURN_IF_ERROR(backend.MatMul({normed, layer.qkv, qkv, num_rows}));
-  RETURN_IF_ERROR(backend.RopeAppend(
-      {.qkv = qkv,
-       .angles = Place<float>(at.angles),
-       .slots = input.slots.data(),
-       .sink_slots = input.sink_slots.empty() ? nullptr : input.sink_slots.data(),
-       .q = Place<std::byte>(at.q),
-       .kv = kv,
-       .num_rows = num_rows,
-       .num_heads = config.num_heads,
-       .q_dtype = dtype}));
-  RETURN_IF_ERROR(backend.Attention({.plan = input.tiles,
+  RETURN_IF_ERROR(backend.RopeAppend({.qkv = qkv,
+                                      .angles = Place<float>(at.angles),
+                                      .slots = step.slots,
+                                      .sink_slots = step.sink_slots,
+                                      .q = Place<std::byte>(at.q),
+                                      .kv = kv,
+                                      .num_rows = num_rows,
+                                      .num_heads = config.num_heads,
+                                      .q_dtype = dtype}));
+  RETURN_IF_ERROR(backend.Attention({.plan = step.tiles,
                                      .q = Place<std::byte>(at.q),
                                      .kv = kv,
                                      .out = Place<std::byte>(at.attended),
@@ -141,8 +156,11 @@ absl::Status Model::State::FeedForward(const LayerWeights& layer, int32_t num_ro
 }
 
 // Rows of an activation are picked as an embedding picks rows of a table.
-absl::Status Model::State::Gather(const float* from, float* to, int32_t num_rows) {
-  return backend.Embed({.token_ids = Place<int32_t>(at.token_ids),
+absl::Status Model::State::Gather(const int32_t* rows,
+                                  const float* from,
+                                  float* to,
+                                  int32_t num_rows) {
+  return backend.Embed({.token_ids = rows,
                         .table = reinterpret_cast<const std::byte*>(from),
                         .out = to,
                         .num_rows = num_rows,
@@ -166,6 +184,7 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Create(const ModelConfig& config,
   const Workspace at = Carve(config, weights.dtype(), limits);
   ASSIGN_OR_RETURN(Buffer workspace,
                    backend.Allocate(static_cast<size_t>(at.bytes), MemoryKind::kDevice));
+  RETURN_IF_ERROR(backend.PrepareSteps(config, weights.dtype(), limits));
   return std::unique_ptr<Model>(new Model(std::unique_ptr<State>(new State{
       .config = config,
       .weights = weights,
@@ -187,15 +206,21 @@ absl::Status Model::Run(const StepInput& input, std::byte* kv_pool, const KvLayo
   RS_CHECK(input.slots.size() == input.token_ids.size());
   RS_CHECK(input.tiles->num_partials <= s.limits.max_partials);
 
-  auto* token_ids = s.Place<int32_t>(s.at.token_ids);
   auto* x = s.Place<float>(s.at.x);
   auto* normed = s.Place<std::byte>(s.at.normed);
   auto* projected = s.Place<float>(s.at.projected);
-  RETURN_IF_ERROR(s.backend.Copy(reinterpret_cast<std::byte*>(token_ids),
-                                 reinterpret_cast<const std::byte*>(input.token_ids.data()),
-                                 input.token_ids.size_bytes()));
-  RETURN_IF_ERROR(s.backend.RopeAngles({.positions = input.positions.data(),
-                                        .frequencies = s.frequencies.data(),
+  RETURN_IF_ERROR(s.backend.BeginStep(*input.tiles));
+  ASSIGN_OR_RETURN(const int32_t* const token_ids, s.Upload(input.token_ids));
+  ASSIGN_OR_RETURN(const int64_t* const positions, s.Upload(input.positions));
+  ASSIGN_OR_RETURN(const double* const frequencies,
+                   s.Upload(std::span<const double>(s.frequencies)));
+  StepArrays step = {.num_rows = num_rows, .tiles = input.tiles};
+  ASSIGN_OR_RETURN(step.slots, s.Upload(input.slots));
+  if (!input.sink_slots.empty()) {
+    ASSIGN_OR_RETURN(step.sink_slots, s.Upload(input.sink_slots));
+  }
+  RETURN_IF_ERROR(s.backend.RopeAngles({.positions = positions,
+                                        .frequencies = frequencies,
                                         .angles = s.Place<float>(s.at.angles),
                                         .num_rows = num_angles,
                                         .head_dim = s.config.head_dim}));
@@ -210,7 +235,7 @@ absl::Status Model::Run(const StepInput& input, std::byte* kv_pool, const KvLayo
   for (int32_t i = 0; i < s.config.num_layers; ++i) {
     const LayerWeights& layer = s.weights.layer(i);
     RETURN_IF_ERROR(s.Norm(x, residual, layer.attn_norm, normed, num_rows));
-    RETURN_IF_ERROR(s.Attend(input, layer, {kv_pool, kv, i}, num_rows));
+    RETURN_IF_ERROR(s.Attend(step, layer, {kv_pool, kv, i}));
     RETURN_IF_ERROR(s.Norm(x, projected, layer.ffn_norm, normed, num_rows));
     RETURN_IF_ERROR(s.FeedForward(layer, num_rows));
     residual = projected;
@@ -226,11 +251,9 @@ absl::StatusOr<const float*> Model::ComputeLogits(std::span<const int32_t> rows)
   auto* projected = s.Place<float>(s.at.gathered_projected);
   auto* normed = s.Place<std::byte>(s.at.gathered_normed);
   auto* logits = s.Place<float>(s.at.logits);
-  RETURN_IF_ERROR(s.backend.Copy(s.Place<std::byte>(s.at.token_ids),
-                                 reinterpret_cast<const std::byte*>(rows.data()),
-                                 rows.size_bytes()));
-  RETURN_IF_ERROR(s.Gather(s.Place<float>(s.at.x), x, num_rows));
-  RETURN_IF_ERROR(s.Gather(s.Place<float>(s.at.projected), projected, num_rows));
+  ASSIGN_OR_RETURN(const int32_t* const picked, s.Upload(rows));
+  RETURN_IF_ERROR(s.Gather(picked, s.Place<float>(s.at.x), x, num_rows));
+  RETURN_IF_ERROR(s.Gather(picked, s.Place<float>(s.at.projected), projected, num_rows));
   RETURN_IF_ERROR(s.Norm(x, projected, s.weights.final_norm(), normed, num_rows));
   RETURN_IF_ERROR(s.backend.MatMul({normed, s.weights.lm_head(), logits, num_rows}));
   return logits;

@@ -28,21 +28,13 @@ struct StepInput {
   const TilePlan* tiles = nullptr;      // of the one window group
 };
 
-// Upper bounds of a step; the workspace is sized for them.
-struct StepLimits {
-  int32_t max_rows = 0;         // query rows: prefill_size + max_batch
-  int32_t max_sink_rows = 0;    // max_batch * sink_size
-  int32_t max_logits_rows = 0;  // rows of one ComputeLogits
-  int64_t max_partials = 0;     // TilePlan::num_partials
-};
-
 // One thread.
 class Model {
  public:
   // Device bytes of the workspace that Create allocates. Pure.
   static int64_t WorkspaceBytes(const ModelConfig& config, DType dtype, const StepLimits& limits);
 
-  // `weights` and `backend` must outlive the model.
+  // Also prepares the backend's steps. `weights` and `backend` must outlive the model.
   static absl::StatusOr<std::unique_ptr<Model>> Create(const ModelConfig& config,
                                                        const Weights& weights,
                                                        const StepLimits& limits,

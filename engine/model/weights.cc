@@ -42,10 +42,12 @@ int64_t NormBytes(const ModelConfig& config) {
 
 // The device's copy of the embedding table, where it needs one.
 int64_t TableBytes(const ModelConfig& config, DType dtype, const Backend& backend) {
-  return backend.info().reads_host_memory
-             ? 0
-             : RoundUp<int64_t>(int64_t{config.vocab_size} * config.hidden_dim * DTypeBytes(dtype),
-                                kAlignment);
+  const BackendInfo info = backend.info();
+  if (info.reads_host_memory || (info.row_major && config.tied_embeddings)) {
+    return 0;
+  }
+  return RoundUp<int64_t>(int64_t{config.vocab_size} * config.hidden_dim * DTypeBytes(dtype),
+                          kAlignment);
 }
 
 float ElementAsFloat(const HostTensor& tensor, int64_t index) {
@@ -348,12 +350,23 @@ class WeightsBuilder {
     if (config_.tied_embeddings) {
       RETURN_IF_ERROR(Pack({table_}, weights_->lm_head_));
     }
-    const int64_t bytes = TableBytes(config_, weights_->dtype_, backend_);
-    if (bytes == 0) {
+    const BackendInfo info = backend_.info();
+    if (info.reads_host_memory) {
       weights_->embedding_ = {.data = table_.data, .dtype = table_.dtype};
       return absl::OkStatus();
     }
-    RETURN_IF_ERROR(CopyTable(Carve(bytes)));
+    if (info.row_major && config_.tied_embeddings) {
+      weights_->embedding_ = {.data = weights_->lm_head_.data, .dtype = weights_->dtype_};
+      return absl::OkStatus();
+    }
+    std::byte* at = Carve(TableBytes(config_, weights_->dtype_, backend_));
+    if (info.row_major) {
+      RETURN_IF_ERROR(backend_.PackMatrix({&table_, 1}, weights_->dtype_, at).status());
+      RETURN_IF_ERROR(backend_.Synchronize());
+      weights_->embedding_ = {.data = at, .dtype = weights_->dtype_};
+    } else {
+      RETURN_IF_ERROR(CopyTable(at));
+    }
     Report();
     return absl::OkStatus();
   }

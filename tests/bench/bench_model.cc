@@ -39,7 +39,7 @@ class ModelBench {
     RETURN_IF_ERROR(bench->backend_->CheckModel(bench->config_, bench->dtype_));
     ASSIGN_OR_RETURN(bench->weights_,
                      Weights::Random(bench->config_, bench->dtype_, 1, *bench->backend_, {}));
-    bench->pool_ = std::make_unique<ThreadPool>(bench->backend_->info().num_threads);
+    bench->pool_ = std::make_unique<ThreadPool>(bench->backend_->info().num_workers);
     return bench;
   }
 
@@ -50,7 +50,7 @@ class ModelBench {
                 DTypeName(dtype_),
                 info.name.c_str(),
                 info.kernels.c_str(),
-                info.num_threads,
+                info.num_workers,
                 options_.prompt_len,
                 options_.decode_len);
     BenchSeries prefill{"prefill", "GFLOP/s", {}, {}};

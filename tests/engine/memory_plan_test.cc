@@ -70,7 +70,8 @@ TEST_CASE("The plan is the sum of what is then allocated") {
   const auto weights = Weights::Random(model, dtype, 1, backend, nullptr);
   REQUIRE(weights.ok());
   CHECK(backend.device_bytes() == plan->weight_bytes);
-  const auto loop = Model::Create(model, **weights, MakeStepLimits(config, model), backend);
+  const auto loop =
+      Model::Create(model, **weights, MakeStepLimits(config, model, backend.info()), backend);
   REQUIRE(loop.ok());
   CHECK(backend.device_bytes() == plan->weight_bytes + plan->workspace_bytes);
   const auto pool =

@@ -9,7 +9,9 @@
 #include <bit>
 #include <cstdint>
 #include <cstring>
+#include <deque>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/backend/backend.h"
@@ -94,7 +96,8 @@ inline ModelConfig TinyModel() {
 
 class FakeBackend final : public Backend {
  public:
-  explicit FakeBackend(const ModelConfig& config) : config_(config) {}
+  explicit FakeBackend(const ModelConfig& config, bool runs_ahead = false)
+      : config_(config), runs_ahead_(runs_ahead) {}
 
   // The op that is `calls` ops away (0: the next) fails once, as everything after a device fault
   // would.
@@ -105,9 +108,21 @@ class FakeBackend final : public Backend {
 
   int64_t num_calls() const { return num_calls_; }
 
-  BackendInfo info() const override { return {"fake", "fake", "hash", 1, false}; }
+  BackendInfo info() const override { return Info(runs_ahead_); }
 
   absl::Status CheckModel(const ModelConfig&, DType) const override { return absl::OkStatus(); }
+
+  absl::Status CheckSteps(const StepLimits&) const override { return absl::OkStatus(); }
+
+  BackendMemory StepMemory(const ModelConfig&, DType, const StepLimits&) const override {
+    return {};
+  }
+
+  absl::Status PrepareSteps(const ModelConfig&, DType, const StepLimits&) override {
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckMemory(const BackendMemory&) const override { return absl::OkStatus(); }
 
   absl::StatusOr<Buffer> Allocate(size_t bytes, MemoryKind) override {
     auto* data = new std::byte[bytes];
@@ -133,12 +148,27 @@ class FakeBackend final : public Backend {
     return matrix;
   }
 
+  absl::Status BeginStep(const TilePlan&) override {
+    ids_before_ = std::move(ids_);
+    ids_.clear();
+    return Call();
+  }
+
+  absl::StatusOr<const std::byte*> Upload(const std::byte* from, size_t) override {
+    RETURN_IF_ERROR(Call());
+    return from;
+  }
+
   absl::Status Embed(const EmbedArgs& args) override {
     RETURN_IF_ERROR(Call());
     const size_t row_bytes = static_cast<size_t>(args.hidden_dim) * sizeof(float);
     for (int32_t i = 0; i < args.num_rows; ++i) {
+      int32_t token_id = args.token_ids[i];
+      if (token_id < 0) {
+        token_id = ids_before_.at(ToSize(~token_id));
+      }
       std::memcpy(args.out + int64_t{i} * args.hidden_dim,
-                  args.table + static_cast<size_t>(args.token_ids[i]) * row_bytes,
+                  args.table + ToSize(token_id) * row_bytes,
                   row_bytes);
     }
     return absl::OkStatus();
@@ -234,15 +264,63 @@ class FakeBackend final : public Backend {
     RETURN_IF_ERROR(Call());
     for (size_t i = 0; i < args.rows.size(); ++i) {
       const int64_t row = args.rows[i].logits_row;
-      args.results[i] =
+      ScoredToken result =
           SampleLogits(args.logits + row * args.vocab_size, args.vocab_size, args.rows[i]);
+      ids_.push_back(result.token.token_id);
+      // A device's results are not there before the step was awaited.
+      args.results[i] = {};
+      sampled_.push_back({&args.results[i], std::move(result)});
     }
     return absl::OkStatus();
   }
 
-  absl::Status Synchronize() override { return Call(); }
+  absl::Status EndStep() override {
+    ended_.push_back(std::move(sampled_));
+    sampled_.clear();
+    return absl::OkStatus();
+  }
+
+  absl::Status AwaitStep() override {
+    RETURN_IF_ERROR(Call());
+    if (!ended_.empty()) {
+      Deliver(ended_.front());
+      ended_.pop_front();
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Synchronize() override {
+    RETURN_IF_ERROR(Call());
+    for (std::vector<Sampled>& step : ended_) {
+      Deliver(step);
+    }
+    ended_.clear();
+    Deliver(sampled_);
+    sampled_.clear();
+    return absl::OkStatus();
+  }
 
  private:
+  struct Sampled {
+    ScoredToken* to = nullptr;
+    ScoredToken token;
+  };
+
+  static BackendInfo Info(bool runs_ahead) {
+    BackendInfo info;
+    info.device = "fake";
+    info.name = "fake";
+    info.kernels = "hash";
+    info.runs_ahead = runs_ahead;
+    return info;
+  }
+
+  static void Deliver(std::vector<Sampled>& results) {
+    for (Sampled& result : results) {
+      *result.to = std::move(result.token);
+    }
+  }
+
   static size_t ToSize(int32_t index) { return static_cast<size_t>(index); }
 
   absl::Status Call() {
@@ -280,6 +358,11 @@ class FakeBackend final : public Backend {
   }
 
   ModelConfig config_;
+  const bool runs_ahead_;
+  std::vector<Sampled> sampled_;  // by the step at hand
+  std::deque<std::vector<Sampled>> ended_;
+  std::vector<int32_t> ids_;         // that the step at hand sampled
+  std::vector<int32_t> ids_before_;  // that the step before it did
   int64_t num_calls_ = 0;
   int64_t calls_left_ = -1;
   int32_t poisoned_row_ = -1;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -30,11 +31,13 @@ class ModelRunner {
     auto runner = std::unique_ptr<ModelRunner>(new ModelRunner(config, shape, tiles, backend));
     const int64_t num_blocks = WorstCaseBlocks(shape, INT64_MAX);
     const StepLimits limits = {
+        .block_size = shape.block_size,
         .max_rows = max_rows,
         .max_sink_rows = shape.sink_size,
         .max_logits_rows = max_rows,
         .max_partials =
             MaxPartials(runner->tiles_, max_rows, 1, shape.buffer_size + 2 * shape.block_size),
+        .max_entries = num_blocks,
     };
     ASSIGN_OR_RETURN(runner->model_, Model::Create(config, weights, limits, backend));
     runner->kv_ = {.block_size = shape.block_size,
@@ -45,7 +48,9 @@ class ModelRunner {
     const auto pool_bytes = static_cast<size_t>(num_blocks * runner->kv_.block_bytes());
     ASSIGN_OR_RETURN(runner->kv_pool_, backend.Allocate(pool_bytes, MemoryKind::kDevice));
     // A stray read of a slot that no row may see shows itself: all ones is NaN in f32 and bf16.
-    std::fill_n(runner->kv_pool_.data(), pool_bytes, std::byte{0xff});
+    const std::vector<std::byte> ones(pool_bytes, std::byte{0xff});
+    RETURN_IF_ERROR(backend.Copy(runner->kv_pool_.data(), ones.data(), pool_bytes));
+    RETURN_IF_ERROR(backend.Synchronize());
     runner->blocks_ = std::make_unique<BlockPool>(static_cast<int32_t>(num_blocks));
     runner->session_ = std::make_unique<Session>(shape, INT64_MAX, *runner->blocks_);
     return runner;
@@ -112,10 +117,12 @@ class ModelRunner {
     RETURN_IF_ERROR(
         model_->Run({token_ids, positions, slots, sink_slots, &plan_}, kv_pool_.data(), kv_));
     ASSIGN_OR_RETURN(const float* const rows, model_->ComputeLogits(logits_rows));
-    RETURN_IF_ERROR(backend_.Synchronize());
-    logits.insert(
-        logits.end(), rows, rows + static_cast<int64_t>(logits_rows.size()) * config_.vocab_size);
-    return absl::OkStatus();
+    const size_t first_logit = logits.size();
+    logits.resize(first_logit + logits_rows.size() * static_cast<size_t>(config_.vocab_size));
+    RETURN_IF_ERROR(backend_.Copy(reinterpret_cast<std::byte*>(logits.data() + first_logit),
+                                  reinterpret_cast<const std::byte*>(rows),
+                                  (logits.size() - first_logit) * sizeof(float)));
+    return backend_.Synchronize();
   }
 
   const ModelConfig config_;

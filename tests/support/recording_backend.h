@@ -34,6 +34,18 @@ class RecordingBackend final : public Backend {
     return absl::OkStatus();
   }
 
+  absl::Status CheckSteps(const StepLimits&) const override { return absl::OkStatus(); }
+
+  BackendMemory StepMemory(const ModelConfig&, DType, const StepLimits&) const override {
+    return {};
+  }
+
+  absl::Status PrepareSteps(const ModelConfig&, DType, const StepLimits&) override {
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckMemory(const BackendMemory&) const override { return absl::OkStatus(); }
+
   absl::StatusOr<Buffer> Allocate(size_t bytes, MemoryKind kind) override {
     (kind == MemoryKind::kDevice ? device_bytes_ : pinned_bytes_) += static_cast<int64_t>(bytes);
     ++num_allocations_;
@@ -69,6 +81,12 @@ class RecordingBackend final : public Backend {
     return matrix;
   }
 
+  absl::Status BeginStep(const TilePlan& /*tiles*/) override { return absl::OkStatus(); }
+
+  absl::StatusOr<const std::byte*> Upload(const std::byte* from, size_t /*bytes*/) override {
+    return from;
+  }
+
   absl::Status Embed(const EmbedArgs& /*args*/) override { return None(); }
 
   absl::Status RmsNorm(const RmsNormArgs& /*args*/) override { return None(); }
@@ -84,6 +102,10 @@ class RecordingBackend final : public Backend {
   absl::Status SwiGlu(const SwiGluArgs& /*args*/) override { return None(); }
 
   absl::Status Sample(const SampleArgs& /*args*/) override { return None(); }
+
+  absl::Status EndStep() override { return absl::OkStatus(); }
+
+  absl::Status AwaitStep() override { return absl::OkStatus(); }
 
   absl::Status Synchronize() override { return absl::OkStatus(); }
 
