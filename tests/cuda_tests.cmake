@@ -21,3 +21,16 @@ ringserve_gpu_program(gpu_test
 ringserve_gpu_program(attention_cuda_bench
   bench/attention_cuda_bench.cu)
 set_target_properties(attention_cuda_bench PROPERTIES CUDA_ARCHITECTURES "80")
+
+# The engine on the CUDA backend. Its other tests (engine_hugging_face_test, engine_determinism_test)
+# take the GPU where they find one.
+ringserve_test(engine_backend_cuda_test
+  engine/backend_cuda_test.cc
+  LIBRARIES engine engine_backend)
+ringserve_test(engine_cuda_fault_test
+  engine/cuda_fault_test.cc
+  support/cuda_trap.cu
+  LIBRARIES engine engine_backend Threads::Threads)
+set_target_properties(engine_cuda_fault_test PROPERTIES LINKER_LANGUAGE CXX)
+add_dependencies(cuda engine_backend_cuda_test engine_cuda_fault_test
+  engine_hugging_face_test engine_determinism_test)

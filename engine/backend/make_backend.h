@@ -9,8 +9,9 @@
 
 namespace ringserve {
 
-// kAuto takes the best device there is. INVALID_ARGUMENT naming the config key for a device that
-// this build or machine does not have.
+// kAuto takes a GPU that this build has kernels for, else the CPU. INVALID_ARGUMENT for a device
+// that this build does not have, FAILED_PRECONDITION for one that this machine does not have,
+// naming the config key.
 absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(DevicePolicy device, int32_t num_threads);
 
 }  // namespace ringserve

@@ -52,14 +52,6 @@ double GumbelBound(uint64_t bits) {
   return (std::countl_zero(bits | 1U) + 1) * std::numbers::ln2 + 1e-9;
 }
 
-bool ChangesLogits(const SampleRow& row) {
-  const SamplingParams& params = *row.params;
-  const bool has_penalty = params.repetition_penalty != 1.0F || params.presence_penalty != 0.0F ||
-                           params.frequency_penalty != 0.0F;
-  return !row.banned.empty() || !params.logit_bias.empty() ||
-         (has_penalty && row.history != nullptr);
-}
-
 // Bans, biases and penalties, into `logits`.
 void Adjust(const SampleRow& row, std::vector<float>& logits) {
   const SamplingParams& params = *row.params;
@@ -183,6 +175,14 @@ int32_t ChooseToken(std::span<const float> raw,
 }
 
 }  // namespace
+
+bool ChangesLogits(const SampleRow& row) {
+  const SamplingParams& params = *row.params;
+  const bool has_penalty = params.repetition_penalty != 1.0F || params.presence_penalty != 0.0F ||
+                           params.frequency_penalty != 0.0F;
+  return !row.banned.empty() || !params.logit_bias.empty() ||
+         (has_penalty && row.history != nullptr);
+}
 
 double GumbelNoise(uint64_t seed, int64_t position, int32_t token_id) {
   return GumbelOf(NoiseBits(NoiseKey(seed, position), token_id));

@@ -35,6 +35,9 @@ inline constexpr int32_t kNoToken = -1;
 // thread.
 ScoredToken SampleLogits(const float* logits, int32_t vocab_size, const SampleRow& row);
 
+// True if bans, biases or penalties change the row's logits. Requires params.
+bool ChangesLogits(const SampleRow& row);
+
 // Noise of a token: Gumbel-distributed, a function of the arguments alone.
 double GumbelNoise(uint64_t seed, int64_t position, int32_t token_id);
 

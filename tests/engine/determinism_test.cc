@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/support/devices.h"
 #include "tests/support/engine_run.h"
 
 namespace ringserve {
@@ -118,15 +119,20 @@ void CheckCompanies(EngineConfig config, Shape shape, const std::vector<Company>
 }
 
 TEST_CASE("answers do not depend on batch, chunks, company or threads") {
-  CheckCompanies(FairytaleConfig(),
+  EngineConfig config = FairytaleConfig();
+  config.device = GENERATE(from_range(TestDevices()));
+  CheckCompanies(config,
                  {.max_prompt = 40, .max_tokens = 16},
                  {{64, 1, 2}, {2, 7, 1}, {7, 64, 2}, {16, 512, 1}, {32, 64, 3}, {64, 512, 2}});
 }
 
 TEST_CASE("nor do those of contexts that slide") {
   EngineConfig config = FairytaleConfig();
-  config.rings = {
-      .buffer_size = 64, .block_size = 16, .sink_size = 4, .overflow = OverflowPolicy::kSlide};
+  config.device = GENERATE(from_range(TestDevices()));
+  config.rings = {.buffer_size = 64,
+                  .block_size = 16,
+                  .sink_size = config.device == DevicePolicy::kCuda ? 0 : 4,
+                  .overflow = OverflowPolicy::kSlide};
   config.attention.tile_size = 16;
   CheckCompanies(
       config, {.max_prompt = 120, .max_tokens = 24}, {{5, 7, 1}, {32, 64, 2}, {64, 512, 2}});

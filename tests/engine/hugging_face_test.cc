@@ -8,11 +8,11 @@
 #include <string>
 #include <vector>
 
-#include "engine/backend/backend_cpu.h"
 #include "engine/base/json_reader.h"
 #include "engine/model/safetensors.h"
 #include "tests/support/catch.h"
 #include "tests/support/compare.h"
+#include "tests/support/devices.h"
 #include "tests/support/model_runner.h"
 #include "tests/support/random.h"
 #include "tests/support/reference_model.h"
@@ -53,8 +53,8 @@ std::vector<int32_t> Ints(const FileTensor& tensor) {
 }
 
 struct Subject {
-  explicit Subject(const std::string& folder)
-      : backend(Get(MakeCpuBackend(0))),
+  Subject(const std::string& folder, DevicePolicy device)
+      : backend(MakeTestBackend(device)),
         config(Get(LoadModelConfig(folder))),
         weights(Get(Weights::Load(folder, config, config.file_dtype, *backend, {}))) {
     const auto checkpoint = Get(Checkpoint::Open(folder));
@@ -67,8 +67,9 @@ struct Subject {
   std::vector<float> Logits(const std::vector<int32_t>& ids,
                             const SessionShape& shape,
                             int32_t chunk) {
+    const TileOptions tiles = {.split_size = backend->info().split_size};
     return Get(
-        Get(ModelRunner::Create(config, *weights, shape, 128, {}, *backend))->Feed(ids, chunk));
+        Get(ModelRunner::Create(config, *weights, shape, 128, tiles, *backend))->Feed(ids, chunk));
   }
 
   template <typename T>
@@ -146,7 +147,7 @@ double CheckLogits(Subject& subject,
 }
 
 TEST_CASE("fairytale-5m computes what Hugging Face computes") {
-  Subject subject(kRoot + "/models/fairytale-5m");
+  Subject subject(kRoot + "/models/fairytale-5m", GENERATE(from_range(TestDevices())));
   const std::string fixtures = kRoot + "/tests/fixtures/fairytale-5m/";
   const auto cases =
       Get(ParseJson(Get(ReadFile(fixtures + "reference.json", 1 << 20)), "reference.json"));
@@ -180,7 +181,15 @@ TEST_CASE("Random Llamas compute what Hugging Face computes") {
   const std::string name = GENERATE("llama-gqa", "llama3-rope");
   INFO(name);
   const std::string folder = kRoot + "/tests/fixtures/zoo/" + name;
-  Subject subject(folder);
+  const DevicePolicy device = GENERATE(from_range(TestDevices()));
+  if (device == DevicePolicy::kCuda && name == "llama3-rope") {
+    CHECK(MakeTestBackend(device)
+              ->CheckModel(Get(LoadModelConfig(folder)), DType::kBf16)
+              .ToString()
+              .find("head_dim: 32") != std::string::npos);
+    return;
+  }
+  Subject subject(folder, device);
   const auto file = Get(SafetensorsFile::Open(folder + "/reference.safetensors"));
   std::map<std::string, FileTensor> reference;
   for (size_t i = 0; i < file->size(); ++i) {
@@ -192,8 +201,12 @@ TEST_CASE("Random Llamas compute what Hugging Face computes") {
 }
 
 TEST_CASE("A context that slides sees its window and its sinks") {
-  Subject subject(kRoot + "/tests/fixtures/zoo/llama-gqa");
+  const DevicePolicy device = GENERATE(from_range(TestDevices()));
   const int32_t sink_size = GENERATE(0, 4);
+  if (device == DevicePolicy::kCuda && sink_size > 0) {
+    return;  // the CUDA kernels read no sinks; a config that asks for them is refused
+  }
+  Subject subject(kRoot + "/tests/fixtures/zoo/llama-gqa", device);
   const ReferenceContext context = {.buffer_size = 32, .block_size = 8, .sink_size = sink_size};
   std::vector<int32_t> ids(100);
   Random random(7);

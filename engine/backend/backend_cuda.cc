@@ -1,0 +1,433 @@
+#include "engine/backend/backend_cuda.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <deque>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <cuda_runtime.h>
+#include <fmt/format.h>
+
+#include "engine/backend/cuda_device.h"
+#include "engine/backend/cuda_loader.h"
+#include "engine/backend/cuda_memory.h"
+#include "engine/backend/cuda_resources.h"
+#include "engine/backend/cuda_sampling.h"
+#include "engine/backend/cuda_staging.h"
+#include "engine/base/check.h"
+#include "engine/sample/sampler.h"
+#include "kernels/attention_cuda.h"
+#include "kernels/cpu_features.h"
+#include "kernels/embed_cuda.h"
+#include "kernels/matmul_cuda.h"
+#include "kernels/rmsnorm_cuda.h"
+#include "kernels/rope_cuda.h"
+#include "kernels/sample_cuda.h"
+#include "kernels/swiglu_cuda.h"
+#include "kernels/thread_pool.h"
+
+namespace ringserve {
+namespace {
+
+constexpr int32_t kMaxHostThreads = 16;
+// Whole waves of split decode items from batch 1 on; shorter splits cost merges (H200).
+constexpr int64_t kSplitSize = 2048;
+
+class CudaBackend final : public Backend {
+ public:
+  CudaBackend(CudaDevice device, CudaStream stream, int32_t num_threads)
+      : device_(std::move(device)), stream_(std::move(stream)), pool_(num_threads) {}
+
+  // What is under way uses memory that is about to be freed.
+  ~CudaBackend() override { static_cast<void>(cudaStreamSynchronize(stream_.get())); }
+
+  BackendInfo info() const override {
+    return {.device = "cuda",
+            .name = device_.name,
+            .kernels = device_.is_hopper() ? "sm_90a" : "sm_80",
+            .num_workers = device_.num_multiprocessors,
+            .worker = "multiprocessors",
+            .split_size = kSplitSize,
+            .row_major = true,
+            .runs_ahead = true};
+  }
+
+  absl::Status CheckModel(const ModelConfig& config, DType dtype) const override {
+    return CheckCudaModel(config, dtype);
+  }
+
+  absl::Status CheckSteps(const StepLimits& limits) const override {
+    if (limits.max_sink_rows > 0) {
+      return absl::InvalidArgumentError(
+          "rings.sink_size: sinks do not run on device \"cuda\" yet; say 0, or device \"cpu\"");
+    }
+    return absl::OkStatus();
+  }
+
+  BackendMemory StepMemory(const ModelConfig& config,
+                           DType /*dtype*/,
+                           const StepLimits& limits) const override {
+    const CudaStepMemory memory = PlanCudaSteps(config, limits, device_.attention);
+    return {.device_bytes = memory.device_bytes, .pinned_bytes = memory.pinned_bytes};
+  }
+
+  absl::Status PrepareSteps(const ModelConfig& config,
+                            DType dtype,
+                            const StepLimits& limits) override;
+
+  absl::Status CheckMemory(const BackendMemory& wanted) const override {
+    size_t free = 0;
+    size_t total = 0;
+    RETURN_IF_ERROR(FromCuda(cudaMemGetInfo(&free, &total), "asking for free memory"));
+    return CheckDeviceMemory(static_cast<size_t>(wanted.device_bytes), free, total);
+  }
+
+  absl::StatusOr<Buffer> Allocate(size_t bytes, MemoryKind kind) override {
+    return kind == MemoryKind::kDevice ? AllocateDeviceMemory(bytes) : AllocatePinnedMemory(bytes);
+  }
+
+  absl::Status Copy(std::byte* to, const std::byte* from, size_t bytes) override {
+    RETURN_IF_ERROR(staging_.Flush(stream_));
+    return FromCuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_.get()), "copy");
+  }
+
+  size_t MatrixBytes(int64_t rows, int64_t cols, DType dtype) const override {
+    return static_cast<size_t>(RoundUp<int64_t>(rows * cols * DTypeBytes(dtype), 128));
+  }
+
+  absl::StatusOr<Matrix> PackMatrix(std::span<const HostTensor> parts,
+                                    DType dtype,
+                                    std::byte* to) override;
+
+  absl::Status BeginStep(const TilePlan& tiles) override;
+  absl::StatusOr<const std::byte*> Upload(const std::byte* from, size_t bytes) override;
+
+  absl::Status Embed(const EmbedArgs& args) override {
+    RETURN_IF_ERROR(staging_.Flush(stream_));
+    return FromCuda(cuda::LaunchEmbed(args, FeedbackOf(step_ - 1), stream_.get()), "embed");
+  }
+
+  absl::Status RmsNorm(const RmsNormArgs& args) override {
+    return FromCuda(cuda::LaunchRmsNorm(args, stream_.get()), "rmsnorm");
+  }
+
+  absl::Status MatMul(const MatMulArgs& args) override {
+    return FromCuda(matmul_->Launch(args, stream_.get()), "matmul");
+  }
+
+  absl::Status RopeAngles(const RopeAnglesArgs& args) override {
+    RETURN_IF_ERROR(staging_.Flush(stream_));
+    return FromCuda(cuda::LaunchRopeAngles(args, stream_.get()), "rope angles");
+  }
+
+  absl::Status RopeAppend(const RopeAppendArgs& args) override {
+    RETURN_IF_ERROR(staging_.Flush(stream_));
+    return FromCuda(cuda::LaunchRopeAppend(args, stream_.get()), "rope and append");
+  }
+
+  absl::Status Attention(const AttentionArgs& args) override;
+
+  absl::Status SwiGlu(const SwiGluArgs& args) override {
+    return FromCuda(cuda::LaunchSwiGlu(args, stream_.get()), "swiglu");
+  }
+
+  absl::Status Sample(const SampleArgs& args) override;
+  absl::Status EndStep() override;
+  absl::Status AwaitStep() override;
+  absl::Status Synchronize() override;
+
+ private:
+  // Results on their way into `to`.
+  struct Pending {
+    const cuda::SampleCudaResult* from = nullptr;
+    std::span<ScoredToken> to;
+  };
+
+  static void Deliver(std::vector<Pending>& results);
+
+  // The ids that step `step` sampled, by the order of its results.
+  int32_t* FeedbackOf(int64_t step) const { return feedback_ + (step & 1) * max_results_; }
+
+  absl::Status SampleOnHost(const SampleArgs& args, size_t first, size_t count, int32_t result);
+
+  const CudaDevice device_;
+  CudaStream stream_;
+  ThreadPool pool_;
+  std::optional<CudaLoader> loader_;  // until steps are prepared
+
+  // What PrepareSteps sets up.
+  Buffer device_memory_;
+  Buffer pinned_memory_;
+  CudaStepMemory at_;
+  CudaStaging staging_;
+  std::unique_ptr<cuda::MatMulDevice> matmul_;
+  cuda::AttentionPlanShape plan_shape_;
+  int64_t max_partials_ = 0;
+  int32_t* feedback_ = nullptr;
+  int64_t max_results_ = 0;
+
+  // The step at hand.
+  int64_t step_ = 0;
+  const TilePlan* tiles_ = nullptr;
+  cuda::PackedAttentionPlan packed_;
+  cuda::AttentionPlanView plan_;
+  int32_t num_blocks_ = 0;  // that the plan's entries reach
+  // Of each slot of the staging: what its step sampled, until it was awaited.
+  std::array<std::vector<Pending>, CudaStaging::kNumSlots> pending_;
+  std::deque<int32_t> ended_;  // slots of the steps to be awaited, oldest first
+};
+
+absl::Status CudaBackend::PrepareSteps(const ModelConfig& config,
+                                       DType dtype,
+                                       const StepLimits& limits) {
+  RETURN_IF_ERROR(Synchronize());
+  loader_.reset();
+  matmul_.reset();
+  staging_ = {};
+  device_memory_ = {};
+  pinned_memory_ = {};
+  at_ = PlanCudaSteps(config, limits, device_.attention);
+  ASSIGN_OR_RETURN(device_memory_, AllocateDeviceMemory(static_cast<size_t>(at_.device_bytes)));
+  ASSIGN_OR_RETURN(pinned_memory_, AllocatePinnedMemory(static_cast<size_t>(at_.pinned_bytes)));
+  std::byte* device = device_memory_.data();
+  ASSIGN_OR_RETURN(staging_, CudaStaging::Create(at_.staging, device, pinned_memory_.data()));
+  feedback_ = reinterpret_cast<int32_t*>(device + at_.feedback);
+  max_results_ = at_.staging.max_results;
+  max_partials_ = limits.max_partials;
+  plan_shape_ = {.layout = {.block_size = limits.block_size,
+                            .num_layers = config.num_layers,
+                            .num_kv_heads = config.num_kv_heads,
+                            .head_dim = config.head_dim,
+                            .dtype = dtype},
+                 .num_heads = config.num_heads};
+  RETURN_IF_ERROR(
+      FromCuda(cudaMemsetAsync(device + at_.attention,
+                               0,
+                               static_cast<size_t>(cuda::AttentionZeroedBytes(max_partials_)),
+                               stream_.get()),
+               "clearing the attention workspace"));
+  RETURN_IF_ERROR(FromCuda(cuda::MatMulDevice::Create(device_.index, device + at_.matmul, matmul_),
+                           "preparing matrix products"));
+  const int64_t q_dim = int64_t{config.num_heads} * config.head_dim;
+  const int64_t kv_dim = int64_t{config.num_kv_heads} * config.head_dim;
+  const auto prepare = [&](int64_t rows, int64_t cols, int32_t max_rows) {
+    return FromCuda(matmul_->Prepare({.rows = rows, .cols = cols, .dtype = dtype}, max_rows),
+                    fmt::format("preparing the matrix product with [{}, {}]", rows, cols));
+  };
+  RETURN_IF_ERROR(prepare(q_dim + 2 * kv_dim, config.hidden_dim, limits.max_rows));
+  RETURN_IF_ERROR(prepare(config.hidden_dim, q_dim, limits.max_rows));
+  RETURN_IF_ERROR(prepare(2 * int64_t{config.ffn_dim}, config.hidden_dim, limits.max_rows));
+  RETURN_IF_ERROR(prepare(config.hidden_dim, config.ffn_dim, limits.max_rows));
+  RETURN_IF_ERROR(prepare(config.vocab_size, config.hidden_dim, limits.max_logits_rows));
+  return Synchronize();
+}
+
+absl::StatusOr<Matrix> CudaBackend::PackMatrix(std::span<const HostTensor> parts,
+                                               DType dtype,
+                                               std::byte* to) {
+  RS_CHECK(dtype == DType::kBf16);
+  if (!loader_.has_value()) {
+    ASSIGN_OR_RETURN(loader_, CudaLoader::Create(stream_, pool_));
+  }
+  Matrix matrix = {.data = to, .rows = 0, .cols = parts.front().cols, .dtype = dtype};
+  for (const HostTensor& part : parts) {
+    RETURN_IF_ERROR(loader_->Load(part, to + matrix.rows * matrix.cols * DTypeBytes(dtype)));
+    matrix.rows += part.rows;
+  }
+  return matrix;
+}
+
+absl::Status CudaBackend::BeginStep(const TilePlan& tiles) {
+  ++step_;
+  RETURN_IF_ERROR(staging_.Begin());
+  tiles_ = &tiles;
+  if (const char* problem = cuda::PackAttentionPlan(tiles, plan_shape_, packed_);
+      problem != nullptr) {
+    return absl::InternalError(fmt::format("attention: {}", problem));
+  }
+  num_blocks_ = 1;
+  for (const BlockEntry& entry : tiles.entries) {
+    num_blocks_ = std::max(num_blocks_, entry.block + 1);
+  }
+  ASSIGN_OR_RETURN(const CudaStaging::Place place,
+                   staging_.Take(static_cast<size_t>(cuda::PackedBytes(packed_))));
+  plan_ = cuda::WritePlan(packed_, place.host, place.device);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<const std::byte*> CudaBackend::Upload(const std::byte* from, size_t bytes) {
+  ASSIGN_OR_RETURN(const CudaStaging::Place place, staging_.Take(bytes));
+  if (bytes > 0) {
+    std::memcpy(place.host, from, bytes);
+  }
+  return place.device;
+}
+
+absl::Status CudaBackend::Attention(const AttentionArgs& args) {
+  RS_DCHECK(args.plan == tiles_);
+  const cuda::AttentionCudaArgs launch = {.plan = plan_,
+                                          .q = args.q,
+                                          .kv = args.kv,
+                                          .num_blocks = num_blocks_,
+                                          .out = args.out,
+                                          .q_stride = args.q_stride,
+                                          .out_stride = args.out_stride,
+                                          .num_rows = args.plan->num_rows,
+                                          .num_heads = args.num_heads,
+                                          .scale = args.scale,
+                                          .dtype = args.q_dtype,
+                                          .workspace = device_memory_.data() + at_.attention,
+                                          .max_partials = max_partials_};
+  if (const char* problem = cuda::CheckAttentionCudaArgs(launch); problem != nullptr) {
+    return absl::InternalError(fmt::format("attention: {}", problem));
+  }
+  return FromCuda(cuda::LaunchAttention(
+                      device_.attention, launch, cuda::AttentionKernels::kBest, stream_.get()),
+                  "attention");
+}
+
+absl::Status CudaBackend::Sample(const SampleArgs& args) {
+  ASSIGN_OR_RETURN(const CudaStaging::Samples samples, staging_.TakeSamples(args.rows.size()));
+  int32_t* feedback = FeedbackOf(step_);
+  // Runs of rows that the same side samples; results keep their places.
+  for (size_t first = 0; first < args.rows.size();) {
+    const bool on_device = SamplesOnDevice(args.rows[first]);
+    size_t end = first;
+    while (end < args.rows.size() && SamplesOnDevice(args.rows[end]) == on_device) {
+      ++end;
+    }
+    if (!on_device) {
+      RETURN_IF_ERROR(
+          SampleOnHost(args, first, end - first, samples.first + static_cast<int32_t>(first)));
+      first = end;
+      continue;
+    }
+    for (size_t i = first; i < end; ++i) {
+      samples.rows[i] = DeviceRow(args.rows[i]);
+      samples.rows[i].feedback_slot = samples.first + static_cast<int32_t>(i);
+    }
+    RETURN_IF_ERROR(FromCuda(cuda::LaunchSample({.logits = args.logits,
+                                                 .vocab_size = args.vocab_size,
+                                                 .rows = samples.rows + first,
+                                                 .num_rows = static_cast<int32_t>(end - first),
+                                                 .results = samples.results + first,
+                                                 .feedback = feedback,
+                                                 .workspace = device_memory_.data() + at_.sample},
+                                                stream_.get()),
+                             "sampling"));
+    pending_[static_cast<size_t>(staging_.slot())].push_back(
+        {.from = samples.results + first, .to = args.results.subspan(first, end - first)});
+    first = end;
+  }
+  return absl::OkStatus();
+}
+
+// Rows that need their request's history or alternatives: the logits come down, the ids go up.
+absl::Status CudaBackend::SampleOnHost(const SampleArgs& args,
+                                       size_t first,
+                                       size_t count,
+                                       int32_t result) {
+  auto* logits = reinterpret_cast<float*>(pinned_memory_.data() + at_.logits);
+  auto* ids = reinterpret_cast<int32_t*>(pinned_memory_.data() + at_.ids);
+  const auto row_bytes = static_cast<size_t>(args.vocab_size) * sizeof(float);
+  for (size_t done = 0; done < count;) {
+    const size_t now = std::min(count - done, static_cast<size_t>(kHostSampleRows));
+    for (size_t i = 0; i < now; ++i) {
+      const int64_t row = args.rows[first + done + i].logits_row;
+      RETURN_IF_ERROR(Copy(reinterpret_cast<std::byte*>(logits) + i * row_bytes,
+                           reinterpret_cast<const std::byte*>(args.logits + row * args.vocab_size),
+                           row_bytes));
+    }
+    RETURN_IF_ERROR(FromCuda(cudaStreamSynchronize(stream_.get()), "a step"));
+    pool_.ParallelFor(static_cast<int64_t>(now), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const size_t index = first + done + static_cast<size_t>(i);
+        args.results[index] =
+            SampleLogits(logits + i * args.vocab_size, args.vocab_size, args.rows[index]);
+        ids[i] = args.results[index].token.token_id;
+      }
+    });
+    RETURN_IF_ERROR(
+        Copy(reinterpret_cast<std::byte*>(FeedbackOf(step_) + result + static_cast<int32_t>(done)),
+             reinterpret_cast<const std::byte*>(ids),
+             now * sizeof(int32_t)));
+    done += now;
+    if (done < count) {
+      RETURN_IF_ERROR(FromCuda(cudaStreamSynchronize(stream_.get()), "a step"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+void CudaBackend::Deliver(std::vector<Pending>& results) {
+  for (const Pending& pending : results) {
+    for (size_t i = 0; i < pending.to.size(); ++i) {
+      pending.to[i].token = {pending.from[i].token_id, pending.from[i].logprob};
+      pending.to[i].alternatives.clear();
+    }
+  }
+  results.clear();
+}
+
+absl::Status CudaBackend::EndStep() {
+  ended_.push_back(staging_.slot());
+  return staging_.End(stream_);
+}
+
+absl::Status CudaBackend::AwaitStep() {
+  if (ended_.empty()) {
+    return absl::OkStatus();
+  }
+  const int32_t slot = ended_.front();
+  ended_.pop_front();
+  RETURN_IF_ERROR(staging_.Await(slot));
+  Deliver(pending_[static_cast<size_t>(slot)]);
+  return absl::OkStatus();
+}
+
+absl::Status CudaBackend::Synchronize() {
+  RETURN_IF_ERROR(FromCuda(cudaStreamSynchronize(stream_.get()), "a step"));
+  ended_.clear();
+  for (std::vector<Pending>& results : pending_) {
+    Deliver(results);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(int32_t num_threads) {
+  ASSIGN_OR_RETURN(CudaDevice device, FindCudaDevice());
+  ASSIGN_OR_RETURN(CudaStream stream, CudaStream::Create());
+  const int32_t threads = num_threads == 0 ? std::min(UsableCpus(), kMaxHostThreads) : num_threads;
+  return std::make_unique<CudaBackend>(std::move(device), std::move(stream), threads);
+}
+
+absl::Status CheckCudaModel(const ModelConfig& config, DType dtype) {
+  if (dtype != DType::kBf16) {
+    return absl::InvalidArgumentError(
+        fmt::format("model.dtype: {} does not run on device \"cuda\", only bf16; say \"bf16\", or "
+                    "device \"cpu\"",
+                    DTypeName(dtype)));
+  }
+  const int32_t head_dim = config.head_dim;
+  if (head_dim != 64 && head_dim != 96 && head_dim != 128 && head_dim != 256) {
+    return absl::InvalidArgumentError(
+        fmt::format("config.json: head_dim: {} does not run on device \"cuda\", only 64, 96, 128 "
+                    "and 256; say device \"cpu\"",
+                    head_dim));
+  }
+  if (config.hidden_dim % 8 != 0 || config.ffn_dim % 8 != 0) {
+    return absl::InvalidArgumentError(
+        fmt::format("config.json: hidden_size {} and intermediate_size {} must be multiples of 8 "
+                    "on device \"cuda\"",
+                    config.hidden_dim,
+                    config.ffn_dim));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace ringserve

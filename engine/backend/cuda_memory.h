@@ -1,0 +1,34 @@
+// Where a CUDA backend keeps what it takes for itself: offsets into its one piece of device memory
+// and its one piece of pinned memory, as arithmetic on the limits of a step.
+#pragma once
+
+#include <cstdint>
+
+#include "engine/backend/backend.h"
+#include "engine/backend/cuda_staging.h"
+#include "kernels/attention_cuda.h"
+
+namespace ringserve {
+
+// Rows of logits that come down at once to be sampled on the host.
+inline constexpr int32_t kHostSampleRows = 16;
+
+struct CudaStepMemory {
+  CudaStaging::Sizes staging;  // at offset 0 of both
+  // Device.
+  int64_t attention = 0;
+  int64_t matmul = 0;
+  int64_t sample = 0;
+  int64_t feedback = 0;  // [2][staging.max_results] ids
+  int64_t device_bytes = 0;
+  // Pinned.
+  int64_t logits = 0;  // [kHostSampleRows][vocab_size]
+  int64_t ids = 0;     // [kHostSampleRows]
+  int64_t pinned_bytes = 0;
+};
+
+CudaStepMemory PlanCudaSteps(const ModelConfig& config,
+                             const StepLimits& limits,
+                             const cuda::AttentionDevice& device);
+
+}  // namespace ringserve

@@ -1,0 +1,145 @@
+// What the CUDA backend refuses, with the sentence that it says; needs no GPU.
+#include "engine/backend/backend_cuda.h"
+
+#include <string>
+
+#include "engine/backend/cuda_device.h"
+#include "engine/backend/cuda_memory.h"
+#include "engine/backend/cuda_sampling.h"
+#include "engine/backend/make_backend.h"
+#include "tests/support/catch.h"
+
+namespace ringserve {
+namespace {
+
+TEST_CASE("a machine that cannot run CUDA is told why") {
+  const auto message = [](const absl::Status& status) { return std::string(status.message()); };
+  CHECK(CheckCudaDevice(13000, 13000, 1, 9, 0).ok());
+  CHECK(CheckCudaDevice(13020, 13000, 1, 8, 0).ok());
+  CHECK(CheckCudaDevice(14000, 13000, 1, 10, 3).ok());
+  CHECK(message(CheckCudaDevice(0, 13000, 0, 0, 0)) == "this machine has no NVIDIA driver");
+  CHECK(message(CheckCudaDevice(12080, 13000, 1, 9, 0)) ==
+        "the NVIDIA driver is too old: it serves CUDA 12.8, this build needs 13.0");
+  CHECK(message(CheckCudaDevice(13000, 13000, 0, 0, 0)) ==
+        "CUDA shows no device (is there a GPU, and does CUDA_VISIBLE_DEVICES name it?)");
+  CHECK(message(CheckCudaDevice(13000, 13000, 1, 7, 5)) ==
+        "the GPU has compute capability 7.5; the kernels need 8.0 or later");
+  CHECK(CheckCudaDevice(13000, 13000, 1, 7, 5).code() == absl::StatusCode::kFailedPrecondition);
+}
+
+TEST_CASE("a plan that does not fit is refused with the numbers") {
+  CHECK(CheckDeviceMemory(1000, 1000, 4000).ok());
+  const absl::Status status = CheckDeviceMemory(3'221'225'472, 1'073'741'824, 2'147'483'648);
+  CHECK(status.code() == absl::StatusCode::kResourceExhausted);
+  CHECK(std::string(status.message()) ==
+        "the plan needs 3221225472 bytes (3.0 GiB) of device memory, but of the GPU's 2147483648 "
+        "(2.0 GiB) only 1073741824 (1.0 GiB) are free");
+}
+
+TEST_CASE("models that the kernels cannot run are refused") {
+  ModelConfig config;
+  config.hidden_dim = 256;
+  config.ffn_dim = 704;
+  for (const int32_t head_dim : {64, 96, 128, 256}) {
+    config.head_dim = head_dim;
+    CHECK(CheckCudaModel(config, DType::kBf16).ok());
+  }
+  CHECK(std::string(CheckCudaModel(config, DType::kF32).message()) ==
+        "model.dtype: f32 does not run on device \"cuda\", only bf16; say \"bf16\", or device "
+        "\"cpu\"");
+  config.head_dim = 80;
+  CHECK(std::string(CheckCudaModel(config, DType::kBf16).message()) ==
+        "config.json: head_dim: 80 does not run on device \"cuda\", only 64, 96, 128 and 256; say "
+        "device \"cpu\"");
+  config.head_dim = 64;
+  config.ffn_dim = 700;
+  CHECK(std::string(CheckCudaModel(config, DType::kBf16).message()) ==
+        "config.json: hidden_size 256 and intermediate_size 700 must be multiples of 8 on device "
+        "\"cuda\"");
+}
+
+TEST_CASE("auto runs everywhere, cuda only where there is a GPU") {
+  REQUIRE(MakeBackend(DevicePolicy::kAuto, 1).ok());
+  const auto cuda = MakeBackend(DevicePolicy::kCuda, 1);
+  if (!cuda.ok()) {
+    CHECK(cuda.status().code() == absl::StatusCode::kFailedPrecondition);
+    CHECK(std::string(cuda.status().message()).rfind("device: \"cuda\": ", 0) == 0);
+  } else {
+    CHECK((*cuda)->info().device == "cuda");
+    CHECK((*MakeBackend(DevicePolicy::kAuto, 1))->info().device == "cuda");
+  }
+}
+
+TEST_CASE("rows that need their history are sampled on the host") {
+  SamplingParams params;
+  params.temperature = 0.7F;
+  params.top_k = 40;
+  params.top_p = 0.9F;
+  params.min_p = 0.05F;
+  params.seed = 5;
+  SampleRow row;
+  row.position = 12;
+  row.logits_row = 3;
+  row.params = &params;
+  REQUIRE(SamplesOnDevice(row));
+  const cuda::SampleCudaRow device = DeviceRow(row);
+  CHECK(device.position == 12);
+  CHECK(device.seed == 5);
+  CHECK(device.logits_row == 3);
+  CHECK(device.forced_token == -1);
+  CHECK(device.feedback_slot == -1);
+  CHECK(device.top_k == 40);
+  CHECK(device.top_p == 0.9F);
+  CHECK(device.min_p == 0.05F);
+  CHECK(device.temperature == 0.7F);
+  row.num_logprobs = 1;
+  CHECK_FALSE(SamplesOnDevice(row));
+  row.num_logprobs = 0;
+  const int32_t banned[] = {2};
+  row.banned = banned;
+  CHECK_FALSE(SamplesOnDevice(row));
+  row.banned = {};
+  params.logit_bias.emplace_back(1, 2.0F);
+  CHECK_FALSE(SamplesOnDevice(row));
+  params.logit_bias.clear();
+  TokenHistory history;
+  row.history = &history;
+  CHECK(SamplesOnDevice(row));
+  params.repetition_penalty = 1.1F;
+  CHECK_FALSE(SamplesOnDevice(row));
+  row = {};
+  row.forced_token = 7;
+  REQUIRE(SamplesOnDevice(row));
+  CHECK(DeviceRow(row).forced_token == 7);
+}
+
+TEST_CASE("a step's memory is arithmetic on its limits") {
+  ModelConfig config;
+  config.num_heads = 8;
+  config.num_kv_heads = 2;
+  config.head_dim = 64;
+  config.vocab_size = 512;
+  const cuda::AttentionDevice device = {.num_sms = 132, .shared_bytes = 232448};
+  StepLimits limits = {.block_size = 64,
+                       .max_rows = 24,
+                       .max_logits_rows = 64,
+                       .max_partials = 100,
+                       .max_entries = 50};
+  const CudaStepMemory small = PlanCudaSteps(config, limits, device);
+  // Parts follow each other without overlap, each on 256 bytes.
+  CHECK(small.attention >= small.staging.upload_bytes);
+  CHECK(small.matmul >=
+        small.attention + cuda::AttentionWorkspaceBytes(device, config.head_dim, 100));
+  CHECK(small.feedback >= small.sample);
+  CHECK(small.device_bytes >= small.feedback + 2 * 24 * 4);
+  CHECK(small.pinned_bytes >= small.logits + kHostSampleRows * 512 * 4);
+  for (const int64_t offset :
+       {small.attention, small.matmul, small.sample, small.feedback, small.logits, small.ids}) {
+    CHECK(offset % 256 == 0);
+  }
+  limits.max_rows = 1000;
+  CHECK(PlanCudaSteps(config, limits, device).device_bytes > small.device_bytes);
+}
+
+}  // namespace
+}  // namespace ringserve
