@@ -4,17 +4,10 @@
 
 #include <cstdint>
 #include <string>
-#include <string_view>
 
 #include "engine/base/status.h"
-#include "engine/model/model_config.h"
 
 namespace ringserve {
-
-// A Llama shape by name ("llama-1b") or by sizes
-// ("hidden=2048,layers=16,heads=32,kv_heads=8,ffn=8192,vocab=32000", every key required, and
-// optionally head_dim, default hidden / heads).
-absl::StatusOr<ModelConfig> ParseShape(std::string_view shape);
 
 struct ModelBenchOptions {
   std::string shape = "llama-1b";

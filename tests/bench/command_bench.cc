@@ -16,6 +16,7 @@
 #include "tests/bench/bench_endless.h"
 #include "tests/bench/bench_kernels.h"
 #include "tests/bench/bench_model.h"
+#include "tests/bench/bench_steps.h"
 #include "tests/bench/bench_streams.h"
 
 namespace ringserve {
@@ -25,6 +26,7 @@ struct BenchOptions {
   std::vector<std::string> sections;
   ModelSource source;
   ModelBenchOptions model;
+  std::string device = "cpu";
   EndlessBenchOptions endless;
   StreamsBenchOptions streams;
 };
@@ -83,13 +85,23 @@ absl::Status BenchStreamsSection(BenchOptions& options) {
   return BenchStreams(options.streams);
 }
 
+absl::Status BenchModelSection(const BenchOptions& options) {
+  if (options.device == "cpu") {
+    return BenchModel(options.model);
+  }
+  StepsBenchOptions steps;
+  steps.shape = options.model.shape;
+  steps.decode_len = options.model.decode_len;
+  return BenchSteps(steps);
+}
+
 absl::Status Run(BenchOptions& options) {
   // Streams first: it forks, which wants a process of one thread.
   const std::vector<std::pair<std::string, std::function<absl::Status()>>> sections = {
       {"streams", [&] { return BenchStreamsSection(options); }},
       {"products", [&] { return BenchProducts(options); }},
       {"attention", [&] { return BenchAttentionSection(options); }},
-      {"model", [&] { return BenchModel(options.model); }},
+      {"model", [&] { return BenchModelSection(options); }},
       {"endless", [&] { return BenchEndlessSection(options); }},
   };
   for (const auto& [name, run] : sections) {
@@ -115,9 +127,14 @@ void AddBenchCommand(CLI::App& program, int& exit_code) {
       ->check(CLI::IsMember({"products", "attention", "model", "streams", "endless"}));
   AddModelSource(*command, options->source, /*most=*/1);
   command
-      ->add_option("--shape",
-                   options->model.shape,
-                   "llama-1b, or hidden=..,layers=..,heads=..,kv_heads=..,ffn=..,vocab=..")
+      ->add_option(
+          "--shape",
+          options->model.shape,
+          "llama-1b, llama3-8b, or hidden=..,layers=..,heads=..,kv_heads=..,ffn=..,vocab=..")
+      ->capture_default_str();
+  command
+      ->add_option("--device", options->device, "Of the section model; cuda: bf16, several batches")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
       ->capture_default_str();
   command->add_option("--dtype", options->model.dtype, "Of the shape's weights")
       ->check(CLI::IsMember({"bf16", "f32"}))
