@@ -12,6 +12,7 @@
 #include <fmt/format.h>
 
 #include "engine/backend/cuda_device.h"
+#include "engine/backend/cuda_graph.h"
 #include "engine/backend/cuda_loader.h"
 #include "engine/backend/cuda_memory.h"
 #include "engine/backend/cuda_resources.h"
@@ -89,8 +90,10 @@ class CudaBackend final : public Backend {
     return kind == MemoryKind::kDevice ? AllocateDeviceMemory(bytes) : AllocatePinnedMemory(bytes);
   }
 
+  // Other host memory must not be copied in a graph, which runs later.
   absl::Status Copy(std::byte* to, const std::byte* from, size_t bytes) override {
     RETURN_IF_ERROR(staging_.Flush(stream_));
+    RETURN_IF_ERROR(graph_.Launch(stream_));
     return FromCuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_.get()), "copy");
   }
 
@@ -170,6 +173,7 @@ class CudaBackend final : public Backend {
   int64_t max_results_ = 0;
 
   // The step at hand.
+  CudaGraph graph_;
   int64_t step_ = 0;
   const TilePlan* tiles_ = nullptr;
   cuda::PackedAttentionPlan packed_;
@@ -255,7 +259,9 @@ absl::Status CudaBackend::BeginStep(const TilePlan& tiles) {
   ASSIGN_OR_RETURN(const CudaStaging::Place place,
                    staging_.Take(static_cast<size_t>(cuda::PackedBytes(packed_))));
   plan_ = cuda::WritePlan(packed_, place.host, place.device);
-  return absl::OkStatus();
+  // Kernels of longer steps run for so long that their launches hide; shapes differ more.
+  const bool decodes = tiles.sequences.size() == static_cast<size_t>(tiles.num_rows);
+  return decodes ? graph_.Begin(stream_) : absl::OkStatus();
 }
 
 absl::StatusOr<const std::byte*> CudaBackend::Upload(const std::byte* from, size_t bytes) {
@@ -373,6 +379,7 @@ void CudaBackend::Deliver(std::vector<Pending>& results) {
 }
 
 absl::Status CudaBackend::EndStep() {
+  RETURN_IF_ERROR(graph_.Launch(stream_));
   ended_.push_back(staging_.slot());
   return staging_.End(stream_);
 }
@@ -389,6 +396,7 @@ absl::Status CudaBackend::AwaitStep() {
 }
 
 absl::Status CudaBackend::Synchronize() {
+  RETURN_IF_ERROR(graph_.Launch(stream_));
   RETURN_IF_ERROR(FromCuda(cudaStreamSynchronize(stream_.get()), "a step"));
   ended_.clear();
   for (std::vector<Pending>& results : pending_) {
