@@ -36,11 +36,19 @@ EngineLoop::EngineLoop(const Parts& parts, EventSink& sink)
       memory_(*parts.runner.backend, parts.runner.kv_pool, parts.runner.kv),
       sessions_({parts.shape, parts.sessions, parts.make_session_id}, pool_, memory_),
       runner_(parts.runner),
+      runs_ahead_(parts.runner.backend->info().runs_ahead),
       prefill_budget_(parts.scheduler.prefill_size, parts.scheduler.max_token_gap_ms) {
   counters_.max_batch = parts.scheduler.max_batch;
   counters_.max_queue = parts.scheduler.max_queue;
   counters_.device_blocks = parts.device_blocks;
   UpdateLoad();
+}
+
+// The step under way writes its results into a flight.
+EngineLoop::~EngineLoop() {
+  if (flying_ != nullptr) {
+    runner_.Await().IgnoreError();  // nobody is left to be told
+  }
 }
 
 absl::Status EngineLoop::Submit(GenerateRequest request) {
@@ -89,6 +97,8 @@ absl::Time EngineLoop::NextDeadline() const {
 
 void EngineLoop::EndAll(const absl::Status& status) {
   TakeNews();
+  Land();
+  RemoveEnded();
   for (auto& sequence : running_) {
     if (sequence != nullptr) {
       FailRunning(sequence, status);
@@ -117,6 +127,11 @@ void EngineLoop::TakeNews() {
   queue_.Take(new_requests_, commands_, calls_);
   for (QueuedRequest& queued : new_requests_) {
     Enqueue(std::move(queued));
+  }
+  // What a command finds is a turn between two tokens.
+  if (!commands_.empty() || !calls_.empty()) {
+    Land();
+    RemoveEnded();
   }
   for (const RequestCommand& command : commands_) {
     Apply(command);
@@ -174,6 +189,13 @@ void EngineLoop::Expire(absl::Time now) {
   if (now >= queue_.drain_deadline()) {
     EndAll(absl::UnavailableError("the server is shutting down"));
     return;
+  }
+  const auto is_late_too = [now](const auto& sequence) {
+    return now >= sequence->request().deadline;
+  };
+  if (std::any_of(running_.begin(), running_.end(), is_late_too)) {
+    Land();
+    RemoveEnded();
   }
   for (auto& sequence : running_) {
     if (now >= sequence->request().deadline) {
@@ -255,49 +277,113 @@ bool EngineLoop::HasRoomFor(int64_t num_blocks) const {
 }
 
 bool EngineLoop::RunStep() {
+  const bool had_flight = flying_ != nullptr;
+  if (had_flight && !MayRunAhead()) {
+    Land();
+    RemoveEnded();
+  }
+  Flight* const before = flying_;
+  const bool has_launched = Launch();
+  // Not after a fault, which drops what is under way.
+  if (before != nullptr && counters_.healthy) {
+    Land(*before);
+    if (!has_launched) {
+      flying_ = nullptr;
+    }
+  }
+  if (!runs_ahead_) {
+    Land();
+  }
+  return had_flight || has_launched;
+}
+
+bool EngineLoop::MayRunAhead() const {
+  return std::none_of(running_.begin(), running_.end(), [](const auto& sequence) {
+    return sequence->NeedsEveryToken();
+  });
+}
+
+bool EngineLoop::Launch() {
   views_.clear();
   bool is_anyone_decoding = false;
   for (const auto& sequence : running_) {
     views_.push_back(sequence->View());
     is_anyone_decoding =
-        is_anyone_decoding || (views_.back().prompt_left == 0 && !views_.back().is_paused);
+        is_anyone_decoding || (views_.back().prompt_left == 0 && !sequence->is_paused());
   }
+  Flight& flight = flying_ == flights_.data() ? flights_[1] : flights_[0];
   PlanStep(views_,
            {.max_sequences = parts_.scheduler.max_batch,
             .max_prefill_rows = prefill_budget_.Rows(is_anyone_decoding)},
-           plan_);
-  if (plan_.empty()) {
+           flight.plan);
+  if (flight.plan.empty()) {
     return false;
   }
-  const auto started = std::chrono::steady_clock::now();
-  batch_.Build(plan_, running_, ++counters_.steps);
-  absl::Status status = runner_.Launch(batch_);
-  if (status.ok()) {
-    status = runner_.Await();
-  }
-  const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - started;
-  if (plan_.back().is_prefill) {
-    prefill_budget_.Learn(static_cast<int64_t>(batch_.token_ids.size()), took.count());
-  }
+  flight.launched = std::chrono::steady_clock::now();
+  flight.batch.Build(flight.plan, running_, ++counters_.steps);
+  const absl::Status status = runner_.Launch(flight.batch);
   counters_.kernel_time = runner_.kernel_time();
   if (!status.ok()) {
     Fault(status);
     return true;
   }
+  flying_ = &flight;
   counters_.tiles_dense += runner_.tile_counts().dense;
   counters_.tiles_triangle += runner_.tile_counts().triangle;
   counters_.tiles_skipped += runner_.tile_counts().skip;
   counters_.block_loads += runner_.tile_counts().block_loads;
-  Retire(parts_.clock());
   return true;
 }
 
-void EngineLoop::Retire(absl::Time now) {
-  size_t next_result = 0;
-  for (const ScheduledRows& rows : plan_) {
-    std::unique_ptr<Sequence>& sequence = running_[static_cast<size_t>(rows.sequence)];
+void EngineLoop::Land() {
+  if (flying_ != nullptr) {
+    Land(*std::exchange(flying_, nullptr));
+  }
+}
+
+void EngineLoop::Land(Flight& flight) {
+  const absl::Status status = runner_.Await();
+  counters_.kernel_time = runner_.kernel_time();
+  if (!status.ok()) {
+    Fault(status);
+    return;
+  }
+  const auto landed = std::chrono::steady_clock::now();
+  if (flight.plan.back().is_prefill) {
+    const std::chrono::duration<double, std::milli> took =
+        landed - std::max(flight.launched, last_landing_);
+    prefill_budget_.Learn(static_cast<int64_t>(flight.batch.token_ids.size()), took.count());
+  }
+  last_landing_ = landed;
+  Retire(flight, parts_.clock());
+}
+
+std::unique_ptr<Sequence>* EngineLoop::Find(const Flight& flight, size_t index) {
+  const uint64_t request_id = flight.batch.request_ids[index];
+  const auto is_it = [request_id](const std::unique_ptr<Sequence>& sequence) {
+    return sequence != nullptr && sequence->request_id() == request_id;
+  };
+  // Mostly nothing has moved since the launch.
+  const auto place = static_cast<size_t>(flight.plan[index].sequence);
+  if (place < running_.size() && is_it(running_[place])) {
+    return &running_[place];
+  }
+  const auto found = std::find_if(running_.begin(), running_.end(), is_it);
+  return found == running_.end() ? nullptr : &*found;
+}
+
+void EngineLoop::Retire(Flight& flight, absl::Time now) {
+  for (size_t i = 0; i < flight.plan.size(); ++i) {
+    std::unique_ptr<Sequence>* const found = Find(flight, i);
+    if (found == nullptr) {
+      continue;
+    }
+    const ScheduledRows& rows = flight.plan[i];
+    const int64_t first_position = flight.batch.sequences[i].first_position;
+    auto next_result = static_cast<size_t>(flight.batch.first_results[i]);
+    std::unique_ptr<Sequence>& sequence = *found;
     const uint64_t request_id = sequence->request_id();
-    if (const auto notice = sequence->TakeNotice(); notice.has_value()) {
+    if (const auto& notice = flight.batch.notices[i]; notice.has_value()) {
       counters_.evicted_tokens += notice->evicted_tokens;
       Tell(request_id, *notice);
     }
@@ -305,15 +391,16 @@ void EngineLoop::Retire(absl::Time now) {
     if (rows.is_prefill) {
       counters_.prompt_tokens += rows.num_rows;
       if (sequence->request().output.prompt_logprobs) {
-        is_sound = TellPromptLogprobs(rows, *sequence, next_result);
+        is_sound = TellPromptLogprobs(flight, i, *sequence, next_result);
       }
       if (!rows.is_sampled) {
         Tell(request_id,
-             ProgressEvent{.prefilled_tokens = sequence->num_prefilled(),
-                           .prompt_tokens = sequence->usage().prompt_tokens});
+             ProgressEvent{
+                 .prefilled_tokens = sequence->NumPrefilled(first_position + rows.num_rows),
+                 .prompt_tokens = sequence->usage().prompt_tokens});
       }
     }
-    ScoredToken* sampled = rows.is_sampled ? &batch_.results[next_result++] : nullptr;
+    ScoredToken* sampled = rows.is_sampled ? &flight.batch.results[next_result++] : nullptr;
     if (!is_sound || (sampled != nullptr && sampled->token.token_id == kNoToken)) {
       FailRunning(sequence,
                   absl::InternalError("no token can be chosen: the logits are not finite, or "
@@ -324,11 +411,13 @@ void EngineLoop::Retire(absl::Time now) {
   }
 }
 
-bool EngineLoop::TellPromptLogprobs(const ScheduledRows& rows,
+bool EngineLoop::TellPromptLogprobs(Flight& flight,
+                                    size_t index,
                                     Sequence& sequence,
                                     size_t& next_result) {
-  const int64_t end = sequence.session().position() - (rows.is_sampled ? 1 : 0);
-  int64_t position = sequence.session().position() - rows.num_rows;
+  const ScheduledRows& rows = flight.plan[index];
+  int64_t position = flight.batch.sequences[index].first_position;
+  const int64_t end = position + rows.num_rows - (rows.is_sampled ? 1 : 0);
   while (position < end && !sequence.IsScored(position)) {
     ++position;  // a session's pending token
   }
@@ -337,7 +426,7 @@ bool EngineLoop::TellPromptLogprobs(const ScheduledRows& rows,
   event.first_index = sequence.ScoredIndex(position);
   bool is_sound = true;
   for (int64_t i = 0; i < num_scored; ++i) {
-    event.tokens.push_back(std::move(batch_.results[next_result++]));
+    event.tokens.push_back(std::move(flight.batch.results[next_result++]));
     is_sound = is_sound && event.tokens.back().token.token_id != kNoToken;
   }
   if (is_sound && num_scored > 0) {
@@ -362,6 +451,7 @@ void EngineLoop::TellToken(std::unique_ptr<Sequence>& sequence,
 
 void EngineLoop::Fault(const absl::Status& status) {
   const std::string message = fmt::format("the device failed: {}", status.ToString());
+  flying_ = nullptr;
   for (auto& sequence : running_) {
     // What the step wrote is not defined.
     FailRunning(sequence, absl::InternalError(message), OnInterrupt::kRollback);

@@ -2,6 +2,8 @@
 // Driven by Engine's thread, or by tests with a clock of their own.
 #pragma once
 
+#include <array>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -47,6 +49,9 @@ class EngineLoop {
 
   // `sink` and what `parts` points to must outlive the loop.
   EngineLoop(const Parts& parts, EventSink& sink);
+  ~EngineLoop();
+  EngineLoop(const EngineLoop&) = delete;
+  EngineLoop& operator=(const EngineLoop&) = delete;
 
   // Any thread. The request has passed CheckGenerateRequest. RESOURCE_EXHAUSTED; UNAVAILABLE after
   // a fault or once draining.
@@ -100,10 +105,26 @@ class EngineLoop {
   absl::Status CheckFits(int64_t num_blocks) const;
   absl::StatusOr<SessionEntry*> BeginTurn(const GenerateRequest& request);
   void Admit(absl::Time now);
+
+  // A step that was launched. Its sequences may end before it lands; their results are nobody's.
+  struct Flight {
+    std::vector<ScheduledRows> plan;
+    StepBatch batch;
+    std::chrono::steady_clock::time_point launched;
+  };
+
   bool RunStep();
-  void Retire(absl::Time now);
+  // True if the next step can be launched before the results of the one under way are known.
+  bool MayRunAhead() const;
+  bool Launch();
+  // Waits for the step under way, if any, and tells what came of it.
+  void Land();
+  void Land(Flight& flight);
+  void Retire(Flight& flight, absl::Time now);
+  // Null if the sequence has ended.
+  std::unique_ptr<Sequence>* Find(const Flight& flight, size_t index);
   // Returns false if the sequence has failed.
-  bool TellPromptLogprobs(const ScheduledRows& rows, Sequence& sequence, size_t& next_result);
+  bool TellPromptLogprobs(Flight& flight, size_t index, Sequence& sequence, size_t& next_result);
   void TellToken(std::unique_ptr<Sequence>& sequence, ScoredToken& result, absl::Time now);
   void Fault(const absl::Status& status);
   // Both release what the request holds; the entry is removed by the caller.
@@ -127,6 +148,7 @@ class EngineLoop {
   KvMemory memory_;
   SessionStore sessions_;
   StepRunner runner_;
+  const bool runs_ahead_;
   PrefillBudget prefill_budget_;
   std::map<WaitingKey, Waiting> waiting_;
   std::vector<std::unique_ptr<Sequence>> running_;  // null: has ended in this step
@@ -139,8 +161,9 @@ class EngineLoop {
   std::vector<RequestCommand> commands_;
   std::vector<std::function<void()>> calls_;
   std::vector<SequenceView> views_;
-  std::vector<ScheduledRows> plan_;
-  StepBatch batch_;
+  std::array<Flight, 2> flights_;
+  Flight* flying_ = nullptr;  // one of flights_; null: no step is under way
+  std::chrono::steady_clock::time_point last_landing_;
 
   EngineLoad counters_;
   mutable absl::Mutex load_mutex_;

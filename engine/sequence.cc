@@ -74,8 +74,9 @@ int64_t Sequence::prompt_left() const {
   return std::max<int64_t>(start_ + static_cast<int64_t>(rows_.size()) - session_.position(), 0);
 }
 
-int64_t Sequence::num_prefilled() const {
-  return usage_.prompt_tokens - std::min(prompt_left(), usage_.prompt_tokens);
+int64_t Sequence::NumPrefilled(int64_t position) const {
+  const int64_t left = start_ + static_cast<int64_t>(rows_.size()) - position;
+  return usage_.prompt_tokens - std::clamp<int64_t>(left, 0, usage_.prompt_tokens);
 }
 
 SequenceView Sequence::View() const {
@@ -84,7 +85,24 @@ SequenceView Sequence::View() const {
           .arrival = arrival_,
           .last_step = last_step_,
           .priority = request_.priority,
-          .is_paused = is_paused_};
+          .is_paused = is_paused_ || (num_expected_ > 0 && !MayRunAhead())};
+}
+
+// A row whose token is not known yet can be followed by the next one unless that one cannot exist,
+// or could not be undone.
+bool Sequence::MayRunAhead() const {
+  return usage_.completion_tokens + num_expected_ < request_.stopping.max_tokens &&
+         session_.MaxRows() > 0 && !session_.MovesWindow();
+}
+
+void Sequence::ExpectToken(int32_t place) {
+  ++num_expected_;
+  next_token_ = ~place;
+}
+
+bool Sequence::NeedsEveryToken() const {
+  return history_.has_value() || !request_.sampling.logit_bias.empty() ||
+         request_.stopping.min_tokens > 0 || request_.output.num_logprobs > 0;
 }
 
 std::span<const int32_t> Sequence::Advance(const ScheduledRows& rows, int64_t step) {
@@ -143,7 +161,29 @@ std::optional<FinishReason> Sequence::TakeToken(const ScoredToken& token, absl::
     first_token_time_ = now;
   }
   ++usage_.completion_tokens;
+  RS_DCHECK(num_expected_ >= 1);
+  const bool ran_ahead = --num_expected_ > 0;
+  if (ran_ahead) {
+    session_.SetToken(session_.position() - 1, token_id);
+  } else {
+    next_token_ = token_id;
+  }
+  const std::optional<FinishReason> reason = ReasonToEnd(token, ran_ahead);
+  if (reason.has_value() && ran_ahead) {
+    UndoRow(token_id);
+  }
+  return reason;
+}
+
+// The row launched after the last token: what its step makes of it is nobody's.
+void Sequence::UndoRow(int32_t token_id) {
+  RollBackTo(session_.position() - 1);
   next_token_ = token_id;
+  num_expected_ = 0;
+}
+
+std::optional<FinishReason> Sequence::ReasonToEnd(const ScoredToken& token, bool ran_ahead) {
+  const int32_t token_id = token.token.token_id;
   digest_.Add(token_id, token.token.logprob);
   if (history_.has_value()) {
     history_->AddOutput(token_id);
@@ -162,7 +202,7 @@ std::optional<FinishReason> Sequence::TakeToken(const ScoredToken& token, absl::
   if (usage_.completion_tokens >= request_.stopping.max_tokens) {
     return FinishReason::kMaxTokens;
   }
-  if (session_.MaxRows() == 0) {
+  if (!ran_ahead && session_.MaxRows() == 0) {
     return FinishReason::kContextFull;
   }
   return std::nullopt;

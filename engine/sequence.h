@@ -57,13 +57,23 @@ class Sequence {
 
   // Rows of the prompt that are still to be prefilled: a session's pending token, then the prompt.
   int64_t prompt_left() const;
-  // Tokens of the request's own prompt that were prefilled.
-  int64_t num_prefilled() const;
+
+  // Tokens of the request's own prompt that were prefilled: so far, and once the session's position
+  // was `position`.
+  int64_t num_prefilled() const { return NumPrefilled(session_.position()); }
+
+  int64_t NumPrefilled(int64_t position) const;
 
   SequenceView View() const;
 
-  // Makes room for the scheduled rows and returns their tokens, valid until the next call.
+  // Makes room for the scheduled rows and returns their tokens, valid until the next call. The
+  // token of a decode row that an earlier step is still to sample is named by ~ its place in that
+  // step's results.
   std::span<const int32_t> Advance(const ScheduledRows& rows, int64_t step);
+  // The last row of the scheduled ones is sampled, as result `place` of its step.
+  void ExpectToken(int32_t place);
+  // True if a sampled token must be known before the next one can be chosen.
+  bool NeedsEveryToken() const;
 
   // What the last Advance dropped from the window, once.
   std::optional<ContextNoticeEvent> TakeNotice();
@@ -78,7 +88,8 @@ class Sequence {
   // Place in the prompt of the token that the row at `position` scores.
   int64_t ScoredIndex(int64_t position) const;
 
-  // Takes the sampled token; the reason if it is the last.
+  // Takes the sampled token; the reason if it is the last: a row that was launched after it is then
+  // undone.
   std::optional<FinishReason> TakeToken(const ScoredToken& token, absl::Time now);
 
   AcceptedEvent Accepted() const;
@@ -94,6 +105,9 @@ class Sequence {
   void RollBackTo(int64_t position);
   void AddToHistory();
   void CountUsage();
+  bool MayRunAhead() const;
+  void UndoRow(int32_t token_id);
+  std::optional<FinishReason> ReasonToEnd(const ScoredToken& token, bool ran_ahead);
   bool IsStopToken(int32_t token_id) const;
 
   GenerateRequest request_;
@@ -114,7 +128,8 @@ class Sequence {
   int64_t last_step_ = 0;
   int64_t evicted_now_ = 0;  // by the last Advance
   int32_t stop_index_ = -1;
-  int32_t next_token_ = 0;  // sampled, not yet in the rings
+  int32_t next_token_ = 0;    // sampled, not yet in the rings; or ~place of one to be sampled
+  int32_t num_expected_ = 0;  // rows launched whose tokens were not taken yet; at most two
   bool is_paused_ = false;
 };
 

@@ -130,6 +130,12 @@ int64_t Session::Append(std::span<const int32_t> token_ids, Phase phase) {
   return evicted;
 }
 
+void Session::SetToken(int64_t position, int32_t token_id) {
+  RS_DCHECK(position >= window_first());
+  RS_DCHECK(position < position_);
+  token_ids_[static_cast<size_t>(position) % token_ids_.size()] = token_id;
+}
+
 int64_t Session::Slot(int64_t position) const {
   const int32_t block = BlockAt(position / shape_.block_size);
   return int64_t{block} * shape_.block_size + position % shape_.block_size;

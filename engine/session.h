@@ -93,6 +93,12 @@ class Session {
   // window. Requires 1 <= token_ids.size() <= MaxRows().
   int64_t Append(std::span<const int32_t> token_ids, Phase phase);
 
+  // True if the next row moves the window, so that Rollback cannot take it back.
+  bool MovesWindow() const { return WindowFirst(shape_, position_) > window_first(); }
+
+  // Replaces the token of a position inside the window that was appended before it was known.
+  void SetToken(int64_t position, int32_t token_id);
+
   // Where keys and values of a position lie. Requires a position inside the window.
   int64_t Slot(int64_t position) const;
   // Where its unrotated key lies, -1 if it is not a sink.

@@ -17,6 +17,9 @@ void StepBatch::Build(std::span<const ScheduledRows> plan,
   entries.clear();
   logits_rows.clear();
   sample_rows.clear();
+  request_ids.clear();
+  first_results.clear();
+  notices.clear();
   int32_t num_rows = 0;
   for (const ScheduledRows& rows : plan) {
     num_rows += rows.num_rows;
@@ -33,8 +36,11 @@ void StepBatch::Add(const ScheduledRows& rows, Sequence& sequence, int64_t step)
   const Session& session = sequence.session();
   const int64_t first_position = session.position();
   const auto first_row = static_cast<int32_t>(token_ids.size());
+  request_ids.push_back(sequence.request_id());
+  first_results.push_back(static_cast<int32_t>(sample_rows.size()));
   const std::span<const int32_t> ids = sequence.Advance(rows, step);
   token_ids.insert(token_ids.end(), ids.begin(), ids.end());
+  notices.push_back(sequence.TakeNotice());
   for (int32_t i = 0; i < rows.num_rows; ++i) {
     const int64_t position = first_position + i;
     positions[static_cast<size_t>(first_row) + static_cast<size_t>(i)] = position;
@@ -45,6 +51,7 @@ void StepBatch::Add(const ScheduledRows& rows, Sequence& sequence, int64_t step)
     if (is_last && rows.is_sampled) {
       logits_rows.push_back(first_row + i);
       sample_rows.push_back(sequence.RowToSample());
+      sequence.ExpectToken(static_cast<int32_t>(sample_rows.size()) - 1);
     } else if (rows.is_prefill && sequence.IsScored(position)) {
       logits_rows.push_back(first_row + i);
       sample_rows.push_back(sequence.RowToScore(position));

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -19,14 +20,19 @@ struct StepBatch {
   std::vector<int32_t> token_ids;
   std::vector<int64_t> positions;  // of the rows, then of the sink keys of all sequences
   std::vector<int64_t> slots;
-  std::vector<int64_t> sink_slots;  // as many as rows
-  bool writes_sinks = false;        // some entry of sink_slots is not -1
-  std::vector<TileSequence> sequences;
+  std::vector<int64_t> sink_slots;      // as many as rows
+  bool writes_sinks = false;            // some entry of sink_slots is not -1
+  std::vector<TileSequence> sequences;  // in the order of the plan
   std::vector<BlockEntry> entries;
   // Rows whose logits are wanted, ascending, and what for; results of the same index.
   std::vector<int32_t> logits_rows;
   std::vector<SampleRow> sample_rows;
   std::vector<ScoredToken> results;
+  // Of each entry of the plan: whose rows they are, their first result, and what they dropped from
+  // the window.
+  std::vector<uint64_t> request_ids;
+  std::vector<int32_t> first_results;
+  std::vector<std::optional<ContextNoticeEvent>> notices;
 
   // Replaces the contents: moves the scheduled sequences on and collects their rows.
   void Build(std::span<const ScheduledRows> plan,

@@ -76,6 +76,7 @@ class Simulation {
     options.device_blocks =
         static_cast<int32_t>(per_session * between(1, 4) + between(0, per_session));
     options.max_logits_rows = static_cast<int32_t>(between(1, 8));
+    options.runs_ahead = random() % 2 == 0;
     return options;
   }
 

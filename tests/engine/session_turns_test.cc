@@ -15,6 +15,7 @@ FakeEngineOptions Refusing() {
   FakeEngineOptions options;
   options.shape = {.buffer_size = 64, .block_size = 8, .feedback_size = 64};
   options.scheduler.prefill_size = 5;
+  options.runs_ahead = true;
   return options;
 }
 
@@ -171,6 +172,7 @@ TEST_CASE("a deadline, a drain and bad logits interrupt as a cancel does") {
       engine.loop().queue().SetDrainDeadline(engine.now());
     } else {
       engine.backend().PoisonLogitsRow(0);
+      engine.loop().Step();  // launches the bad row, which lands a step later
     }
     engine.loop().Step();
     const Transcript lost = engine.sink().transcript(2);

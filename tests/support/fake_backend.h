@@ -6,6 +6,7 @@
 // Can fail the nth call and make logits NaN.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cstdint>
 #include <cstring>
@@ -165,7 +166,7 @@ class FakeBackend final : public Backend {
     for (int32_t i = 0; i < args.num_rows; ++i) {
       int32_t token_id = args.token_ids[i];
       if (token_id < 0) {
-        token_id = ids_before_.at(ToSize(~token_id));
+        token_id = std::max(ids_before_.at(ToSize(~token_id)), 0);  // kNoToken: nobody looks
       }
       std::memcpy(args.out + int64_t{i} * args.hidden_dim,
                   args.table + ToSize(token_id) * row_bytes,

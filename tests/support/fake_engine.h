@@ -29,12 +29,13 @@ struct FakeEngineOptions {
   EngineConfig::Sessions sessions = {.max_sessions = 1000};
   int32_t device_blocks = 64;
   int32_t max_logits_rows = 5;
+  bool runs_ahead = false;  // as a device does
 };
 
 class FakeEngine {
  public:
   explicit FakeEngine(const FakeEngineOptions& options)
-      : options_(options), config_(fake::TinyModel()), backend_(config_) {
+      : options_(options), config_(fake::TinyModel()), backend_(config_, options.runs_ahead) {
     const TileOptions tiles = {.num_heads = config_.num_heads,
                                .num_kv_heads = config_.num_kv_heads,
                                .tile_size = options.shape.block_size};
