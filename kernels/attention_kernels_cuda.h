@@ -8,6 +8,7 @@
 #include <cuda_runtime.h>
 
 #include "kernels/attention_cuda_params.cuh"
+#include "kernels/launch_cuda.h"
 
 namespace ringserve::cuda {
 
@@ -23,28 +24,6 @@ struct TensorMaps {
   int32_t box_shift = 0;    // log2 of the keys of a box of kv
   int32_t query_heads = 0;  // heads of a box of queries
 };
-
-// Launches with programmatic dependent launch (sm_90 and later): the kernel may start under the end
-// of the one before it, and calls WaitForPreviousKernel before it touches what that one wrote.
-template <typename... Params, typename... Args>
-cudaError_t LaunchOverlapping(void (*kernel)(Params...),
-                              dim3 grid,
-                              int32_t threads,
-                              int32_t shared_bytes,
-                              cudaStream_t stream,
-                              const Args&... args) {
-  cudaLaunchAttribute overlap = {};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = grid;
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
-  config.stream = stream;
-  config.attrs = &overlap;
-  config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, kernel, args...);
-}
 
 // sm_80 and later.
 template <typename T, int32_t kHeadDim>

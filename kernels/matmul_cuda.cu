@@ -2,6 +2,7 @@
 
 #include "kernels/cuda_util.cuh"
 #include "kernels/matmul_cuda.h"
+#include "kernels/matmul_hopper_cuda.h"
 
 namespace ringserve::cuda {
 namespace {
@@ -122,6 +123,35 @@ class PlainMatMul final : public MatMulDevice {
   }
 };
 
+class HopperMatMul final : public MatMulDevice {
+ public:
+  explicit HopperMatMul(const HopperDevice& device) : device_(device) {}
+
+  cudaError_t Prepare(const Matrix& /*weight*/, int32_t /*max_rows*/) override {
+    return cudaSuccess;
+  }
+
+  cudaError_t Launch(const MatMulArgs& args, cudaStream_t stream) override {
+    if (CheckMatMulCudaArgs(args) != nullptr) {
+      return cudaErrorInvalidValue;
+    }
+    return args.num_rows == 0 ? cudaSuccess : LaunchHopperMatMul(device_, args, stream);
+  }
+
+  bool has_gated() const override { return true; }
+
+  cudaError_t LaunchGated(const GatedMatMulArgs& args, cudaStream_t stream) override {
+    if (CheckMatMulCudaArgs({args.x, args.weight, nullptr, args.num_rows}) != nullptr ||
+        args.weight.rows % 16 != 0) {
+      return cudaErrorInvalidValue;
+    }
+    return args.num_rows == 0 ? cudaSuccess : LaunchHopperGatedMatMul(device_, args, stream);
+  }
+
+ private:
+  HopperDevice device_;
+};
+
 }  // namespace
 
 const char* CheckMatMulCudaArgs(const MatMulArgs& args) {
@@ -145,10 +175,20 @@ size_t MatMulDevice::WorkspaceBytes() {
   return 0;
 }
 
-cudaError_t MatMulDevice::Create(int32_t /*device*/,
+cudaError_t MatMulDevice::Create(int32_t device,
                                  std::byte* /*workspace*/,
-                                 std::unique_ptr<MatMulDevice>& made) {
-  made = std::make_unique<PlainMatMul>();
+                                 std::unique_ptr<MatMulDevice>& made,
+                                 MatMulKernels kernels) {
+  HopperDevice hopper;
+  const cudaError_t error = FindHopperDevice(device, hopper);
+  if (error != cudaSuccess) {
+    return error;
+  }
+  if (kernels == MatMulKernels::kBest && hopper.encode_tensor_map != nullptr) {
+    made = std::make_unique<HopperMatMul>(hopper);
+  } else {
+    made = std::make_unique<PlainMatMul>();
+  }
   return cudaSuccess;
 }
 

@@ -16,8 +16,26 @@
 
 namespace ringserve::cuda {
 
+enum class MatMulKernels {
+  kBest,      // what the device can run fastest
+  kPortable,  // those for sm_80
+};
+
+// out = silu(x G^T) * (x U^T), rounded to the weight's dtype, with weight = [G; U], [2 * ffn_dim,
+// cols]. Bits as those of MatMul followed by SwiGlu.
+struct GatedMatMulArgs {
+  const void* x = nullptr;  // [num_rows, weight.cols]
+  Matrix weight;            // rows a multiple of 16
+  void* out = nullptr;      // [num_rows, weight.rows / 2]
+  int32_t num_rows = 0;
+};
+
 // What the launches need to know of a device, and the algorithms chosen per shape. Made once at
 // start; launches allocate nothing. One thread.
+//
+// On sm_90 products are launched with programmatic dependent launch: the weight must be complete
+// before the kernel that precedes the product in the stream lets its dependents start (by itself it
+// does so when it ends). x is waited for.
 class MatMulDevice {
  public:
   virtual ~MatMulDevice() = default;
@@ -27,7 +45,8 @@ class MatMulDevice {
   // `workspace` must outlive the result and be used by one stream at a time.
   [[nodiscard]] static cudaError_t Create(int32_t device,
                                           std::byte* workspace,
-                                          std::unique_ptr<MatMulDevice>& made);
+                                          std::unique_ptr<MatMulDevice>& made,
+                                          MatMulKernels kernels = MatMulKernels::kBest);
 
   // Chooses algorithms for products of up to max_rows rows with a weight of this shape and dtype;
   // to be called for every shape before the first Launch with it. weight.data is not read.
@@ -35,6 +54,14 @@ class MatMulDevice {
 
   // Enqueues. args.num_rows may be 0.
   [[nodiscard]] virtual cudaError_t Launch(const MatMulArgs& args, cudaStream_t stream) = 0;
+
+  // Whether LaunchGated is there: if not, a product and an activation do the same.
+  virtual bool has_gated() const { return false; }
+
+  [[nodiscard]] virtual cudaError_t LaunchGated(const GatedMatMulArgs& /*args*/,
+                                                cudaStream_t /*stream*/) {
+    return cudaErrorNotSupported;
+  }
 };
 
 // Null if every requirement holds, else a static sentence that names the first broken one.

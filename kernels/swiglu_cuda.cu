@@ -1,4 +1,6 @@
 #include "kernels/cuda_util.cuh"
+#include "kernels/launch_cuda.h"
+#include "kernels/swiglu_cuda.cuh"
 #include "kernels/swiglu_cuda.h"
 
 namespace ringserve::cuda {
@@ -6,15 +8,10 @@ namespace {
 
 constexpr int32_t kThreads = 256;
 
-// gate * sigmoid(gate) * up, through e^-|gate|, which cannot overflow.
-__device__ __forceinline__ float Activate(float gate, float up) {
-  const float e = expf(-fabsf(gate));
-  const float above = gate < 0 ? e : 1.0F;
-  return gate * (above / (1.0F + e)) * up;
-}
-
 template <typename T>
 __global__ void __launch_bounds__(kThreads) SwiGluKernel(const SwiGluArgs args) {
+  AllowNextKernel();
+  WaitForPreviousKernel();
   const int64_t row = blockIdx.y;
   const int32_t quads = args.ffn_dim / 4;
   const auto i = static_cast<int32_t>(blockIdx.x * kThreads + threadIdx.x);
@@ -25,8 +22,8 @@ __global__ void __launch_bounds__(kThreads) SwiGluKernel(const SwiGluArgs args) 
   const float4 gate = gates[i];
   const float4 up = gates[quads + i];
   static_cast<uint2*>(args.out)[row * quads + i] = {
-      Pack<T>(Activate(gate.x, up.x), Activate(gate.y, up.y)),
-      Pack<T>(Activate(gate.z, up.z), Activate(gate.w, up.w))};
+      Pack<T>(GatedProduct(gate.x, up.x), GatedProduct(gate.y, up.y)),
+      Pack<T>(GatedProduct(gate.z, up.z), GatedProduct(gate.w, up.w))};
 }
 
 }  // namespace
@@ -42,11 +39,9 @@ cudaError_t LaunchSwiGlu(const SwiGluArgs& args, cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>(CeilDiv(args.ffn_dim / 4, kThreads)),
                   static_cast<unsigned>(args.num_rows));
   if (args.out_dtype == DType::kBf16) {
-    SwiGluKernel<__nv_bfloat16><<<grid, kThreads, 0, stream>>>(args);
-  } else {
-    SwiGluKernel<__half><<<grid, kThreads, 0, stream>>>(args);
+    return LaunchOverlapping(SwiGluKernel<__nv_bfloat16>, grid, kThreads, 0, stream, args);
   }
-  return cudaGetLastError();
+  return LaunchOverlapping(SwiGluKernel<__half>, grid, kThreads, 0, stream, args);
 }
 
 }  // namespace ringserve::cuda

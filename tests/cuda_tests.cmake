@@ -16,11 +16,16 @@ endfunction()
 
 ringserve_gpu_program(gpu_test
   kernels/attention_cuda_test.cc
+  kernels/matmul_cuda_test.cc
   LIBRARIES Catch2::Catch2WithMain)
 
 ringserve_gpu_program(attention_cuda_bench
   bench/attention_cuda_bench.cu)
 set_target_properties(attention_cuda_bench PROPERTIES CUDA_ARCHITECTURES "80")
+
+ringserve_gpu_program(matmul_cuda_bench
+  bench/matmul_cuda_bench.cu)
+set_target_properties(matmul_cuda_bench PROPERTIES CUDA_ARCHITECTURES "80")
 
 # The engine on the CUDA backend. Its other tests (engine_hugging_face_test, engine_determinism_test)
 # take the GPU where they find one.

@@ -1,0 +1,40 @@
+// The launch of the sm_90a matrix product, to be instantiated in several files so that they compile
+// side by side.
+#pragma once
+
+#include "kernels/matmul_hopper_cuda.cuh"
+
+namespace ringserve::cuda::matmul {
+
+template <typename T, int32_t kColumns, int32_t kGroups, bool kGated>
+cudaError_t LaunchHopper(const HopperLaunch& launch, cudaStream_t stream) {
+  const auto kernel = MatMulHopperKernel<T, kColumns, kGroups, kGated>;
+  const cudaError_t error = cudaFuncSetAttribute(
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, launch.shared_bytes);
+  if (error != cudaSuccess) {
+    return error;
+  }
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {static_cast<unsigned>(launch.params.cluster), 1, 1};
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(launch.grid));
+  config.blockDim = dim3(static_cast<unsigned>(kThreads<kGroups>));
+  config.dynamicSmemBytes = static_cast<size_t>(launch.shared_bytes);
+  config.stream = stream;
+  config.attrs = attributes;
+  config.numAttrs = launch.params.cluster > 1 ? 2 : 1;
+  return cudaLaunchKernelEx(&config, kernel, launch.params, launch.x_map, launch.weight_map);
+}
+
+#define RINGSERVE_INSTANTIATE(T, COLUMNS, GROUPS, GATED)                                   \
+  template cudaError_t LaunchHopper<T, COLUMNS, GROUPS, GATED>(const HopperLaunch& launch, \
+                                                               cudaStream_t stream)
+
+#define RINGSERVE_INSTANTIATE_ALL(T, COLUMNS, GROUPS) \
+  RINGSERVE_INSTANTIATE(T, COLUMNS, GROUPS, false);   \
+  RINGSERVE_INSTANTIATE(T, COLUMNS, GROUPS, true)
+
+}  // namespace ringserve::cuda::matmul
