@@ -1,71 +1,122 @@
 #include "kernels/cuda_util.cuh"
+#include "kernels/launch_cuda.h"
 #include "kernels/rmsnorm_cuda.h"
 
 namespace ringserve::cuda {
 namespace {
 
-constexpr int32_t kThreads = 256;
+// One block a row: a step of one row waits for two trips to memory and one barrier, whatever is
+// done. The number of threads, and with it the order of the sum, depends on hidden_dim alone.
+constexpr int32_t kMaxThreads = 1024;
+constexpr int32_t kMaxQuads = 4;  // of four elements, a thread
 
-template <typename T>
-__global__ void __launch_bounds__(kThreads) RmsNormKernel(const RmsNormArgs args) {
-  __shared__ float partial[kThreads / 32];
-  const int64_t row = blockIdx.x;
-  const auto thread = static_cast<int32_t>(threadIdx.x);
-  const int32_t quads = args.hidden_dim / 4;
-  auto* x = reinterpret_cast<float4*>(args.x) + row * quads;
-  const auto* residual = reinterpret_cast<const float4*>(args.residual_in);
-  float sum = 0;
-  for (int32_t i = thread; i < quads; i += kThreads) {
-    float4 value = x[i];
-    if (residual != nullptr) {
-      const float4 more = residual[row * quads + i];
-      value = {value.x + more.x, value.y + more.y, value.z + more.z, value.w + more.w};
-      x[i] = value;
-    }
-    sum = __fmaf_rn(value.x, value.x, sum);
-    sum = __fmaf_rn(value.y, value.y, sum);
-    sum = __fmaf_rn(value.z, value.z, sum);
-    sum = __fmaf_rn(value.w, value.w, sum);
-  }
+__device__ __forceinline__ float4 Plus(float4 a, float4 b) {
+  return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w};
+}
+
+// The sum over the block, in one order; every thread gets it.
+__device__ __forceinline__ float SumOfBlock(float sum, float* partial) {
   for (int32_t distance = 16; distance > 0; distance /= 2) {
     sum += __shfl_xor_sync(0xffffffffU, sum, distance);
   }
-  if (thread % 32 == 0) {
-    partial[thread / 32] = sum;
+  const auto warps = static_cast<int32_t>(blockDim.x) / 32;
+  const auto lane = static_cast<int32_t>(threadIdx.x) % 32;
+  if (lane == 0) {
+    partial[threadIdx.x / 32] = sum;
   }
   __syncthreads();
-  float total = 0;
-  for (int32_t i = 0; i < kThreads / 32; ++i) {
-    total += partial[i];
+  float total = lane < warps ? partial[lane] : 0.0F;
+  for (int32_t distance = 16; distance > 0; distance /= 2) {
+    total += __shfl_xor_sync(0xffffffffU, total, distance);
   }
-  const double mean = static_cast<double>(total) / args.hidden_dim;
-  const auto scale = static_cast<float>(1 / sqrt(mean + static_cast<double>(args.eps)));
-  auto* out = static_cast<uint2*>(args.out) + row * quads;
+  return total;
+}
+
+// kQuads: four-element groups of a row that a thread holds in registers.
+template <typename T, int32_t kQuads>
+__global__ void __launch_bounds__(kMaxThreads) RmsNormKernel(const RmsNormArgs args) {
+  __shared__ float partial[kMaxThreads / 32];
+  AllowNextKernel();
+  const int32_t quads = args.hidden_dim / 4;
+  const auto first = static_cast<int32_t>(threadIdx.x);
+  const auto step = static_cast<int32_t>(blockDim.x);
+  const int64_t offset = int64_t{blockIdx.x} * quads;
   const auto* weight = reinterpret_cast<const float4*>(args.weight);
-  for (int32_t i = thread; i < quads; i += kThreads) {
-    const float4 value = x[i];
-    const float4 by = weight[i];
-    out[i] = {Pack<T>(value.x * scale * by.x, value.y * scale * by.y),
-              Pack<T>(value.z * scale * by.z, value.w * scale * by.w)};
+  auto* x = reinterpret_cast<float4*>(args.x) + offset;
+  float4 by[kQuads];
+  float4 value[kQuads];
+#pragma unroll
+  for (int32_t i = 0; i < kQuads; ++i) {
+    const int32_t quad = first + i * step;
+    by[i] = quad < quads ? __ldg(weight + quad) : float4{};
   }
+  WaitForPreviousKernel();
+#pragma unroll
+  for (int32_t i = 0; i < kQuads; ++i) {
+    const int32_t quad = first + i * step;
+    value[i] = quad < quads ? x[quad] : float4{};
+  }
+  if (args.residual_in != nullptr) {
+    const auto* residual = reinterpret_cast<const float4*>(args.residual_in) + offset;
+#pragma unroll
+    for (int32_t i = 0; i < kQuads; ++i) {
+      const int32_t quad = first + i * step;
+      if (quad < quads) {
+        value[i] = Plus(value[i], residual[quad]);
+        x[quad] = value[i];
+      }
+    }
+  }
+  float sum = 0;
+#pragma unroll
+  for (int32_t i = 0; i < kQuads; ++i) {
+    sum = __fmaf_rn(value[i].x, value[i].x, sum);
+    sum = __fmaf_rn(value[i].y, value[i].y, sum);
+    sum = __fmaf_rn(value[i].z, value[i].z, sum);
+    sum = __fmaf_rn(value[i].w, value[i].w, sum);
+  }
+  const float mean = __fdiv_rn(SumOfBlock(sum, partial), static_cast<float>(args.hidden_dim));
+  const float scale = __frsqrt_rn(mean + args.eps);
+  auto* out = static_cast<uint2*>(args.out) + offset;
+#pragma unroll
+  for (int32_t i = 0; i < kQuads; ++i) {
+    const int32_t quad = first + i * step;
+    if (quad < quads) {
+      out[quad] = {Pack<T>(value[i].x * scale * by[i].x, value[i].y * scale * by[i].y),
+                   Pack<T>(value[i].z * scale * by[i].z, value[i].w * scale * by[i].w)};
+    }
+  }
+}
+
+template <typename T>
+cudaError_t LaunchType(const RmsNormArgs& args, cudaStream_t stream) {
+  const int32_t quads = args.hidden_dim / 4;
+  const auto launch = [&](auto kernel, int32_t quads_each) {
+    const int32_t threads = RoundUp(CeilDiv(quads, quads_each), 32);
+    return LaunchOverlapping(
+        kernel, dim3(static_cast<unsigned>(args.num_rows)), threads, 0, stream, args);
+  };
+  if (quads <= kMaxThreads) {
+    return launch(RmsNormKernel<T, 1>, 1);
+  }
+  if (quads <= 2 * kMaxThreads) {
+    return launch(RmsNormKernel<T, 2>, 2);
+  }
+  return launch(RmsNormKernel<T, kMaxQuads>, kMaxQuads);
 }
 
 }  // namespace
 
 cudaError_t LaunchRmsNorm(const RmsNormArgs& args, cudaStream_t stream) {
-  if (args.hidden_dim < 4 || args.hidden_dim % 4 != 0 || args.out_dtype == DType::kF32) {
+  if (args.hidden_dim < 4 || args.hidden_dim % 4 != 0 ||
+      args.hidden_dim > 4 * kMaxQuads * kMaxThreads || args.out_dtype == DType::kF32) {
     return cudaErrorInvalidValue;
   }
   if (args.num_rows == 0) {
     return cudaSuccess;
   }
-  const dim3 grid(static_cast<unsigned>(args.num_rows));
-  if (args.out_dtype == DType::kBf16) {
-    RmsNormKernel<__nv_bfloat16><<<grid, kThreads, 0, stream>>>(args);
-  } else {
-    RmsNormKernel<__half><<<grid, kThreads, 0, stream>>>(args);
-  }
-  return cudaGetLastError();
+  return args.out_dtype == DType::kBf16 ? LaunchType<__nv_bfloat16>(args, stream)
+                                        : LaunchType<__half>(args, stream);
 }
 
 }  // namespace ringserve::cuda

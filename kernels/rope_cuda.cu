@@ -1,4 +1,5 @@
 #include "kernels/cuda_util.cuh"
+#include "kernels/launch_cuda.h"
 #include "kernels/rope_cuda.h"
 
 namespace ringserve::cuda {
@@ -32,51 +33,72 @@ __global__ void __launch_bounds__(kThreads) RopeAnglesKernel(const RopeAnglesArg
                                                static_cast<float>(sine)};
 }
 
-// One warp per row and head of the fused projection; lane j takes pairs j, j + 32, ...
+template <typename T>
+__device__ __forceinline__ void StorePair(T* to, float2 value) {
+  *reinterpret_cast<uint32_t*>(to) = Pack<T>(value.x, value.y);
+}
+
+// Where a key or a value of the head goes.
+template <typename T>
+__device__ __forceinline__ T* PlaceInPool(const KvView& kv,
+                                          int64_t slot,
+                                          int32_t kv_head,
+                                          bool is_key) {
+  const KvLayout& layout = kv.layout;
+  const auto block = static_cast<int32_t>(slot / layout.block_size);
+  std::byte* plane = kv.pool + block * layout.block_bytes() + kv.layer * layout.layer_bytes() +
+                     (is_key ? kv_head : layout.num_kv_heads + kv_head) * layout.plane_bytes();
+  return reinterpret_cast<T*>(plane) + slot % layout.block_size * layout.head_dim;
+}
+
+// One warp per row and head of the fused projection; lane j takes dimensions 2j and 2j + 1 of each
+// half, then 64 further.
+//
+// The next kernel may start only once the one before this has ended: attention reads older keys
+// without waiting for this kernel.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) RopeAppendKernel(const RopeAppendArgs args) {
   const KvLayout& layout = args.kv.layout;
   const int32_t num_all = args.num_heads + 2 * layout.num_kv_heads;
   const int64_t unit = int64_t{blockIdx.x} * (kThreads / 32) + threadIdx.x / 32;
-  if (unit >= int64_t{args.num_rows} * num_all) {
-    return;
-  }
   const int64_t row = unit / num_all;
-  const auto head = static_cast<int32_t>(unit % num_all);
+  const auto head = static_cast<int32_t>(unit - row * num_all);
   const int32_t head_dim = layout.head_dim;
   const int32_t half = head_dim / 2;
-  const float* from = args.qkv + unit * head_dim;
-  const auto* angles = reinterpret_cast<const float2*>(args.angles) + row * half;
   const bool is_query = head < args.num_heads;
   const bool is_key = !is_query && head < args.num_heads + layout.num_kv_heads;
-  const auto place = [&](int64_t slot) {
-    const auto block = static_cast<int32_t>(slot / layout.block_size);
-    const int64_t offset = slot % layout.block_size * head_dim;
-    const int32_t kv_head = (head - args.num_heads) % layout.num_kv_heads;
-    std::byte* plane = args.kv.pool + block * layout.block_bytes() +
-                       args.kv.layer * layout.layer_bytes() + kv_head * layout.plane_bytes();
-    plane += is_key ? 0 : layout.num_kv_heads * layout.plane_bytes();
-    return reinterpret_cast<T*>(plane) + offset;
-  };
-  T* to = is_query ? static_cast<T*>(args.q) + (row * args.num_heads + head) * head_dim
-                   : place(args.slots[row]);
-  const int64_t sink_slot = is_query || args.sink_slots == nullptr ? -1 : args.sink_slots[row];
-  T* sink = sink_slot < 0 ? nullptr : place(sink_slot);
-  for (auto i = static_cast<int32_t>(threadIdx.x % 32); i < half; i += 32) {
-    const float low = from[i];
-    const float high = from[i + half];
-    float low_out = low;
-    float high_out = high;
+  const int32_t kv_head = head - args.num_heads - (is_query || is_key ? 0 : layout.num_kv_heads);
+  WaitForPreviousKernel();
+  AllowNextKernel();
+  if (row >= args.num_rows) {
+    return;
+  }
+  T* to = static_cast<T*>(args.q) + (row * args.num_heads + head) * head_dim;
+  T* sink = nullptr;
+  if (!is_query) {
+    to = PlaceInPool<T>(args.kv, args.slots[row], kv_head, is_key);
+    const int64_t sink_slot = args.sink_slots == nullptr ? -1 : args.sink_slots[row];
+    sink = sink_slot < 0 ? nullptr : PlaceInPool<T>(args.kv, sink_slot, kv_head, is_key);
+  }
+  const float* from = args.qkv + unit * head_dim;
+  const auto* angles = reinterpret_cast<const float4*>(args.angles + row * head_dim);
+  for (auto i = static_cast<int32_t>(threadIdx.x % 32 * 2); i < half; i += 64) {
+    const float2 low = *reinterpret_cast<const float2*>(from + i);
+    const float2 high = *reinterpret_cast<const float2*>(from + half + i);
+    float2 low_out = low;
+    float2 high_out = high;
     if (is_query || is_key) {
-      const float2 angle = angles[i];  // cosine, sine
-      low_out = __fmaf_rn(low, angle.x, -__fmul_rn(high, angle.y));
-      high_out = __fmaf_rn(high, angle.x, __fmul_rn(low, angle.y));
+      const float4 angle = angles[i / 2];  // cosine and sine, twice
+      low_out = {__fmaf_rn(low.x, angle.x, -__fmul_rn(high.x, angle.y)),
+                 __fmaf_rn(low.y, angle.z, -__fmul_rn(high.y, angle.w))};
+      high_out = {__fmaf_rn(high.x, angle.x, __fmul_rn(low.x, angle.y)),
+                  __fmaf_rn(high.y, angle.z, __fmul_rn(low.y, angle.w))};
     }
-    to[i] = static_cast<T>(low_out);
-    to[i + half] = static_cast<T>(high_out);
+    StorePair(to + i, low_out);
+    StorePair(to + half + i, high_out);
     if (sink != nullptr) {
-      sink[i] = static_cast<T>(low);
-      sink[i + half] = static_cast<T>(high);
+      StorePair(sink + i, low);
+      StorePair(sink + half + i, high);
     }
   }
 }
@@ -106,11 +128,9 @@ cudaError_t LaunchRopeAppend(const RopeAppendArgs& args, cudaStream_t stream) {
   }
   const auto blocks = static_cast<unsigned>(CeilDiv<int64_t>(units, kThreads / 32));
   if (args.q_dtype == DType::kBf16) {
-    RopeAppendKernel<__nv_bfloat16><<<blocks, kThreads, 0, stream>>>(args);
-  } else {
-    RopeAppendKernel<__half><<<blocks, kThreads, 0, stream>>>(args);
+    return LaunchOverlapping(RopeAppendKernel<__nv_bfloat16>, blocks, kThreads, 0, stream, args);
   }
-  return cudaGetLastError();
+  return LaunchOverlapping(RopeAppendKernel<__half>, blocks, kThreads, 0, stream, args);
 }
 
 }  // namespace ringserve::cuda

@@ -1,203 +1,354 @@
-#include <climits>
-
 #include "kernels/cuda_util.cuh"
+#include "kernels/launch_cuda.h"
 #include "kernels/sample_cuda.h"
+#include "kernels/sample_rules_cuda.cuh"
 #include "kernels/types.h"
 
 namespace ringserve::cuda {
+namespace sample {
 namespace {
 
-constexpr int32_t kThreads = 1024;
-constexpr int32_t kWarps = kThreads / 32;
+// Of one piece of a row.
+struct Scan {
+  uint64_t best;  // rank key; 0 if the piece has no logit above -infinity
+  double sum;     // of exp(logit - best logit)
+  uint64_t unsound;
+};
 
-// The finalizer of SplitMix64 and the noise of sampler.cc.
-constexpr uint64_t kGoldenGamma = 0x9e3779b97f4a7c15U;
+struct Workspace {
+  Scan* scans;   // [num_rows, num_pieces]
+  float* peaks;  // [num_rows, num_pieces * kScanThreads]: the largest logit that a thread saw
+};
 
-__device__ __forceinline__ uint64_t Mix(uint64_t x) {
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9U;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebU;
-  return x ^ (x >> 31);
+__host__ __device__ int32_t NumPieces(int32_t vocab_size) {
+  return CeilDiv(vocab_size, kPiece);
 }
 
-__device__ __forceinline__ double Gumbel(uint64_t bits) {
-  const double uniform = (static_cast<double>(bits >> 11) + 0.5) * 0x1p-53;
-  return -log(-log1p(-uniform));
+Workspace Carve(const SampleCudaArgs& args) {
+  const int64_t pieces = int64_t{args.num_rows} * NumPieces(args.vocab_size);
+  auto* scans = reinterpret_cast<Scan*>(args.workspace);
+  return {scans, reinterpret_cast<float*>(scans + pieces)};
 }
 
-// Larger keys rank higher: by logit, ties by lower id (select.h).
-__device__ __forceinline__ uint64_t RankKey(float logit, int32_t token_id) {
-  const uint32_t bits = __float_as_uint(logit + 0.0F);
-  const uint32_t ordered = (bits & 0x80000000U) != 0 ? ~bits : bits | 0x80000000U;
-  return (uint64_t{ordered} << 32) | (0xffffffffU - static_cast<uint32_t>(token_id));
-}
-
-__device__ __forceinline__ int32_t TokenOf(uint64_t key) {
-  return static_cast<int32_t>(0xffffffffU - static_cast<uint32_t>(key));
-}
-
-__device__ __forceinline__ float LogitOf(uint64_t key) {
-  const auto ordered = static_cast<uint32_t>(key >> 32);
-  return __uint_as_float((ordered & 0x80000000U) != 0 ? ordered & 0x7fffffffU : ~ordered);
-}
-
-// Reduces over the block in one order; every thread gets the result. `fold` is associative enough
-// for that order to define it.
-template <typename T, typename Fold>
-__device__ T ReduceBlock(T value, Fold fold, T* shared) {
-  for (int32_t distance = 16; distance > 0; distance /= 2) {
-    value = fold(value, __shfl_xor_sync(0xffffffffU, value, distance));
+__global__ void __launch_bounds__(kScanThreads)
+    ScanKernel(const SampleCudaArgs args, const Workspace workspace) {
+  __shared__ uint64_t words[kScanThreads / 32];
+  __shared__ double sums[kScanThreads / 32];
+  AllowNextKernel();
+  WaitForPreviousKernel();
+  const auto thread = static_cast<int32_t>(threadIdx.x);
+  const float* logits = args.logits + int64_t{args.rows[blockIdx.y].logits_row} * args.vocab_size;
+  const auto first = static_cast<int32_t>(blockIdx.x) * kPiece;
+  float values[kScanEach];
+  uint64_t best = 0;
+  uint32_t unsound = 0;
+#pragma unroll
+  for (int32_t i = 0; i < kScanEach; ++i) {
+    const int32_t token_id = first + i * kScanThreads + thread;
+    values[i] = token_id < args.vocab_size ? logits[token_id] : kMinusInfinity;
+  }
+#pragma unroll
+  for (int32_t i = 0; i < kScanEach; ++i) {
+    unsound |= values[i] <= 3.402823466e38F ? 0U : 1U;
+    const uint64_t key =
+        values[i] == kMinusInfinity ? 0 : RankKey(values[i], first + i * kScanThreads + thread);
+    best = key > best ? key : best;
+  }
+  const int64_t piece = int64_t{blockIdx.y} * gridDim.x + blockIdx.x;
+  workspace.peaks[piece * kScanThreads + thread] = best == 0 ? kMinusInfinity : LogitOf(best);
+  best = ReduceWarp(best, Max());
+  if (thread % 32 == 0) {
+    words[thread / 32] = best;
+  }
+  unsound = static_cast<uint32_t>(__syncthreads_or(static_cast<int>(unsound)));
+  for (const uint64_t word : words) {
+    best = word > best ? word : best;
+  }
+  const float max = LogitOf(best);
+  float sum = 0;
+#pragma unroll
+  for (int32_t i = 0; i < kScanEach; ++i) {
+    sum += best == 0 ? 0.0F : expf(values[i] - max);
+  }
+  const double of_warp = ReduceWarp(static_cast<double>(sum), Add());
+  if (thread % 32 == 0) {
+    sums[thread / 32] = of_warp;
   }
   __syncthreads();
-  if (threadIdx.x % 32 == 0) {
-    shared[threadIdx.x / 32] = value;
+  if (thread == 0) {
+    double total = 0;
+    for (const double part : sums) {
+      total += part;
+    }
+    workspace.scans[piece] = {best, total, unsound};
   }
-  __syncthreads();
-  T total = shared[0];
-  for (int32_t i = 1; i < kWarps; ++i) {
-    total = fold(total, shared[i]);
-  }
-  return total;
 }
 
 struct Shared {
   double doubles[kWarps];
   uint64_t words[kWarps];
+  int32_t count;
+  int32_t crossing;
+  float peaks[kThreads];
+  uint64_t ranked[kMaxRanked];
 };
 
-struct Add {
-  template <typename T>
-  __device__ T operator()(T a, T b) const {
-    return a + b;
-  }
-};
-
-struct Max {
-  template <typename T>
-  __device__ T operator()(T a, T b) const {
-    return a > b ? a : b;
-  }
-};
-
+// One row, by one block.
 class Row {
  public:
   __device__ Row(const float* logits, int32_t vocab_size, const SampleCudaRow& row, Shared& shared)
-      : logits_(logits), vocab_size_(vocab_size), row_(row), shared_(shared) {}
+      : logits_(logits),
+        vocab_size_(vocab_size),
+        row_(row),
+        shared_(shared),
+        thread_(static_cast<int32_t>(threadIdx.x)),
+        noise_(NoiseKey(row.seed, row.position)) {}
 
-  __device__ uint64_t Best() {
+  // Puts the pieces together; false: nothing can be chosen.
+  __device__ bool Merge(const Scan* scans) {
+    const int32_t pieces = NumPieces(vocab_size_);
     uint64_t best = 0;
-    for (auto i = static_cast<int32_t>(threadIdx.x); i < vocab_size_; i += kThreads) {
-      const uint64_t key = RankKey(logits_[i], i);
-      best = key > best ? key : best;
+    uint64_t unsound = 0;
+    for (int32_t i = thread_; i < pieces; i += kThreads) {
+      best = Max()(best, scans[i].best);
+      unsound |= scans[i].unsound;
     }
-    best = ReduceBlock(best, Max(), shared_.words);
-    max_ = LogitOf(best);
-    return best;
+    best_ = ReduceBlock(best, Max(), shared_.words);
+    unsound = ReduceBlock(unsound, Max(), shared_.words);
+    max_ = LogitOf(best_);
+    double sum = 0;
+    for (int32_t i = thread_; i < pieces; i += kThreads) {
+      if (scans[i].best != 0) {
+        sum += scans[i].sum * exp(static_cast<double>(LogitOf(scans[i].best) - max_));
+      }
+    }
+    sum_ = ReduceBlock(sum, Add(), shared_.doubles);
+    return unsound == 0 && best_ != 0;
   }
 
-  // A logit that is NaN or +infinity makes the row unusable.
-  __device__ bool IsSound() {
-    uint64_t bad = 0;
-    for (auto i = static_cast<int32_t>(threadIdx.x); i < vocab_size_; i += kThreads) {
-      bad |= logits_[i] <= 3.402823466e38F ? 0U : 1U;
+  __device__ double log_sum() const { return static_cast<double>(max_) + log(sum_); }
+
+  __device__ int32_t Choose(const float* peaks) {
+    if (row_.temperature == 0.0F) {
+      return TokenOf(best_);
     }
-    return ReduceBlock(bad, Max(), shared_.words) == 0;
+    const bool has_top_k = row_.top_k > 0 && row_.top_k < vocab_size_;
+    const bool has_top_p = row_.top_p < 1.0F;
+    if (!has_top_k && !has_top_p) {
+      return DrawFromAll(FloorOfMinP());
+    }
+    const int32_t wanted = has_top_k ? row_.top_k : kNucleusGuess;
+    int32_t kept = 0;
+    if (wanted <= kThreads && Rank(peaks, wanted)) {
+      kept = has_top_k ? min(wanted, shared_.count) : shared_.count;
+      kept = has_top_p ? Nucleus(kept, has_top_k) : kept;
+    }
+    return kept > 0 ? DrawFromRanked(kept) : DrawFromAll(Cut(has_top_k, has_top_p));
   }
 
-  __device__ double Mass(uint64_t cut, float temperature) {
+ private:
+  __device__ float Weight(float logit) const { return expf((logit - max_) / row_.temperature); }
+
+  __device__ uint64_t FloorOfMinP() const {
+    return row_.min_p > 0.0F ? RankKey(max_ + row_.temperature * logf(row_.min_p), 0x7fffffff) : 0;
+  }
+
+  // Sorts into shared_.ranked all tokens down to a logit that at least `wanted` tokens reach (as
+  // the largest of `wanted` disjoint sets of tokens do); false: they are too many.
+  __device__ bool Rank(const float* peaks, int32_t wanted) {
+    const int32_t num_peaks = NumPieces(vocab_size_) * kScanThreads;
+    float peak = kMinusInfinity;
+    for (int32_t i = thread_; i < num_peaks; i += kThreads) {
+      peak = fmaxf(peak, peaks[i]);
+    }
+    shared_.peaks[thread_] = peak;
+    shared_.count = 0;
+    SortDescending(shared_.peaks, kThreads);
+    const float floor = shared_.peaks[wanted - 1];
+    for (int32_t i = thread_; i < vocab_size_; i += kThreads) {
+      const float logit = logits_[i];
+      if (logit >= floor && logit > kMinusInfinity) {
+        const int32_t place = atomicAdd(&shared_.count, 1);
+        if (place < kMaxRanked) {
+          shared_.ranked[place] = RankKey(logit, i);
+        }
+      }
+    }
+    __syncthreads();
+    const int32_t count = shared_.count;
+    if (count > kMaxRanked) {
+      return false;
+    }
+    int32_t size = 32;
+    while (size < count) {
+      size *= 2;
+    }
+    for (int32_t i = count + thread_; i < size; i += kThreads) {
+      shared_.ranked[i] = 0;
+    }
+    SortDescending(shared_.ranked, size);  // the order in which they came is forgotten
+    return true;
+  }
+
+  // How many of the first `kept` ranked tokens reach top_p; 0: all together do not.
+  __device__ int32_t Nucleus(int32_t kept, bool has_top_k) {
+    constexpr int32_t kEach = kMaxRanked / kThreads;
+    double weights[kEach];
+    double own = 0;
+    for (int32_t i = 0; i < kEach; ++i) {
+      const int32_t place = thread_ * kEach + i;
+      weights[i] = place < kept ? static_cast<double>(Weight(LogitOf(shared_.ranked[place]))) : 0.0;
+      own += weights[i];
+    }
+    double before = own;  // sum up to and with this thread, then without
+    for (int32_t distance = 1; distance < 32; distance *= 2) {
+      const double other = __shfl_up_sync(0xffffffffU, before, distance);
+      before += thread_ % 32 >= distance ? other : 0.0;
+    }
+    __syncthreads();
+    shared_.crossing = kept;
+    if (thread_ % 32 == 31) {
+      shared_.doubles[thread_ / 32] = before;
+    }
+    __syncthreads();
     double mass = 0;
-    for (auto i = static_cast<int32_t>(threadIdx.x); i < vocab_size_; i += kThreads) {
-      if (RankKey(logits_[i], i) >= cut) {
-        mass += static_cast<double>(expf((logits_[i] - max_) / temperature));
+    double warps_before = 0;
+    for (int32_t i = 0; i < kWarps; ++i) {
+      warps_before += i < thread_ / 32 ? shared_.doubles[i] : 0.0;
+      mass += shared_.doubles[i];
+    }
+    const double wanted = static_cast<double>(row_.top_p) * (has_top_k                  ? mass
+                                                             : row_.temperature == 1.0F ? sum_
+                                                                                        : Mass(0));
+    double sum = warps_before + before - own;
+    for (int32_t i = 0; i < kEach; ++i) {
+      sum += weights[i];
+      if (thread_ * kEach + i < kept && sum >= wanted) {
+        atomicMin(&shared_.crossing, thread_ * kEach + i);
+        break;
       }
     }
-    return ReduceBlock(mass, Add(), shared_.doubles);
+    __syncthreads();
+    const int32_t crossing = shared_.crossing;
+    return crossing < kept ? crossing + 1 : has_top_k ? kept : 0;
   }
 
-  __device__ int64_t Count(uint64_t cut) {
-    uint64_t count = 0;
-    for (auto i = static_cast<int32_t>(threadIdx.x); i < vocab_size_; i += kThreads) {
-      count += RankKey(logits_[i], i) >= cut ? 1U : 0U;
-    }
-    return static_cast<int64_t>(ReduceBlock(count, Add(), shared_.words));
-  }
-
-  // The lowest rank key that top_k, top_p and min_p keep; 0 if they keep all. The largest cut whose
-  // set is large enough, found bit by bit.
-  __device__ uint64_t Cut() {
-    uint64_t cut = 0;
-    if (row_.top_k > 0 && row_.top_k < vocab_size_) {
-      for (int32_t bit = 63; bit >= 0; --bit) {
-        const uint64_t higher = cut | (uint64_t{1} << bit);
-        cut = Count(higher) >= row_.top_k ? higher : cut;
-      }
-    }
-    if (row_.top_p < 1.0F) {
-      const double wanted = static_cast<double>(row_.top_p) * Mass(cut, row_.temperature);
-      uint64_t nucleus = 0;
-      for (int32_t bit = 63; bit >= 0; --bit) {
-        const uint64_t higher = nucleus | (uint64_t{1} << bit);
-        nucleus = Mass(higher, row_.temperature) >= wanted ? higher : nucleus;
-      }
-      cut = nucleus > cut ? nucleus : cut;
-    }
-    if (row_.min_p > 0.0F) {
-      const uint64_t floor = RankKey(max_ + row_.temperature * logf(row_.min_p), INT_MAX);
-      cut = floor > cut ? floor : cut;
-    }
-    return cut;
-  }
-
-  __device__ int32_t Draw(uint64_t cut) {
-    const uint64_t noise =
-        Mix(Mix(row_.seed + kGoldenGamma) + static_cast<uint64_t>(row_.position) * kGoldenGamma);
-    double best = -INFINITY;
+  __device__ int32_t DrawFromRanked(int32_t kept) {
+    const uint64_t floor = FloorOfMinP();
+    double best = 0;
     int32_t best_token = -1;
-    for (auto i = static_cast<int32_t>(threadIdx.x); i < vocab_size_; i += kThreads) {
-      if (logits_[i] == -INFINITY || RankKey(logits_[i], i) < cut) {
-        continue;
-      }
-      const uint64_t bits = Mix(noise + (static_cast<uint64_t>(i) + 1) * kGoldenGamma);
-      const double score =
-          static_cast<double>((logits_[i] - max_) / row_.temperature) + Gumbel(bits);
-      if (best_token < 0 || score > best) {
-        best = score;
-        best_token = i;
+    for (int32_t i = thread_; i < kept; i += kThreads) {
+      const uint64_t key = shared_.ranked[i];
+      if (key >= floor) {
+        Consider(LogitOf(key), TokenOf(key), best, best_token);
       }
     }
-    // The largest score, ties by lower id: first the score, then the id among those who have it.
-    const double top = ReduceBlock(best, Max(), shared_.doubles);
+    return Winner(best, best_token);
+  }
+
+  // Most tokens cannot win, and are told by a bound on their noise, which costs no logarithms.
+  __device__ int32_t DrawFromAll(uint64_t cut) {
+    double best = 0;
+    int32_t best_token = -1;
+    double limit = Gumbel(NoiseBits(noise_, TokenOf(best_)));  // what the top of the ranks scores
+    for (int32_t first = 0, round = 0; first < vocab_size_; first += kThreads, ++round) {
+      const int32_t token_id = first + thread_;
+      const float logit = token_id < vocab_size_ ? logits_[token_id] : kMinusInfinity;
+      const auto scaled = static_cast<double>((logit - max_) / row_.temperature);
+      if (logit > kMinusInfinity && scaled + GumbelBound(NoiseBits(noise_, token_id)) >= limit &&
+          RankKey(logit, token_id) >= cut) {
+        Consider(logit, token_id, best, best_token);
+      }
+      limit = best_token >= 0 && best > limit ? best : limit;
+      if (round % 8 == 7) {
+        limit = ReduceWarp(limit, Max());
+      }
+    }
+    return Winner(best, best_token);
+  }
+
+  __device__ void Consider(float logit, int32_t token_id, double& best, int32_t& best_token) {
+    const double score = static_cast<double>((logit - max_) / row_.temperature) +
+                         Gumbel(NoiseBits(noise_, token_id));
+    if (best_token < 0 || score > best || (score == best && token_id < best_token)) {
+      best = score;
+      best_token = token_id;
+    }
+  }
+
+  // The largest score, ties by lower id.
+  __device__ int32_t Winner(double best, int32_t best_token) {
+    const double top =
+        ReduceBlock(best_token >= 0 ? best : -__builtin_huge_val(), Max(), shared_.doubles);
     const uint64_t key = best_token >= 0 && best == top
                              ? 0xffffffffU - static_cast<uint32_t>(best_token)
                              : uint64_t{0};
     return TokenOf(ReduceBlock(key, Max(), shared_.words));
   }
 
-  __device__ float max() const { return max_; }
+  // Of the tokens from rank key `cut` up.
+  __device__ double Mass(uint64_t cut) {
+    double mass = 0;
+    for (int32_t i = thread_; i < vocab_size_; i += kThreads) {
+      mass += RankKey(logits_[i], i) >= cut ? static_cast<double>(Weight(logits_[i])) : 0.0;
+    }
+    return ReduceBlock(mass, Add(), shared_.doubles);
+  }
 
- private:
+  __device__ int64_t Count(uint64_t cut) {
+    uint64_t count = 0;
+    for (int32_t i = thread_; i < vocab_size_; i += kThreads) {
+      count += RankKey(logits_[i], i) >= cut ? 1U : 0U;
+    }
+    return static_cast<int64_t>(ReduceBlock(count, Add(), shared_.words));
+  }
+
+  // The slow way, for flat distributions: the largest cut whose set is large enough, bit by bit.
+  __device__ uint64_t Cut(bool has_top_k, bool has_top_p) {
+    uint64_t cut = 0;
+    for (int32_t bit = 63; has_top_k && bit >= 0; --bit) {
+      const uint64_t higher = cut | (uint64_t{1} << bit);
+      cut = Count(higher) >= row_.top_k ? higher : cut;
+    }
+    if (has_top_p) {
+      const double wanted = static_cast<double>(row_.top_p) * Mass(cut);
+      uint64_t nucleus = 0;
+      for (int32_t bit = 63; bit >= 0; --bit) {
+        const uint64_t higher = nucleus | (uint64_t{1} << bit);
+        nucleus = Mass(higher) >= wanted ? higher : nucleus;
+      }
+      cut = Max()(cut, nucleus);
+    }
+    return Max()(cut, FloorOfMinP());
+  }
+
   const float* logits_;
-  int32_t vocab_size_;
+  const int32_t vocab_size_;
   const SampleCudaRow& row_;
   Shared& shared_;
+  const int32_t thread_;
+  const uint64_t noise_;
+  uint64_t best_ = 0;
   float max_ = 0;
+  double sum_ = 0;  // of exp(logit - max)
 };
 
-__global__ void __launch_bounds__(kThreads) SampleKernel(const SampleCudaArgs args) {
+__global__ void __launch_bounds__(kThreads)
+    ChooseKernel(const SampleCudaArgs args, const Workspace workspace) {
   __shared__ Shared shared;
+  WaitForPreviousKernel();
+  AllowNextKernel();
   const SampleCudaRow row = args.rows[blockIdx.x];
   const float* logits = args.logits + int64_t{row.logits_row} * args.vocab_size;
+  const int64_t pieces = int64_t{blockIdx.x} * NumPieces(args.vocab_size);
   Row work(logits, args.vocab_size, row, shared);
   SampleCudaResult result = {-1, 0};
-  const bool is_sound = work.IsSound();
-  const uint64_t best = work.Best();
-  if (is_sound && work.max() != -INFINITY) {
-    const double log_sum = static_cast<double>(work.max()) + log(work.Mass(0, 1.0F));
-    result.token_id = row.forced_token;
-    if (row.forced_token < 0) {
-      result.token_id = row.temperature == 0.0F ? TokenOf(best) : work.Draw(work.Cut());
-    }
+  if (work.Merge(workspace.scans + pieces)) {
+    result.token_id = row.forced_token >= 0 ? row.forced_token
+                                            : work.Choose(workspace.peaks + pieces * kScanThreads);
     if (result.token_id >= 0) {
-      result.logprob = static_cast<float>(static_cast<double>(logits[result.token_id]) - log_sum);
+      result.logprob =
+          static_cast<float>(static_cast<double>(logits[result.token_id]) - work.log_sum());
     }
   }
   if (threadIdx.x == 0) {
@@ -209,20 +360,34 @@ __global__ void __launch_bounds__(kThreads) SampleKernel(const SampleCudaArgs ar
 }
 
 }  // namespace
+}  // namespace sample
 
-size_t SampleWorkspaceBytes(int32_t /*num_rows*/, int32_t /*vocab_size*/) {
-  return 0;
+size_t SampleWorkspaceBytes(int32_t num_rows, int32_t vocab_size) {
+  return static_cast<size_t>(num_rows) * static_cast<size_t>(sample::NumPieces(vocab_size)) *
+         (sizeof(sample::Scan) + sample::kScanThreads * sizeof(float));
 }
 
 cudaError_t LaunchSample(const SampleCudaArgs& args, cudaStream_t stream) {
-  if (args.vocab_size < 1) {
+  if (args.vocab_size < 1 || args.num_rows > 65535) {
     return cudaErrorInvalidValue;
   }
   if (args.num_rows == 0) {
     return cudaSuccess;
   }
-  SampleKernel<<<static_cast<unsigned>(args.num_rows), kThreads, 0, stream>>>(args);
-  return cudaGetLastError();
+  const sample::Workspace workspace = sample::Carve(args);
+  const auto rows = static_cast<unsigned>(args.num_rows);
+  const cudaError_t error =
+      LaunchOverlapping(sample::ScanKernel,
+                        dim3(static_cast<unsigned>(sample::NumPieces(args.vocab_size)), rows),
+                        sample::kScanThreads,
+                        0,
+                        stream,
+                        args,
+                        workspace);
+  return error != cudaSuccess
+             ? error
+             : LaunchOverlapping(
+                   sample::ChooseKernel, dim3(rows), sample::kThreads, 0, stream, args, workspace);
 }
 
 }  // namespace ringserve::cuda

@@ -17,6 +17,16 @@ endfunction()
 ringserve_gpu_program(gpu_test
   kernels/attention_cuda_test.cc
   kernels/matmul_cuda_test.cc
+  kernels/sample_cuda_test.cc
+  kernels/step_cuda_test.cc
+  ${PROJECT_SOURCE_DIR}/engine/sample/sampler.cc
+  ${PROJECT_SOURCE_DIR}/engine/sample/select.cc
+  ${PROJECT_SOURCE_DIR}/engine/sample/softmax.cc
+  ${PROJECT_SOURCE_DIR}/kernels/rmsnorm_ref.cc
+  ${PROJECT_SOURCE_DIR}/kernels/rope_angles.cc
+  ${PROJECT_SOURCE_DIR}/kernels/rope_ref.cc
+  ${PROJECT_SOURCE_DIR}/kernels/swiglu_ref.cc
+  ${PROJECT_SOURCE_DIR}/kernels/thread_pool.cc
   LIBRARIES Catch2::Catch2WithMain)
 
 ringserve_gpu_program(attention_cuda_bench
