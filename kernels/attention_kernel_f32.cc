@@ -7,9 +7,8 @@
 #include <limits>
 
 #include "kernels/attention_kernel.h"
+#include "kernels/simd_targets.h"
 
-// Register blocks are arrays of vectors, which types of unknown size cannot form.
-#define HWY_DISABLED_TARGETS (HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/attention_kernel_f32.cc"
 #include <hwy/cache_control.h>

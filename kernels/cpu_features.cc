@@ -3,9 +3,12 @@
 #include <algorithm>
 #include <cmath>
 #include <fstream>
-#include <hwy/highway.h>
 #include <sched.h>
 #include <string>
+
+#include "kernels/simd_targets.h"
+// Behind it.
+#include <hwy/highway.h>
 
 namespace ringserve {
 namespace {
@@ -48,7 +51,7 @@ bool HasBf16Dot() {
 }
 
 std::string CpuKernelNames() {
-  const int64_t supported = hwy::SupportedTargets();
+  const int64_t supported = hwy::SupportedTargets() & ~int64_t{HWY_DISABLED_TARGETS};
   const std::string name = hwy::TargetName(supported & -supported);  // the lowest bit is the best
   return HasBf16Dot() ? name + " + AVX512_BF16" : name;
 }

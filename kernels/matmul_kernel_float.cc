@@ -4,9 +4,8 @@
 
 #include "kernels/matmul_kernel.h"
 #include "kernels/matmul_layout.h"
+#include "kernels/simd_targets.h"
 
-// Register blocks are arrays of vectors, which types of unknown size cannot form.
-#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/matmul_kernel_float.cc"
 #include <hwy/foreach_target.h>

@@ -2,9 +2,9 @@
 #include <cmath>
 
 #include "kernels/rmsnorm.h"
+#include "kernels/simd_targets.h"
 #include "kernels/thread_pool.h"
 
-#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/rmsnorm_cpu.cc"
 #include <hwy/foreach_target.h>

@@ -2,10 +2,9 @@
 #include <cstring>
 
 #include "kernels/rope.h"
+#include "kernels/simd_targets.h"
 #include "kernels/thread_pool.h"
 
-// A rotation is elementwise, so vectors of unknown size would do too, but four lanes must fit.
-#define HWY_DISABLED_TARGETS (HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/rope_cpu.cc"
 #include <hwy/foreach_target.h>

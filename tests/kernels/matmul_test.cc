@@ -3,7 +3,6 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <hwy/highway.h>
 #include <limits>
 #include <string>
 #include <vector>

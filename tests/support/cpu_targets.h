@@ -2,16 +2,19 @@
 #pragma once
 
 #include <cstdint>
-#include <hwy/highway.h>
 #include <vector>
+
+#include "kernels/simd_targets.h"
+// Behind it.
+#include <hwy/highway.h>
 
 namespace ringserve {
 
-// As HWY_AVX2 and the like. Those left out share their code with others, or are not compiled.
+// As HWY_AVX2 and the like, those that kernels are compiled for.
 inline std::vector<int64_t> CpuTargets() {
   hwy::SetSupportedTargetsForTest(0);
   std::vector<int64_t> targets;
-  for (int64_t left = hwy::SupportedTargets() & ~(HWY_SSSE3 | HWY_AVX3_DL); left != 0;
+  for (int64_t left = hwy::SupportedTargets() & ~int64_t{HWY_DISABLED_TARGETS}; left != 0;
        left &= left - 1) {
     targets.push_back(left & -left);
   }
