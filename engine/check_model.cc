@@ -86,8 +86,10 @@ void CheckPlan(const EngineConfig& config, const ModelConfig& model, Problems& p
   }
   const DType dtype = RunDType(config.model.dtype, model);
   problems.Add(backend->CheckModel(model, dtype));
-  if (fits) {
-    problems.Add(PlanMemory(config, model, dtype, *backend).status());
+  MemoryPlan plan;
+  if (fits && problems.Take(PlanMemory(config, model, dtype, *backend), plan)) {
+    problems.Add(backend->CheckMemory(
+        {.device_bytes = plan.device_bytes(), .pinned_bytes = plan.pinned_bytes()}));
   }
 }
 

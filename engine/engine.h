@@ -45,6 +45,7 @@ class Engine {
  public:
   // Loads the model (reporting progress in (0, 1] to `progress` if not null), allocates everything
   // that the plan says, and starts the engine thread. `sink` must outlive the engine.
+  // RESOURCE_EXHAUSTED, before anything is loaded, if the device has less memory than the plan.
   struct Options {
     EngineConfig config;
     void (*progress)(double fraction, void* context) = nullptr;

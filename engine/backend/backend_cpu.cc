@@ -9,6 +9,7 @@
 
 #include <fmt/format.h>
 
+#include "engine/backend/host_memory.h"
 #include "engine/base/check.h"
 #include "engine/sample/sampler.h"
 #include "kernels/cpu_features.h"
@@ -73,9 +74,10 @@ class CpuBackend final : public Backend {
     return absl::OkStatus();
   }
 
-  // Memory is taken as it is touched; the system refuses what it cannot promise in Allocate.
-  absl::Status CheckMemory(const BackendMemory& /*wanted*/) const override {
-    return absl::OkStatus();
+  // Pages are taken as they are touched: without this a plan too large would meet the system's
+  // killer in the middle of a load, or later.
+  absl::Status CheckMemory(const BackendMemory& wanted) const override {
+    return CheckHostMemory(wanted, HostMemoryBytes());
   }
 
   absl::StatusOr<Buffer> Allocate(size_t bytes, MemoryKind /*kind*/) override {

@@ -110,6 +110,10 @@ TEST_CASE("Device and pool are held to the plan") {
         std::vector<std::string>{
             copy.dir / "c.json: memory.device_bytes: 1000 hold 0 blocks of 196608 bytes; one "
                        "session of rings.buffer_size 1024 needs 16 blocks, 3145728 bytes"});
+  copy.config["memory"]["device_bytes"] = int64_t{1} << 48;
+  const CheckReport report = copy.Check();
+  REQUIRE(report.problems.size() == 1);
+  CHECK(report.problems[0].starts_with(copy.dir / "c.json: the plan needs "));
 }
 
 TEST_CASE("What is not there is said once") {

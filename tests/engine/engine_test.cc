@@ -112,6 +112,14 @@ TEST_CASE("an engine that cannot be is refused with the reason") {
   large.config = FairytaleConfig();
   large.config.rings.buffer_size = 4096;
   REQUIRE(!Engine::Create(std::move(large), sink).ok());
+  Engine::Options huge;
+  huge.config = FairytaleConfig();
+  huge.config.memory.device_bytes = int64_t{1} << 48;
+  huge.progress = [](double, void*) { FAIL("it was loaded"); };
+  REQUIRE(Engine::Plan(huge.config).ok());
+  const absl::Status too_large = Engine::Create(std::move(huge), sink).status();
+  REQUIRE(too_large.code() == absl::StatusCode::kResourceExhausted);
+  REQUIRE(too_large.message().find("bytes (262144.0 GiB) of ") != std::string::npos);
 }
 
 TEST_CASE("bad requests are refused at the door") {
