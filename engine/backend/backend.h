@@ -119,6 +119,14 @@ class Backend {
   virtual absl::Status RopeAppend(const RopeAppendArgs& args) = 0;
   virtual absl::Status Attention(const AttentionArgs& args) = 0;
   virtual absl::Status SwiGlu(const SwiGluArgs& args) = 0;
+
+  // The product, then the activation of its result. What product.out holds afterwards is undefined:
+  // a backend that can do both at once does not write it.
+  virtual absl::Status MatMulSwiGlu(const MatMulArgs& product, const SwiGluArgs& activation) {
+    RETURN_IF_ERROR(MatMul(product));
+    return SwiGlu(activation);
+  }
+
   virtual absl::Status Sample(const SampleArgs& args) = 0;
   virtual absl::Status EndStep() = 0;
   // Blocks until the oldest step that ended and was not awaited yet has run.

@@ -11,6 +11,7 @@
 #include <cuda_runtime.h>
 #include <fmt/format.h>
 
+#include "engine/backend/cuda_copies.h"
 #include "engine/backend/cuda_device.h"
 #include "engine/backend/cuda_graph.h"
 #include "engine/backend/cuda_loader.h"
@@ -34,16 +35,20 @@ namespace ringserve {
 namespace {
 
 constexpr int32_t kMaxHostThreads = 16;
+constexpr size_t kLargeCopyBytes = size_t{64} << 10;  // worth ordering a stream of its own
 // Whole waves of split decode items from batch 1 on; shorter splits cost merges (H200).
 constexpr int64_t kSplitSize = 2048;
 
 class CudaBackend final : public Backend {
  public:
-  CudaBackend(CudaDevice device, CudaStream stream, int32_t num_threads)
-      : device_(std::move(device)), stream_(std::move(stream)), pool_(num_threads) {}
+  CudaBackend(CudaDevice device, CudaStream stream, CudaCopies copies, int32_t num_threads)
+      : device_(std::move(device)),
+        stream_(std::move(stream)),
+        copies_(std::move(copies)),
+        pool_(num_threads) {}
 
   // What is under way uses memory that is about to be freed.
-  ~CudaBackend() override { static_cast<void>(cudaStreamSynchronize(stream_.get())); }
+  ~CudaBackend() override { static_cast<void>(cudaDeviceSynchronize()); }
 
   BackendInfo info() const override {
     return {.device = "cuda",
@@ -94,6 +99,13 @@ class CudaBackend final : public Backend {
   absl::Status Copy(std::byte* to, const std::byte* from, size_t bytes) override {
     RETURN_IF_ERROR(staging_.Flush(stream_));
     RETURN_IF_ERROR(graph_.Launch(stream_));
+    if (bytes >= kLargeCopyBytes && CudaCopies::Fits(to, from)) {
+      return copies_.Add(to, from, bytes, stream_);
+    }
+    if (copies_.IsBusy()) {
+      RETURN_IF_ERROR(copies_.Join(stream_, to, bytes));
+      RETURN_IF_ERROR(copies_.Join(stream_, from, bytes));
+    }
     return FromCuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_.get()), "copy");
   }
 
@@ -110,7 +122,7 @@ class CudaBackend final : public Backend {
 
   absl::Status Embed(const EmbedArgs& args) override {
     RETURN_IF_ERROR(staging_.Flush(stream_));
-    return FromCuda(cuda::LaunchEmbed(args, FeedbackOf(step_ - 1), stream_.get()), "embed");
+    return FromCuda(cuda::LaunchEmbed(args, sampler_.ids_before(), stream_.get()), "embed");
   }
 
   absl::Status RmsNorm(const RmsNormArgs& args) override {
@@ -128,6 +140,9 @@ class CudaBackend final : public Backend {
 
   absl::Status RopeAppend(const RopeAppendArgs& args) override {
     RETURN_IF_ERROR(staging_.Flush(stream_));
+    if (args.kv.layer == 0 && copies_.IsBusy()) {
+      RETURN_IF_ERROR(copies_.Join(stream_, args.kv, tiles_->entries, graph_));
+    }
     return FromCuda(cuda::LaunchRopeAppend(args, stream_.get()), "rope and append");
   }
 
@@ -137,27 +152,29 @@ class CudaBackend final : public Backend {
     return FromCuda(cuda::LaunchSwiGlu(args, stream_.get()), "swiglu");
   }
 
-  absl::Status Sample(const SampleArgs& args) override;
+  absl::Status MatMulSwiGlu(const MatMulArgs& product, const SwiGluArgs& activation) override {
+    if (!matmul_->has_gated() || product.weight.rows % 16 != 0 ||
+        activation.out_dtype != product.weight.dtype) {
+      return Backend::MatMulSwiGlu(product, activation);
+    }
+    return FromCuda(
+        matmul_->LaunchGated({product.x, product.weight, activation.out, product.num_rows},
+                             stream_.get()),
+        "matmul and swiglu");
+  }
+
+  absl::Status Sample(const SampleArgs& args) override {
+    return sampler_.Sample(args, {.staging = staging_, .graph = graph_, .stream = stream_});
+  }
+
   absl::Status EndStep() override;
   absl::Status AwaitStep() override;
   absl::Status Synchronize() override;
 
  private:
-  // Results on their way into `to`.
-  struct Pending {
-    const cuda::SampleCudaResult* from = nullptr;
-    std::span<ScoredToken> to;
-  };
-
-  static void Deliver(std::vector<Pending>& results);
-
-  // The ids that step `step` sampled, by the order of its results.
-  int32_t* FeedbackOf(int64_t step) const { return feedback_ + (step & 1) * max_results_; }
-
-  absl::Status SampleOnHost(const SampleArgs& args, size_t first, size_t count, int32_t result);
-
   const CudaDevice device_;
   CudaStream stream_;
+  CudaCopies copies_;
   ThreadPool pool_;
   std::optional<CudaLoader> loader_;  // until steps are prepared
 
@@ -169,18 +186,14 @@ class CudaBackend final : public Backend {
   std::unique_ptr<cuda::MatMulDevice> matmul_;
   cuda::AttentionPlanShape plan_shape_;
   int64_t max_partials_ = 0;
-  int32_t* feedback_ = nullptr;
-  int64_t max_results_ = 0;
+  CudaSampler sampler_;
 
   // The step at hand.
   CudaGraph graph_;
-  int64_t step_ = 0;
   const TilePlan* tiles_ = nullptr;
   cuda::PackedAttentionPlan packed_;
   cuda::AttentionPlanView plan_;
-  int32_t num_blocks_ = 0;  // that the plan's entries reach
-  // Of each slot of the staging: what its step sampled, until it was awaited.
-  std::array<std::vector<Pending>, CudaStaging::kNumSlots> pending_;
+  int32_t num_blocks_ = 0;     // that the plan's entries reach
   std::deque<int32_t> ended_;  // slots of the steps to be awaited, oldest first
 };
 
@@ -198,8 +211,12 @@ absl::Status CudaBackend::PrepareSteps(const ModelConfig& config,
   ASSIGN_OR_RETURN(pinned_memory_, AllocatePinnedMemory(static_cast<size_t>(at_.pinned_bytes)));
   std::byte* device = device_memory_.data();
   ASSIGN_OR_RETURN(staging_, CudaStaging::Create(at_.staging, device, pinned_memory_.data()));
-  feedback_ = reinterpret_cast<int32_t*>(device + at_.feedback);
-  max_results_ = at_.staging.max_results;
+  sampler_ = CudaSampler({.workspace = device + at_.sample,
+                          .feedback = reinterpret_cast<int32_t*>(device + at_.feedback),
+                          .max_results = at_.staging.max_results,
+                          .logits = reinterpret_cast<float*>(pinned_memory_.data() + at_.logits),
+                          .ids = reinterpret_cast<int32_t*>(pinned_memory_.data() + at_.ids)},
+                         pool_);
   max_partials_ = limits.max_partials;
   plan_shape_ = {.layout = {.block_size = limits.block_size,
                             .num_layers = config.num_layers,
@@ -245,7 +262,7 @@ absl::StatusOr<Matrix> CudaBackend::PackMatrix(std::span<const HostTensor> parts
 }
 
 absl::Status CudaBackend::BeginStep(const TilePlan& tiles) {
-  ++step_;
+  sampler_.BeginStep();
   RETURN_IF_ERROR(staging_.Begin());
   tiles_ = &tiles;
   if (const char* problem = cuda::PackAttentionPlan(tiles, plan_shape_, packed_);
@@ -295,89 +312,6 @@ absl::Status CudaBackend::Attention(const AttentionArgs& args) {
                   "attention");
 }
 
-absl::Status CudaBackend::Sample(const SampleArgs& args) {
-  ASSIGN_OR_RETURN(const CudaStaging::Samples samples, staging_.TakeSamples(args.rows.size()));
-  int32_t* feedback = FeedbackOf(step_);
-  // Runs of rows that the same side samples; results keep their places.
-  for (size_t first = 0; first < args.rows.size();) {
-    const bool on_device = SamplesOnDevice(args.rows[first]);
-    size_t end = first;
-    while (end < args.rows.size() && SamplesOnDevice(args.rows[end]) == on_device) {
-      ++end;
-    }
-    if (!on_device) {
-      RETURN_IF_ERROR(
-          SampleOnHost(args, first, end - first, samples.first + static_cast<int32_t>(first)));
-      first = end;
-      continue;
-    }
-    for (size_t i = first; i < end; ++i) {
-      samples.rows[i] = DeviceRow(args.rows[i]);
-      samples.rows[i].feedback_slot = samples.first + static_cast<int32_t>(i);
-    }
-    RETURN_IF_ERROR(FromCuda(cuda::LaunchSample({.logits = args.logits,
-                                                 .vocab_size = args.vocab_size,
-                                                 .rows = samples.rows + first,
-                                                 .num_rows = static_cast<int32_t>(end - first),
-                                                 .results = samples.results + first,
-                                                 .feedback = feedback,
-                                                 .workspace = device_memory_.data() + at_.sample},
-                                                stream_.get()),
-                             "sampling"));
-    pending_[static_cast<size_t>(staging_.slot())].push_back(
-        {.from = samples.results + first, .to = args.results.subspan(first, end - first)});
-    first = end;
-  }
-  return absl::OkStatus();
-}
-
-// Rows that need their request's history or alternatives: the logits come down, the ids go up.
-absl::Status CudaBackend::SampleOnHost(const SampleArgs& args,
-                                       size_t first,
-                                       size_t count,
-                                       int32_t result) {
-  auto* logits = reinterpret_cast<float*>(pinned_memory_.data() + at_.logits);
-  auto* ids = reinterpret_cast<int32_t*>(pinned_memory_.data() + at_.ids);
-  const auto row_bytes = static_cast<size_t>(args.vocab_size) * sizeof(float);
-  for (size_t done = 0; done < count;) {
-    const size_t now = std::min(count - done, static_cast<size_t>(kHostSampleRows));
-    for (size_t i = 0; i < now; ++i) {
-      const int64_t row = args.rows[first + done + i].logits_row;
-      RETURN_IF_ERROR(Copy(reinterpret_cast<std::byte*>(logits) + i * row_bytes,
-                           reinterpret_cast<const std::byte*>(args.logits + row * args.vocab_size),
-                           row_bytes));
-    }
-    RETURN_IF_ERROR(FromCuda(cudaStreamSynchronize(stream_.get()), "a step"));
-    pool_.ParallelFor(static_cast<int64_t>(now), 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const size_t index = first + done + static_cast<size_t>(i);
-        args.results[index] =
-            SampleLogits(logits + i * args.vocab_size, args.vocab_size, args.rows[index]);
-        ids[i] = args.results[index].token.token_id;
-      }
-    });
-    RETURN_IF_ERROR(
-        Copy(reinterpret_cast<std::byte*>(FeedbackOf(step_) + result + static_cast<int32_t>(done)),
-             reinterpret_cast<const std::byte*>(ids),
-             now * sizeof(int32_t)));
-    done += now;
-    if (done < count) {
-      RETURN_IF_ERROR(FromCuda(cudaStreamSynchronize(stream_.get()), "a step"));
-    }
-  }
-  return absl::OkStatus();
-}
-
-void CudaBackend::Deliver(std::vector<Pending>& results) {
-  for (const Pending& pending : results) {
-    for (size_t i = 0; i < pending.to.size(); ++i) {
-      pending.to[i].token = {pending.from[i].token_id, pending.from[i].logprob};
-      pending.to[i].alternatives.clear();
-    }
-  }
-  results.clear();
-}
-
 absl::Status CudaBackend::EndStep() {
   RETURN_IF_ERROR(graph_.Launch(stream_));
   ended_.push_back(staging_.slot());
@@ -391,16 +325,17 @@ absl::Status CudaBackend::AwaitStep() {
   const int32_t slot = ended_.front();
   ended_.pop_front();
   RETURN_IF_ERROR(staging_.Await(slot));
-  Deliver(pending_[static_cast<size_t>(slot)]);
+  sampler_.Deliver(slot);
   return absl::OkStatus();
 }
 
 absl::Status CudaBackend::Synchronize() {
   RETURN_IF_ERROR(graph_.Launch(stream_));
   RETURN_IF_ERROR(FromCuda(cudaStreamSynchronize(stream_.get()), "a step"));
+  RETURN_IF_ERROR(copies_.Await());
   ended_.clear();
-  for (std::vector<Pending>& results : pending_) {
-    Deliver(results);
+  for (int32_t slot = 0; slot < CudaStaging::kNumSlots; ++slot) {
+    sampler_.Deliver(slot);
   }
   return absl::OkStatus();
 }
@@ -410,8 +345,10 @@ absl::Status CudaBackend::Synchronize() {
 absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(int32_t num_threads) {
   ASSIGN_OR_RETURN(CudaDevice device, FindCudaDevice());
   ASSIGN_OR_RETURN(CudaStream stream, CudaStream::Create());
+  ASSIGN_OR_RETURN(CudaCopies copies, CudaCopies::Create());
   const int32_t threads = num_threads == 0 ? std::min(UsableCpus(), kMaxHostThreads) : num_threads;
-  return std::make_unique<CudaBackend>(std::move(device), std::move(stream), threads);
+  return std::make_unique<CudaBackend>(
+      std::move(device), std::move(stream), std::move(copies), threads);
 }
 
 absl::Status CheckCudaModel(const ModelConfig& config, DType dtype) {

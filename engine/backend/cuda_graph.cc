@@ -9,9 +9,8 @@ CudaGraph::~CudaGraph() {
 }
 
 absl::Status CudaGraph::Begin(const CudaStream& stream) {
-  RETURN_IF_ERROR(
-      FromCuda(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeThreadLocal),
-               "beginning to capture a step"));
+  RETURN_IF_ERROR(FromCuda(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeThreadLocal),
+                           "beginning to capture a step"));
   is_capturing_ = true;
   return absl::OkStatus();
 }

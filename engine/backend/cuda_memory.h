@@ -5,13 +5,11 @@
 #include <cstdint>
 
 #include "engine/backend/backend.h"
+#include "engine/backend/cuda_sampling.h"
 #include "engine/backend/cuda_staging.h"
 #include "kernels/attention_cuda.h"
 
 namespace ringserve {
-
-// Rows of logits that come down at once to be sampled on the host.
-inline constexpr int32_t kHostSampleRows = 16;
 
 struct CudaStepMemory {
   CudaStaging::Sizes staging;  // at offset 0 of both

@@ -150,8 +150,9 @@ absl::Status Model::State::Attend(const StepArrays& step,
 absl::Status Model::State::FeedForward(const LayerWeights& layer, int32_t num_rows) {
   auto* gate_up = Place<float>(at.gate_up);
   auto* activated = Place<std::byte>(at.activated);
-  RETURN_IF_ERROR(backend.MatMul({Place<std::byte>(at.normed), layer.gate_up, gate_up, num_rows}));
-  RETURN_IF_ERROR(backend.SwiGlu({gate_up, activated, num_rows, config.ffn_dim, dtype}));
+  RETURN_IF_ERROR(
+      backend.MatMulSwiGlu({Place<std::byte>(at.normed), layer.gate_up, gate_up, num_rows},
+                           {gate_up, activated, num_rows, config.ffn_dim, dtype}));
   return backend.MatMul({activated, layer.down, Place<float>(at.projected), num_rows});
 }
 

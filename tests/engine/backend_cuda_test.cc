@@ -1,7 +1,11 @@
 // What the CUDA backend refuses, with the sentence that it says; needs no GPU.
 #include "engine/backend/backend_cuda.h"
 
+#include <algorithm>
+#include <cstdint>
+#include <random>
 #include <string>
+#include <vector>
 
 #include "engine/backend/cuda_device.h"
 #include "engine/backend/cuda_memory.h"
@@ -67,6 +71,48 @@ TEST_CASE("auto runs everywhere, cuda only where there is a GPU") {
   } else {
     CHECK((*cuda)->info().device == "cuda");
     CHECK((*MakeBackend(DevicePolicy::kAuto, 1))->info().device == "cuda");
+  }
+}
+
+TEST_CASE("copies beside the steps keep their order") {
+  auto made = MakeBackend(DevicePolicy::kCuda, 1);
+  if (!made.ok()) {
+    WARN("no GPU: copies cannot be tried");
+    return;
+  }
+  Backend& backend = **made;
+  constexpr size_t kBlocks = 24;
+  constexpr size_t kWords = size_t{1} << 18;  // of a block
+  constexpr size_t kBytes = kWords * sizeof(uint32_t);
+  const Buffer device = *backend.Allocate(kBlocks * kBytes, MemoryKind::kDevice);
+  const Buffer pinned = *backend.Allocate(kBlocks * kBytes, MemoryKind::kPinned);
+  const auto at = [&](size_t block) {
+    return block < kBlocks ? device.data() + block * kBytes
+                           : pinned.data() + (block - kBlocks) * kBytes;
+  };
+  std::vector<uint32_t> expected;
+  std::vector<uint32_t> words(kWords);
+  for (uint32_t block = 0; block < 2 * kBlocks; ++block) {
+    std::fill(words.begin(), words.end(), block);
+    REQUIRE(backend.Copy(at(block), reinterpret_cast<const std::byte*>(words.data()), kBytes).ok());
+    REQUIRE(backend.Synchronize().ok());
+    expected.push_back(block);
+  }
+  std::mt19937_64 random(3);
+  for (int i = 0; i < 3000; ++i) {
+    const size_t from = random() % (2 * kBlocks);
+    const size_t to = random() % (2 * kBlocks);
+    if (from != to) {
+      REQUIRE(backend.Copy(at(to), at(from), kBytes).ok());
+      expected[to] = expected[from];
+    }
+  }
+  for (size_t block = 0; block < 2 * kBlocks; ++block) {
+    CAPTURE(block);
+    REQUIRE(backend.Copy(reinterpret_cast<std::byte*>(words.data()), at(block), kBytes).ok());
+    REQUIRE(backend.Synchronize().ok());
+    REQUIRE(std::count(words.begin(), words.end(), expected[block]) ==
+            static_cast<std::ptrdiff_t>(kWords));
   }
 }
 
