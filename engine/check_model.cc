@@ -37,16 +37,11 @@ void CheckTokenizer(const std::string& dir,
                     bool model_is_sound,
                     Problems& problems) {
   const std::string path = (std::filesystem::path(dir) / "tokenizer.json").string();
-  const auto tokenizer = Tokenizer::Load(dir);
-  if (!tokenizer.ok()) {
-    const std::string message(tokenizer.status().message());
-    problems.Add(message.find(path) == std::string::npos ? path + ": " + message : message);
-    return;
-  }
-  if (model_is_sound && (*tokenizer)->vocab_size() > model.vocab_size) {
+  const std::unique_ptr<Tokenizer> tokenizer = Tokenizer::Load(dir, &problems);
+  if (tokenizer != nullptr && model_is_sound && tokenizer->vocab_size() > model.vocab_size) {
     problems.Add(fmt::format("{}: token id {} is not in the model's vocabulary of {}",
                              path,
-                             (*tokenizer)->vocab_size() - 1,
+                             tokenizer->vocab_size() - 1,
                              model.vocab_size));
   }
 }

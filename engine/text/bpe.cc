@@ -6,21 +6,11 @@
 #include <limits>
 
 #include "engine/base/check.h"
+#include "engine/text/bpe_key.h"
+#include "engine/text/utf8.h"
 
 namespace ringserve {
 namespace {
-
-// Up to this many symbols a scan for the lowest rank is faster than a heap.
-constexpr size_t kShortWord = 32;
-
-uint64_t KeyOf(int32_t left, int32_t right) {
-  return static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right);
-}
-
-size_t HashOf(uint64_t key) {
-  key *= 0x9e3779b97f4a7c15;
-  return static_cast<size_t>(key ^ key >> 32);
-}
 
 uint32_t HashOf(std::string_view word) {
   return static_cast<uint32_t>(std::hash<std::string_view>{}(word));
@@ -30,15 +20,31 @@ size_t TableSize(size_t num_entries) {
   return std::bit_ceil(num_entries * 2 + 1);
 }
 
+constexpr uint64_t kNoJoint = ~uint64_t{0};
+
+void InsertKey(uint64_t key, std::vector<uint64_t>* table) {
+  const size_t mask = table->size() - 1;
+  size_t slot = HashOfKey(key) & mask;
+  while ((*table)[slot] != kNoJoint && (*table)[slot] != key) {
+    slot = (slot + 1) & mask;
+  }
+  (*table)[slot] = key;
+}
+
 }  // namespace
 
 Bpe::Bpe(BpeModel model) : model_(std::move(model)), id_of_byte_(256, -1) {
-  for (const BpeToken& token : model_.tokens) {
-    if (token.bytes.size() == 1) {
-      id_of_byte_[static_cast<uint8_t>(token.bytes[0])] = token.id;
+  AddMerges();
+  if (model_.by_character) {
+    AddSymbolTables();
+    AddBorders();
+  } else {
+    for (const BpeToken& token : model_.tokens) {
+      if (token.text.size() == 1) {
+        id_of_byte_[static_cast<uint8_t>(token.text[0])] = token.id;
+      }
     }
   }
-  AddMerges();
   AddWholeWords();
 }
 
@@ -48,7 +54,7 @@ void Bpe::AddMerges() {
   for (size_t rank = 0; rank < model_.merges.size(); ++rank) {
     const BpeMerge& merge = model_.merges[rank];
     const uint64_t key = KeyOf(merge.left, merge.right);
-    size_t slot = HashOf(key) & mask;
+    size_t slot = HashOfKey(key) & mask;
     while (pairs_[slot].rank >= 0 && pairs_[slot].key != key) {
       slot = (slot + 1) & mask;
     }
@@ -58,52 +64,156 @@ void Bpe::AddMerges() {
 
 void Bpe::AddWholeWords() {
   words_.resize(TableSize(model_.tokens.size()));
+  const bool decorated = !model_.continuing_prefix.empty() || !model_.end_suffix.empty();
+  if (decorated && !model_.ignore_merges) {
+    return;
+  }
   const size_t mask = words_.size() - 1;
-  Scratch scratch;
+  ModelScratch scratch;
   std::vector<int32_t> ids;
   for (size_t i = 0; i < model_.tokens.size(); ++i) {
     const BpeToken& token = model_.tokens[i];
     if (!model_.ignore_merges) {
       ids.clear();
-      EncodeByMerging(token.bytes, &scratch, &ids);
+      EncodeByMerging(token.text, &scratch, &ids);
       if (ids.size() != 1 || ids[0] != token.id) {
         continue;
       }
     }
-    const uint32_t hash = HashOf(token.bytes);
+    const uint32_t hash = HashOf(token.text);
     size_t slot = hash & mask;
     while (words_[slot].token >= 0) {
       slot = (slot + 1) & mask;
     }
     words_[slot] = {hash, static_cast<int32_t>(i)};
+    max_word_bytes_ = std::max(max_word_bytes_, token.text.size());
   }
 }
 
-const Bpe::Pair* Bpe::FindMerge(int32_t left, int32_t right) const {
-  const uint64_t key = KeyOf(left, right);
-  const size_t mask = pairs_.size() - 1;
-  for (size_t slot = HashOf(key) & mask; pairs_[slot].rank >= 0; slot = (slot + 1) & mask) {
-    if (pairs_[slot].key == key) {
-      return &pairs_[slot];
+Bpe::Symbols Bpe::MakeSymbols(std::string_view prefix, std::string_view suffix) const {
+  std::vector<int32_t> ids(kMaxCodePoint + 1, -1);
+  for (const BpeToken& token : model_.tokens) {
+    std::string_view text = token.text;
+    if (text.size() <= prefix.size() + suffix.size() || text.rfind(prefix, 0) != 0 ||
+        text.substr(text.size() - suffix.size()) != suffix) {
+      continue;
+    }
+    text.remove_prefix(prefix.size());
+    text.remove_suffix(suffix.size());
+    if (Utf8Length(text[0]) == text.size()) {
+      size_t position = 0;
+      ids[DecodeUtf8(text, &position)] = token.id;
     }
   }
-  return nullptr;
+  return std::make_unique<CharTable<int32_t>>(ids);
+}
+
+void Bpe::AddSymbolTables() {
+  for (const bool inside : {false, true}) {
+    for (const bool last : {false, true}) {
+      const std::string_view prefix = inside ? model_.continuing_prefix : std::string();
+      const std::string_view suffix = last ? model_.end_suffix : std::string();
+      if ((prefix.empty() && inside) || (suffix.empty() && last)) {
+        continue;  // the same as without
+      }
+      symbols_[inside ? 1 : 0][last ? 1 : 0] = MakeSymbols(prefix, suffix);
+    }
+  }
+}
+
+// SentencePiece's vocabularies come without a pre-tokenizer: a text is one word. But most
+// neighbours never merge: a space begins most tokens and is inside of few. If no merge has a left
+// side that ends in the symbol x and a right side that begins with y, then nothing ever merges
+// across xy, and what is on either side can be merged by itself: short and fast. The joints are the
+// pairs xy across which something may merge.
+void Bpe::AddBorders() {
+  int32_t num_ids = model_.unk_id + 1;
+  for (const BpeToken& token : model_.tokens) {
+    num_ids = std::max(num_ids, token.id + 1);
+  }
+  // By id: the symbols that a token begins and ends with, -1 if no way to it is known.
+  std::vector<int32_t> first(static_cast<size_t>(num_ids), -1);
+  std::vector<int32_t> last(static_cast<size_t>(num_ids), -1);
+  for (const int32_t id : SymbolIds()) {
+    first[static_cast<size_t>(id)] = last[static_cast<size_t>(id)] = id;
+  }
+  // Each round goes one step further where merges are not in the order of their making.
+  constexpr int kMaxRounds = 32;
+  bool changed = true;
+  for (int round = 0; changed && round < kMaxRounds; ++round) {
+    changed = false;
+    for (const BpeMerge& merge : model_.merges) {
+      const int32_t new_first = first[static_cast<size_t>(merge.left)];
+      const int32_t new_last = last[static_cast<size_t>(merge.right)];
+      if (new_first < 0 || new_last < 0) {
+        continue;
+      }
+      int32_t& old_first = first[static_cast<size_t>(merge.result)];
+      int32_t& old_last = last[static_cast<size_t>(merge.result)];
+      changed = changed || old_first < 0;
+      if (old_first >= 0 && (old_first != new_first || old_last != new_last)) {
+        return;  // not one answer
+      }
+      old_first = new_first;
+      old_last = new_last;
+    }
+  }
+  if (changed) {
+    return;
+  }
+  std::vector<uint64_t> joints(TableSize(model_.merges.size()), kNoJoint);
+  for (const BpeMerge& merge : model_.merges) {
+    const int32_t left = last[static_cast<size_t>(merge.left)];
+    const int32_t right = first[static_cast<size_t>(merge.right)];
+    if (left >= 0 && right >= 0) {
+      InsertKey(KeyOf(left, right), &joints);
+    }
+  }
+  joints_ = std::move(joints);
+}
+
+std::vector<int32_t> Bpe::SymbolIds() const {
+  std::vector<int32_t> ids = model_.byte_ids;
+  ids.push_back(model_.unk_id);
+  for (const auto& by_place : symbols_) {
+    for (const Symbols& symbols : by_place) {
+      for (char32_t c = 0; symbols != nullptr && c <= kMaxCodePoint; ++c) {
+        ids.push_back((*symbols)[c]);
+      }
+    }
+  }
+  std::erase(ids, -1);
+  return ids;
+}
+
+bool Bpe::MayJoin(int32_t left, int32_t right) const {
+  const uint64_t key = KeyOf(left, right);
+  const size_t mask = joints_.size() - 1;
+  for (size_t slot = HashOfKey(key) & mask; joints_[slot] != kNoJoint; slot = (slot + 1) & mask) {
+    if (joints_[slot] == key) {
+      return true;
+    }
+  }
+  return false;
 }
 
 int32_t Bpe::FindWord(std::string_view word) const {
+  if (word.size() > max_word_bytes_) {
+    return -1;
+  }
   const uint32_t hash = HashOf(word);
   const size_t mask = words_.size() - 1;
   for (size_t slot = hash & mask; words_[slot].token >= 0; slot = (slot + 1) & mask) {
     const BpeToken& token = model_.tokens[static_cast<size_t>(words_[slot].token)];
-    if (words_[slot].hash == hash && token.bytes == word) {
+    if (words_[slot].hash == hash && token.text == word) {
       return token.id;
     }
   }
   return -1;
 }
 
-void Bpe::Encode(std::string_view word, Scratch* scratch, std::vector<int32_t>* out) const {
-  RS_DCHECK(word.size() <= size_t{1} << 30);
+void Bpe::Encode(std::string_view word, ModelScratch* scratch, std::vector<int32_t>* out) const {
+  RS_DCHECK(word.size() <= kMaxWordBytes);
   if (const int32_t id = FindWord(word); id >= 0) {
     out->push_back(id);
   } else {
@@ -112,19 +222,32 @@ void Bpe::Encode(std::string_view word, Scratch* scratch, std::vector<int32_t>* 
 }
 
 void Bpe::EncodeByMerging(std::string_view word,
-                          Scratch* scratch,
+                          ModelScratch* scratch,
                           std::vector<int32_t>* out) const {
-  scratch->ids.clear();
-  AddSymbols(word, &scratch->ids);
-  if (scratch->ids.size() <= kShortWord) {
-    MergeShort(&scratch->ids);
+  std::vector<int32_t>& ids = scratch->ids;
+  ids.clear();
+  if (model_.by_character) {
+    AddCharacterSymbols(word, &ids);
   } else {
-    MergeLong(scratch);
+    AddByteSymbols(word, &ids);
   }
-  out->insert(out->end(), scratch->ids.begin(), scratch->ids.end());
+  for (size_t begin = 0; begin < ids.size();) {
+    size_t end = ids.size();
+    if (!joints_.empty()) {
+      end = begin + 1;
+      while (end < ids.size() && MayJoin(ids[end - 1], ids[end])) {
+        ++end;
+      }
+    }
+    int32_t* piece = ids.data() + begin;
+    const size_t count = end - begin <= kShortWord ? MergeShort(piece, end - begin)
+                                                   : MergeLong(piece, end - begin, scratch);
+    out->insert(out->end(), piece, piece + count);
+    begin = end;
+  }
 }
 
-void Bpe::AddSymbols(std::string_view word, std::vector<int32_t>* ids) const {
+void Bpe::AddByteSymbols(std::string_view word, std::vector<int32_t>* ids) const {
   bool after_unk = false;
   for (const char byte : word) {
     const int32_t id = id_of_byte_[static_cast<uint8_t>(byte)];
@@ -137,85 +260,55 @@ void Bpe::AddSymbols(std::string_view word, std::vector<int32_t>* ids) const {
   }
 }
 
-void Bpe::MergeShort(std::vector<int32_t>* ids) const {
-  constexpr int32_t kNone = std::numeric_limits<int32_t>::max();
-  int32_t ranks[kShortWord];
-  size_t count = ids->size();
-  const auto rank_at = [&](size_t i) {
-    const Pair* pair = i + 1 < count ? FindMerge((*ids)[i], (*ids)[i + 1]) : nullptr;
-    return pair == nullptr ? kNone : pair->rank;
-  };
-  for (size_t i = 0; i < count; ++i) {
-    ranks[i] = rank_at(i);
+// As in the library an unk waits for the next character that has a token, and so comes after the
+// bytes of characters in between.
+void Bpe::AddCharacterSymbols(std::string_view word, std::vector<int32_t>* ids) const {
+  bool unk_waits = false;
+  for (size_t position = 0; position < word.size();) {
+    const size_t begin = position;
+    const char32_t c = DecodeUtf8(word, &position);
+    const bool inside = begin > 0 && !model_.continuing_prefix.empty();
+    const bool last = position == word.size() && !model_.end_suffix.empty();
+    const int32_t id = (*symbols_[inside ? 1 : 0][last ? 1 : 0])[c];
+    if (id >= 0) {
+      if (unk_waits) {
+        ids->push_back(model_.unk_id);
+        unk_waits = false;
+      }
+      ids->push_back(id);
+      continue;
+    }
+    if (!model_.byte_ids.empty()) {
+      std::string text(inside ? model_.continuing_prefix : "");
+      text.append(word.substr(begin, position - begin)).append(last ? model_.end_suffix : "");
+      if (AddFallback(text, ids)) {
+        continue;
+      }
+    }
+    if (model_.unk_id >= 0) {
+      if (unk_waits && !model_.fuse_unk) {
+        ids->push_back(model_.unk_id);
+      }
+      unk_waits = true;
+    }
   }
-  while (count > 1) {
-    const auto best = static_cast<size_t>(std::min_element(ranks, ranks + count) - ranks);
-    if (ranks[best] == kNone) {
-      break;
-    }
-    (*ids)[best] = model_.merges[static_cast<size_t>(ranks[best])].result;
-    ids->erase(ids->begin() + static_cast<std::ptrdiff_t>(best) + 1);
-    std::copy(ranks + best + 2, ranks + count, ranks + best + 1);
-    --count;
-    ranks[best] = rank_at(best);
-    if (best > 0) {
-      ranks[best - 1] = rank_at(best - 1);
-    }
+  if (unk_waits) {
+    ids->push_back(model_.unk_id);
   }
 }
 
-void Bpe::MergeLong(Scratch* scratch) const {
-  std::vector<int32_t>& ids = scratch->ids;
-  auto& heap = scratch->heap;
-  const auto count = static_cast<int32_t>(ids.size());
-  scratch->previous.resize(ids.size());
-  scratch->next.resize(ids.size());
-  heap.clear();
-  const auto id_at = [&](int32_t place) -> int32_t& { return ids[static_cast<size_t>(place)]; };
-  const auto previous = [&](int32_t place) -> int32_t& {
-    return scratch->previous[static_cast<size_t>(place)];
-  };
-  const auto next = [&](int32_t place) -> int32_t& {
-    return scratch->next[static_cast<size_t>(place)];
-  };
-  const auto push = [&](int32_t place) {
-    if (place >= 0 && next(place) < count) {
-      if (const Pair* pair = FindMerge(id_at(place), id_at(next(place)))) {
-        heap.emplace_back(pair->rank, place);
-        std::push_heap(heap.begin(), heap.end(), std::greater<>());
-      }
+// False, and nothing added, if not all bytes have tokens.
+bool Bpe::AddFallback(std::string_view text, std::vector<int32_t>* ids) const {
+  const size_t before = ids->size();
+  for (const char byte : text) {
+    const int32_t id = model_.byte_ids[static_cast<uint8_t>(byte)];
+    if (id < 0) {
+      ids->resize(before);
+      return false;
     }
-  };
-  for (int32_t i = 0; i < count; ++i) {
-    previous(i) = i - 1;
-    next(i) = i + 1;
+    ids->push_back(id);
   }
-  for (int32_t i = 0; i < count; ++i) {
-    push(i);
-  }
-  while (!heap.empty()) {
-    std::pop_heap(heap.begin(), heap.end(), std::greater<>());
-    const auto [rank, place] = heap.back();
-    heap.pop_back();
-    // The pair may be gone: one of the two has merged with another since.
-    if (id_at(place) < 0 || next(place) >= count) {
-      continue;
-    }
-    const int32_t right = next(place);
-    const Pair* pair = FindMerge(id_at(place), id_at(right));
-    if (pair == nullptr || pair->rank != rank) {
-      continue;
-    }
-    id_at(place) = pair->result;
-    id_at(right) = -1;
-    next(place) = next(right);
-    if (next(place) < count) {
-      previous(next(place)) = place;
-    }
-    push(previous(place));
-    push(place);
-  }
-  std::erase(ids, -1);
+  return true;
 }
 
 }  // namespace ringserve

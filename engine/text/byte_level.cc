@@ -24,6 +24,18 @@ constexpr std::array<int16_t, kAlphabetEnd> MakeAlphabet() {
 
 constexpr auto kByteOf = MakeAlphabet();
 
+constexpr std::array<char32_t, 256> MakeCharacters() {
+  std::array<char32_t, 256> character_of{};
+  for (size_t c = 0; c < kAlphabetEnd; ++c) {
+    if (kByteOf[c] >= 0) {
+      character_of[static_cast<size_t>(kByteOf[c])] = static_cast<char32_t>(c);
+    }
+  }
+  return character_of;
+}
+
+constexpr auto kCharacterOf = MakeCharacters();
+
 }  // namespace
 
 std::optional<std::string> BytesOfToken(std::string_view token) {
@@ -36,6 +48,12 @@ std::optional<std::string> BytesOfToken(std::string_view token) {
     bytes.push_back(static_cast<char>(kByteOf[c]));
   }
   return bytes;
+}
+
+void AppendByteLevel(std::string_view bytes, std::string* out) {
+  for (const char byte : bytes) {
+    AppendUtf8(kCharacterOf[static_cast<uint8_t>(byte)], out);
+  }
 }
 
 }  // namespace ringserve

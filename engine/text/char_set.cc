@@ -91,12 +91,11 @@ std::optional<CharSet> GeneralCategory(std::string_view name) {
   if (!found) {
     return std::nullopt;
   }
-  const std::span<const uint32_t> runs = CategoryRuns();
+  static const std::vector<CodePointRun> runs = UnpackRuns(PackedCategories());
   std::vector<CharSet::Range> ranges;
-  for (size_t i = 0; i < runs.size(); ++i) {
-    if (in_set[runs[i] & 31]) {
-      const char32_t last = i + 1 < runs.size() ? (runs[i + 1] >> 5) - 1 : kMaxCodePoint;
-      ranges.push_back({runs[i] >> 5, last});
+  for (const CodePointRun& run : runs) {
+    if (in_set[run.value]) {
+      ranges.push_back({run.first, run.last});
     }
   }
   return CharSet::FromRanges(std::move(ranges));

@@ -1,258 +1,274 @@
 #include "engine/text/pretokenizer.h"
 
+#include <algorithm>
+#include <cstring>
+#include <optional>
+#include <utility>
+
 #include <fmt/format.h>
 
 #include "engine/base/json_reader.h"
+#include "engine/text/pretokenizer_stages.h"
+#include "engine/text/utf8.h"
 
 namespace ringserve {
 namespace {
 
-constexpr size_t kMaxStages = 16;
+constexpr size_t kMaxStages = 64;
+constexpr int kMaxDepth = 8;
+constexpr size_t kBlockBytes = size_t{64} << 10;
 // What ByteLevel splits by unless told not to (GPT-2's).
 constexpr std::string_view kByteLevelPattern =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
-absl::Status Invalid(const std::string& path, std::string_view message) {
-  return absl::InvalidArgumentError(fmt::format("{}: {}", path, message));
+using Stages = std::vector<PreTokenizerStagePtr>;
+
+absl::StatusOr<SplitBehavior> ReadBehavior(JsonReader* reader) {
+  ASSIGN_OR_RETURN(
+      const std::string name,
+      reader->Enum("behavior",
+                   {"Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous"}));
+  return name == "Removed"              ? SplitBehavior::kRemoved
+         : name == "Isolated"           ? SplitBehavior::kIsolated
+         : name == "MergedWithPrevious" ? SplitBehavior::kMergedWithPrevious
+         : name == "MergedWithNext"     ? SplitBehavior::kMergedWithNext
+                                        : SplitBehavior::kContiguous;
 }
 
-absl::StatusOr<Regex> CompileAt(std::string_view pattern, const std::string& path) {
-  auto regex = Regex::Compile(pattern);
-  if (!regex.ok()) {
-    return Invalid(path, std::string(regex.status().message()));
+absl::StatusOr<bool> BoolOr(JsonReader* reader, std::string_view key, bool otherwise) {
+  if (reader->Has(key)) {
+    ASSIGN_OR_RETURN(otherwise, reader->Bool(key));
   }
-  return regex;
+  reader->Ignore(key);
+  return otherwise;
 }
 
-PreTokenizer::Behavior BehaviorOf(const std::string& name) {
-  using Behavior = PreTokenizer::Behavior;
-  return name == "Removed"              ? Behavior::kRemoved
-         : name == "Isolated"           ? Behavior::kIsolated
-         : name == "MergedWithPrevious" ? Behavior::kMergedWithPrevious
-         : name == "MergedWithNext"     ? Behavior::kMergedWithNext
-                                        : Behavior::kContiguous;
-}
-
-void FindLiteral(std::string_view text,
-                 std::string_view literal,
-                 std::vector<Regex::Match>* matches) {
-  matches->clear();
-  for (size_t at = text.find(literal); at != std::string_view::npos;
-       at = text.find(literal, at + literal.size())) {
-    matches->push_back({at, at + literal.size()});
+absl::StatusOr<char32_t> ReadCharacter(JsonReader* reader, std::string_view key) {
+  ASSIGN_OR_RETURN(const std::string text, reader->String(key));
+  size_t position = 0;
+  const char32_t c = text.empty() ? 0 : DecodeUtf8(text, &position);
+  if (text.empty() || position != text.size()) {
+    return reader->Error(key, "not one character");
   }
+  return c;
 }
 
-struct Span {
-  size_t begin, end;
-  bool is_match;
-};
+absl::Status AddSplit(JsonReader* reader, Stages* stages) {
+  ASSIGN_OR_RETURN(const nlohmann::json* pattern_json, reader->Any("pattern"));
+  ASSIGN_OR_RETURN(const SplitBehavior behavior, ReadBehavior(reader));
+  ASSIGN_OR_RETURN(const bool invert, reader->Bool("invert"));
+  RETURN_IF_ERROR(reader->Finish());
+  ASSIGN_OR_RETURN(Pattern pattern, Pattern::FromJson(*pattern_json, reader->path() + ".pattern"));
+  stages->push_back(MakeSplitStage(std::move(pattern), behavior, invert));
+  return absl::OkStatus();
+}
 
-// Matches and what lies between them, in order.
-std::vector<Span> Spans(size_t size, const std::vector<Regex::Match>& matches, bool invert) {
-  std::vector<Span> spans;
-  size_t done = 0;
-  for (const Regex::Match& match : matches) {
-    if (done != match.begin) {
-      spans.push_back({done, match.begin, invert});
+absl::Status AddByteLevel(JsonReader* reader, Stages* stages) {
+  reader->Ignore("trim_offsets");  // offsets are not computed
+  ASSIGN_OR_RETURN(const bool add_prefix_space, reader->Bool("add_prefix_space"));
+  ASSIGN_OR_RETURN(const bool use_regex, BoolOr(reader, "use_regex", true));
+  RETURN_IF_ERROR(reader->Finish());
+  if (add_prefix_space) {
+    stages->push_back(MakePrefixSpaceStage());
+  }
+  if (use_regex) {
+    ASSIGN_OR_RETURN(Pattern pattern, Pattern::Compile(kByteLevelPattern, reader->path()));
+    stages->push_back(MakeSplitStage(std::move(pattern), SplitBehavior::kIsolated, false));
+  }
+  stages->push_back(MakeByteLevelStage());
+  return absl::OkStatus();
+}
+
+absl::Status AddMetaspace(JsonReader* reader, Stages* stages) {
+  ASSIGN_OR_RETURN(const char32_t replacement, ReadCharacter(reader, "replacement"));
+  reader->Ignore("str_rep");
+  std::string scheme = "always";
+  const bool has_scheme = reader->Has("prepend_scheme");
+  if (has_scheme) {
+    ASSIGN_OR_RETURN(scheme, reader->Enum("prepend_scheme", {"first", "never", "always"}));
+  }
+  reader->Ignore("prepend_scheme");
+  ASSIGN_OR_RETURN(const bool add_prefix_space, BoolOr(reader, "add_prefix_space", true));
+  if (!add_prefix_space) {
+    if (has_scheme && scheme != "never") {
+      return reader->Error("add_prefix_space",
+                           fmt::format("false does not go with prepend_scheme {}", scheme));
     }
-    spans.push_back({match.begin, match.end, !invert});
-    done = match.end;
+    scheme = "never";
   }
-  if (done != size) {
-    spans.push_back({done, size, invert});
-  }
-  return spans;
+  ASSIGN_OR_RETURN(const bool split, BoolOr(reader, "split", true));
+  RETURN_IF_ERROR(reader->Finish());
+  stages->push_back(MakeMetaspaceStage(replacement,
+                                       scheme == "first"   ? PrependScheme::kFirst
+                                       : scheme == "never" ? PrependScheme::kNever
+                                                           : PrependScheme::kAlways,
+                                       split));
+  return absl::OkStatus();
 }
 
-// Joins spans from the left: each is either added to the one before it or begins a new one.
-template <typename Joins>
-std::vector<Span> JoinSpans(const std::vector<Span>& spans, Joins joins) {
-  std::vector<Span> joined;
-  bool previous_match = false;
-  for (const Span& span : spans) {
-    if (!joined.empty() && joins(span.is_match, previous_match)) {
-      joined.back().end = span.end;
-    } else {
-      joined.push_back(span);
-    }
-    previous_match = span.is_match;
-  }
-  return joined;
+absl::Status AddDelimiterSplit(JsonReader* reader, Stages* stages) {
+  ASSIGN_OR_RETURN(const char32_t delimiter, ReadCharacter(reader, "delimiter"));
+  RETURN_IF_ERROR(reader->Finish());
+  std::string literal;
+  AppendUtf8(delimiter, &literal);
+  stages->push_back(
+      MakeSplitStage(Pattern::Literal(std::move(literal)), SplitBehavior::kRemoved, false));
+  return absl::OkStatus();
 }
 
-// The same from the right, where a match that is followed by no other match joins what follows.
-std::vector<Span> JoinWithNext(const std::vector<Span>& spans) {
-  std::vector<Span> joined;
-  bool next_match = false;
-  for (auto span = spans.rbegin(); span != spans.rend(); ++span) {
-    if (!joined.empty() && span->is_match && !next_match) {
-      joined.back().begin = span->begin;
-    } else {
-      joined.push_back(*span);
-    }
-    next_match = span->is_match;
-  }
-  return {joined.rbegin(), joined.rend()};
+absl::Status AddDigits(JsonReader* reader, Stages* stages) {
+  ASSIGN_OR_RETURN(const bool individual, reader->Bool("individual_digits"));
+  RETURN_IF_ERROR(reader->Finish());
+  stages->push_back(MakePropertyStage(
+      kNumericChar, individual ? SplitBehavior::kIsolated : SplitBehavior::kContiguous));
+  return absl::OkStatus();
 }
 
-void AppendWords(std::string_view text,
-                 std::vector<Span> spans,
-                 PreTokenizer::Behavior behavior,
-                 std::vector<std::string_view>* words) {
-  using Behavior = PreTokenizer::Behavior;
-  if (behavior == Behavior::kMergedWithPrevious) {
-    spans = JoinSpans(spans, [](bool match, bool previous) { return match && !previous; });
-  } else if (behavior == Behavior::kContiguous) {
-    spans = JoinSpans(spans, [](bool match, bool previous) { return match == previous; });
-  } else if (behavior == Behavior::kMergedWithNext) {
-    spans = JoinWithNext(spans);
+absl::Status AddPunctuation(JsonReader* reader, Stages* stages) {
+  SplitBehavior behavior = SplitBehavior::kIsolated;
+  if (reader->Has("behavior")) {
+    ASSIGN_OR_RETURN(behavior, ReadBehavior(reader));
   }
-  for (const Span& span : spans) {
-    if (span.end > span.begin && !(behavior == Behavior::kRemoved && span.is_match)) {
-      words->push_back(text.substr(span.begin, span.end - span.begin));
-    }
-  }
+  reader->Ignore("behavior");
+  RETURN_IF_ERROR(reader->Finish());
+  stages->push_back(MakePropertyStage(kPunctuationChar, behavior));
+  return absl::OkStatus();
 }
 
-// The frequent case: nothing is removed or joined.
-void AppendIsolated(std::string_view text,
-                    const std::vector<Regex::Match>& matches,
-                    std::vector<std::string_view>* words) {
-  size_t done = 0;
-  const auto append = [&](size_t end) {
-    if (end > done) {
-      words->push_back(text.substr(done, end - done));
-      done = end;
-    }
-  };
-  for (const Regex::Match& match : matches) {
-    append(match.begin);
-    append(match.end);
+absl::Status AddFixedLength(JsonReader* reader, Stages* stages) {
+  ASSIGN_OR_RETURN(const int64_t length, reader->Int64("length", {1, int64_t{1} << 30}));
+  RETURN_IF_ERROR(reader->Finish());
+  stages->push_back(MakeFixedLengthStage(static_cast<size_t>(length)));
+  return absl::OkStatus();
+}
+
+// A type without options.
+absl::Status AddPlain(JsonReader* reader, const std::string& type, Stages* stages) {
+  RETURN_IF_ERROR(reader->Finish());
+  if (type == "Whitespace") {
+    stages->push_back(MakeWhitespaceStage());
+  } else if (type == "UnicodeScripts") {
+    stages->push_back(MakeUnicodeScriptsStage());
+  } else {
+    stages->push_back(MakePropertyStage(kSpaceChar, SplitBehavior::kRemoved));
   }
-  append(text.size());
+  if (type == "BertPreTokenizer") {
+    stages->push_back(MakePropertyStage(kPunctuationChar, SplitBehavior::kIsolated));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status AddStage(JsonReader* reader, const std::string& type, Stages* stages) {
+  return type == "Split"                ? AddSplit(reader, stages)
+         : type == "ByteLevel"          ? AddByteLevel(reader, stages)
+         : type == "Metaspace"          ? AddMetaspace(reader, stages)
+         : type == "Digits"             ? AddDigits(reader, stages)
+         : type == "Punctuation"        ? AddPunctuation(reader, stages)
+         : type == "CharDelimiterSplit" ? AddDelimiterSplit(reader, stages)
+         : type == "FixedLength"        ? AddFixedLength(reader, stages)
+                                        : AddPlain(reader, type, stages);
 }
 
 }  // namespace
 
-absl::StatusOr<PreTokenizer> PreTokenizer::FromJson(const nlohmann::json& value,
-                                                    const std::string& path) {
+std::string_view WordArena::Store(std::string_view text) {
+  char* to = nullptr;
+  if (text.size() > kBlockBytes / 4) {
+    to = large_.emplace_back(std::make_unique<char[]>(text.size())).get();
+  } else {
+    if (used_ == 0 || place_ + text.size() > kBlockBytes) {
+      if (used_++ == blocks_.size()) {
+        blocks_.push_back(std::make_unique<char[]>(kBlockBytes));
+      }
+      place_ = 0;
+    }
+    to = blocks_[used_ - 1].get() + place_;
+    place_ += text.size();
+  }
+  std::memcpy(to, text.data(), text.size());
+  return {to, text.size()};
+}
+
+void WordArena::Clear() {
+  large_.clear();
+  used_ = 0;
+  place_ = 0;
+}
+
+PreTokenizer PreTokenizer::FromJson(const nlohmann::json& value,
+                                    const std::string& path,
+                                    Problems* problems) {
   PreTokenizer result;
-  RETURN_IF_ERROR(result.Add(value, path, /*is_last=*/true));
+  if (!value.is_null()) {
+    result.Add(value, path, 0, problems);
+  }
   return result;
 }
 
-absl::Status PreTokenizer::Add(const nlohmann::json& value, const std::string& path, bool is_last) {
-  ASSIGN_OR_RETURN(JsonReader reader, JsonReader::Create(value, path));
-  ASSIGN_OR_RETURN(const std::string type, reader.Enum("type", {"ByteLevel", "Split", "Sequence"}));
-  if (stages_.size() >= kMaxStages) {
-    return Invalid(path, fmt::format("more than {} stages in all", kMaxStages));
+void PreTokenizer::Add(const nlohmann::json& value,
+                       const std::string& path,
+                       int depth,
+                       Problems* problems) {
+  std::optional<JsonReader> reader;
+  std::string type;
+  if (!problems->Take(JsonReader::Create(value, path), reader) ||
+      !problems->Take(reader->Enum("type",
+                                   {"Sequence",
+                                    "ByteLevel",
+                                    "Metaspace",
+                                    "Split",
+                                    "Digits",
+                                    "Whitespace",
+                                    "WhitespaceSplit",
+                                    "Punctuation",
+                                    "BertPreTokenizer",
+                                    "CharDelimiterSplit",
+                                    "FixedLength",
+                                    "UnicodeScripts"}),
+                      type)) {
+    return;
   }
-  if (type == "Split") {
-    return is_last ? reader.Error("type", "a Split that no ByteLevel follows is not supported")
-                   : AddSplit(value, path);
+  if (stages_.size() >= kMaxStages || depth >= kMaxDepth) {
+    problems->Add(
+        fmt::format("{}: more than {} stages in all, or nested too deep", path, kMaxStages));
+    return;
   }
-  if (type == "ByteLevel") {
-    return is_last ? AddByteLevel(value, path)
-                   : reader.Error("type", "ByteLevel is only supported at the end");
+  if (type != "Sequence") {
+    problems->Add(AddStage(&*reader, type, &stages_));
+    return;
   }
-  ASSIGN_OR_RETURN(const nlohmann::json* list, reader.Any("pretokenizers"));
-  RETURN_IF_ERROR(reader.Finish());
-  if (!list->is_array() || list->empty() || list->size() > kMaxStages) {
-    return reader.Error("pretokenizers", fmt::format("not an array of 1 to {}", kMaxStages));
+  const nlohmann::json* list = nullptr;
+  if (!problems->Take(reader->Any("pretokenizers"), list)) {
+    return;
+  }
+  problems->Add(reader->Finish());
+  if (!list->is_array()) {
+    problems->Add(reader->Error("pretokenizers", "not an array"));
+    return;
   }
   for (size_t i = 0; i < list->size(); ++i) {
-    RETURN_IF_ERROR(Add((*list)[i],
-                        fmt::format("{}.pretokenizers[{}]", path, i),
-                        is_last && i + 1 == list->size()));
+    Add((*list)[i], fmt::format("{}.pretokenizers[{}]", path, i), depth + 1, problems);
   }
-  return absl::OkStatus();
 }
 
-absl::Status PreTokenizer::AddSplit(const nlohmann::json& value, const std::string& path) {
-  ASSIGN_OR_RETURN(JsonReader reader, JsonReader::Create(value, path));
-  reader.Ignore("type");
-  ASSIGN_OR_RETURN(JsonReader pattern, reader.Object("pattern"));
-  ASSIGN_OR_RETURN(
-      const std::string behavior,
-      reader.Enum("behavior",
-                  {"Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous"}));
-  Stage stage;
-  stage.behavior = BehaviorOf(behavior);
-  ASSIGN_OR_RETURN(stage.invert, reader.Bool("invert"));
-  RETURN_IF_ERROR(reader.Finish());
-  if (pattern.Has("String")) {
-    ASSIGN_OR_RETURN(stage.literal, pattern.String("String"));
-    if (stage.literal.empty()) {
-      return pattern.Error("String", "empty");
-    }
-  } else {
-    ASSIGN_OR_RETURN(const std::string regex, pattern.String("Regex"));
-    ASSIGN_OR_RETURN(Regex compiled, CompileAt(regex, pattern.path() + ".Regex"));
-    stage.regex.push_back(std::move(compiled));
+bool PreTokenizer::TakeByteLevel() {
+  if (stages_.empty() || !stages_.back()->is_byte_level()) {
+    return false;
   }
-  RETURN_IF_ERROR(pattern.Finish());
-  stages_.push_back(std::move(stage));
-  return absl::OkStatus();
+  stages_.pop_back();
+  return true;
 }
 
-absl::Status PreTokenizer::AddByteLevel(const nlohmann::json& value, const std::string& path) {
-  ASSIGN_OR_RETURN(JsonReader reader, JsonReader::Create(value, path));
-  reader.Ignore("type");
-  reader.Ignore("trim_offsets");  // offsets are not computed
-  ASSIGN_OR_RETURN(const bool add_prefix_space, reader.Bool("add_prefix_space"));
-  bool use_regex = true;
-  if (reader.Has("use_regex")) {
-    ASSIGN_OR_RETURN(use_regex, reader.Bool("use_regex"));
-  }
-  RETURN_IF_ERROR(reader.Finish());
-  if (add_prefix_space) {
-    Stage stage;
-    stage.add_prefix_space = true;
-    stages_.push_back(std::move(stage));
-  }
-  if (use_regex) {
-    Stage stage;
-    ASSIGN_OR_RETURN(Regex regex, CompileAt(kByteLevelPattern, path));
-    stage.regex.push_back(std::move(regex));
-    stages_.push_back(std::move(stage));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status PreTokenizer::Split(std::string_view text, Scratch* scratch) const {
-  scratch->owned.clear();
+absl::Status PreTokenizer::Split(const Word& text, Scratch* scratch) const {
+  scratch->arena.Clear();
   scratch->words.assign(1, text);
-  for (const Stage& stage : stages_) {
-    RETURN_IF_ERROR(RunStage(stage, scratch));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status PreTokenizer::RunStage(const Stage& stage, Scratch* scratch) {
-  if (stage.add_prefix_space) {
-    for (std::string_view& word : scratch->words) {
-      if (word[0] != ' ') {
-        word = scratch->owned.emplace_back(1, ' ').append(word);
-      }
+  for (const auto& stage : stages_) {
+    scratch->next.clear();
+    for (const Word& word : scratch->words) {
+      RETURN_IF_ERROR(stage->Apply(word, scratch, &scratch->next));
     }
-    return absl::OkStatus();
+    scratch->words.swap(scratch->next);
   }
-  scratch->next.clear();
-  for (const std::string_view word : scratch->words) {
-    if (stage.regex.empty()) {
-      FindLiteral(word, stage.literal, &scratch->matches);
-    } else {
-      RETURN_IF_ERROR(stage.regex[0].FindAll(word, &scratch->regex, &scratch->matches));
-    }
-    if (stage.behavior == Behavior::kIsolated) {
-      AppendIsolated(word, scratch->matches, &scratch->next);
-    } else {
-      AppendWords(
-          word, Spans(word.size(), scratch->matches, stage.invert), stage.behavior, &scratch->next);
-    }
-  }
-  scratch->words.swap(scratch->next);
   return absl::OkStatus();
 }
 

@@ -1,54 +1,87 @@
-// The pre_tokenizer of tokenizer.json: cuts a text into the words that BPE then encodes one by one.
+// The pre_tokenizer of tokenizer.json: cuts a text into the words that the model then encodes one
+// by one.
 #pragma once
 
-#include <deque>
+#include <algorithm>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include <nlohmann/json.hpp>
 
+#include "engine/base/problems.h"
 #include "engine/base/status.h"
 #include "engine/text/regex.h"
 
 namespace ringserve {
 
+struct Word {
+  std::string_view text;
+  size_t head;  // so many bytes at its start stem from the start of the text (normalized_text.h)
+
+  Word Sub(size_t begin, size_t end) const {
+    return {text.substr(begin, end - begin), head > begin ? std::min(head, end) - begin : 0};
+  }
+};
+
+// Texts of words that are not a part of the text they come from. Stored ones do not move.
+class WordArena {
+ public:
+  std::string_view Store(std::string_view text);
+  void Clear();
+
+ private:
+  std::vector<std::unique_ptr<char[]>> blocks_;
+  std::vector<std::unique_ptr<char[]>> large_;
+  size_t used_ = 0;   // blocks before the last are full
+  size_t place_ = 0;  // in the last
+};
+
+struct PreTokenizerScratch {
+  std::vector<Word> words;  // the result of Split
+  std::vector<Word> next;
+  std::vector<Regex::Match> matches;
+  std::string buffer;
+  WordArena arena;
+  RegexScratch regex;
+};
+
+class PreTokenizerStage {
+ public:
+  virtual ~PreTokenizerStage() = default;
+  // Appends what becomes of `word`, which is not empty; no empty words. RESOURCE_EXHAUSTED if a
+  // pattern gives up (regex.h).
+  virtual absl::Status Apply(const Word& word,
+                             PreTokenizerScratch* scratch,
+                             std::vector<Word>* out) const = 0;
+
+  // Whether it writes words in the byte-level alphabet, and does nothing else.
+  virtual bool is_byte_level() const { return false; }
+};
+
 class PreTokenizer {
  public:
-  // What becomes of a match and of what lies between matches.
-  enum class Behavior { kRemoved, kIsolated, kMergedWithPrevious, kMergedWithNext, kContiguous };
+  using Scratch = PreTokenizerScratch;
 
-  struct Scratch {
-    std::vector<std::string_view> words;  // the result of Split
-    std::vector<std::string_view> next;
-    std::vector<Regex::Match> matches;
-    std::deque<std::string> owned;  // words that are not a part of the text
-    RegexScratch regex;
-  };
+  // Any of the library's types; null makes one word of the text. What is wrong is added to
+  // `problems`, by its path; the result is then of no use.
+  static PreTokenizer FromJson(const nlohmann::json& value,
+                               const std::string& path,
+                               Problems* problems);
 
-  // ByteLevel, or a Sequence of Splits that ends in ByteLevel. INVALID_ARGUMENT names the path.
-  static absl::StatusOr<PreTokenizer> FromJson(const nlohmann::json& value,
-                                               const std::string& path);
+  // If the last stage only writes words in the byte-level alphabet: removes it and returns true.
+  // The caller then encodes plain bytes.
+  bool TakeByteLevel();
 
   // Sets scratch->words to the words of `text` (valid UTF-8, not empty); they live as long as the
   // text and until the next call.
-  absl::Status Split(std::string_view text, Scratch* scratch) const;
+  absl::Status Split(const Word& text, Scratch* scratch) const;
 
  private:
-  struct Stage {
-    bool add_prefix_space = false;  // then there is no pattern
-    std::vector<Regex> regex;       // one, or none: `literal`
-    std::string literal;
-    Behavior behavior = Behavior::kIsolated;
-    bool invert = false;
-  };
+  void Add(const nlohmann::json& value, const std::string& path, int depth, Problems* problems);
 
-  absl::Status Add(const nlohmann::json& value, const std::string& path, bool is_last);
-  absl::Status AddSplit(const nlohmann::json& value, const std::string& path);
-  absl::Status AddByteLevel(const nlohmann::json& value, const std::string& path);
-  static absl::Status RunStage(const Stage& stage, Scratch* scratch);
-
-  std::vector<Stage> stages_;
+  std::vector<std::unique_ptr<const PreTokenizerStage>> stages_;
 };
 
 }  // namespace ringserve

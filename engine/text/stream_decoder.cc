@@ -25,7 +25,7 @@ class StopStringCondition final : public StopCondition {
 StreamDecoder::StreamDecoder(const Tokenizer& tokenizer,
                              const std::vector<std::string>& stop_strings,
                              bool skip_special_tokens)
-    : tokenizer_(tokenizer), skip_special_tokens_(skip_special_tokens), matcher_(stop_strings) {}
+    : stream_(tokenizer, skip_special_tokens), matcher_(stop_strings) {}
 
 std::string StreamDecoder::Push(int32_t token_id) {
   std::string text;
@@ -33,7 +33,7 @@ std::string StreamDecoder::Push(int32_t token_id) {
     return text;
   }
   std::string whole;
-  repair_.Push(tokenizer_.TokenBytes(token_id, skip_special_tokens_), &whole);
+  stream_.Push(token_id, &whole);
   stop_index_ = matcher_.Push(whole, &text);
   return text;
 }
@@ -42,7 +42,7 @@ std::string StreamDecoder::Finish() {
   std::string text;
   if (!stop_index_) {
     matcher_.Finish(&text);
-    repair_.Finish(&text);
+    stream_.Finish(&text);
   }
   return text;
 }

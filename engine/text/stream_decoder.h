@@ -12,7 +12,6 @@
 #include "engine/request.h"
 #include "engine/text/stop_matcher.h"
 #include "engine/text/tokenizer.h"
-#include "engine/text/utf8.h"
 
 namespace ringserve {
 
@@ -27,17 +26,16 @@ class StreamDecoder {
   // Adds a token; returns the text that is now decided (often empty). After a stop string is
   // complete returns only what came before it, and from then on nothing.
   std::string Push(int32_t token_id);
-  // The end: what was held back. A character that never became whole comes out as U+FFFD, and no
-  // stop string is looked for in it. To be called once.
+  // The end: what was held back. No stop string is looked for in what only the end decides: a
+  // character that never became whole (U+FFFD), the last run of byte tokens, the last token before
+  // which BPEDecoder waited. To be called once.
   std::string Finish();
   // Which stop string ended the text: the one that completes first; of those completing at the same
   // byte the one that starts first, then the lowest index.
   std::optional<int32_t> stop_index() const;
 
  private:
-  const Tokenizer& tokenizer_;
-  const bool skip_special_tokens_;
-  Utf8Repair repair_;
+  Tokenizer::Stream stream_;
   StopMatcher matcher_;
   std::optional<int32_t> stop_index_;
 };

@@ -11,21 +11,28 @@ namespace ringserve {
 class TokenTable {
  public:
   struct Token {
-    std::string bytes;  // what it adds to a text
+    std::string content;  // as tokenizer.json writes it
+    std::string bytes;    // what it adds to a text
     bool special = false;
+    bool exists = false;
   };
 
   // By id; an id without a token adds nothing.
   explicit TokenTable(const std::vector<Token>& tokens) {
     size_t num_bytes = 0;
     for (const Token& token : tokens) {
-      num_bytes += token.bytes.size();
+      num_bytes += token.content.size() + token.bytes.size();
     }
-    bytes_.reserve(num_bytes);
+    text_.reserve(num_bytes);
     entries_.reserve(tokens.size());
     for (const Token& token : tokens) {
-      entries_.push_back({bytes_.size(), static_cast<uint32_t>(token.bytes.size()), token.special});
-      bytes_ += token.bytes;
+      entries_.push_back({text_.size(),
+                          static_cast<uint32_t>(token.content.size()),
+                          static_cast<uint32_t>(token.bytes.size()),
+                          token.special,
+                          token.exists});
+      text_ += token.content;
+      text_ += token.bytes;
     }
   }
 
@@ -33,22 +40,30 @@ class TokenTable {
 
   bool Contains(int32_t id) const { return id >= 0 && id < size(); }
 
-  // Both require Contains(id).
+  // All require Contains(id).
+  std::string_view Content(int32_t id) const {
+    const Entry& entry = entries_[static_cast<size_t>(id)];
+    return std::string_view(text_).substr(entry.begin, entry.content_length);
+  }
+
   std::string_view Bytes(int32_t id) const {
     const Entry& entry = entries_[static_cast<size_t>(id)];
-    return std::string_view(bytes_).substr(entry.begin, entry.length);
+    return std::string_view(text_).substr(entry.begin + entry.content_length, entry.bytes_length);
   }
 
   bool IsSpecial(int32_t id) const { return entries_[static_cast<size_t>(id)].special; }
 
+  // False for an id that no token has, between others.
+  bool Exists(int32_t id) const { return entries_[static_cast<size_t>(id)].exists; }
+
  private:
   struct Entry {
     size_t begin;
-    uint32_t length;
-    bool special;
+    uint32_t content_length, bytes_length;
+    bool special, exists;
   };
 
-  std::string bytes_;
+  std::string text_;  // of each token the content, then the bytes
   std::vector<Entry> entries_;
 };
 

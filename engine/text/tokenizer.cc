@@ -1,11 +1,11 @@
 #include "engine/text/tokenizer.h"
 
+#include <optional>
 #include <utility>
 
 #include <fmt/format.h>
 
 #include "engine/base/json_reader.h"
-#include "engine/text/nfc.h"
 #include "engine/text/tokenizer_json.h"
 #include "engine/text/utf8.h"
 
@@ -20,13 +20,12 @@ constexpr size_t kMaxTextBytes = size_t{1} << 30;
 struct Tokenizer::State {
   struct Scratch {
     PreTokenizer::Scratch words;
-    Bpe::Scratch bpe;
+    ModelScratch model;
   };
 
-  absl::Status EncodeWords(std::string_view text,
-                           Scratch* scratch,
-                           std::vector<int32_t>* ids) const;
+  absl::Status EncodeWords(const Word& text, Scratch* scratch, std::vector<int32_t>* ids) const;
   absl::Status EncodeUnnormalized(std::string_view text,
+                                  bool first,
                                   bool parse_special,
                                   Scratch* scratch,
                                   std::vector<int32_t>* ids) const;
@@ -34,27 +33,35 @@ struct Tokenizer::State {
   TokenizerParts parts;
 };
 
-absl::Status Tokenizer::State::EncodeWords(std::string_view text,
+absl::Status Tokenizer::State::EncodeWords(const Word& text,
                                            Scratch* scratch,
                                            std::vector<int32_t>* ids) const {
   RETURN_IF_ERROR(parts.pre_tokenizer.Split(text, &scratch->words));
-  for (const std::string_view word : scratch->words.words) {
-    parts.bpe.Encode(word, &scratch->bpe, ids);
+  for (const Word& word : scratch->words.words) {
+    parts.model->Encode(word.text, &scratch->model, ids);
   }
   return absl::OkStatus();
 }
 
+// `first`: `text` begins where the whole text begins.
 absl::Status Tokenizer::State::EncodeUnnormalized(std::string_view text,
+                                                  bool first,
                                                   bool parse_special,
                                                   Scratch* scratch,
                                                   std::vector<int32_t>* ids) const {
-  const std::string normalized = parts.nfc ? Nfc(text) : std::string();
-  for (const AddedTokens::Piece& piece :
-       parts.normalized_tokens.Cut(parts.nfc ? normalized : text, parse_special)) {
+  Word whole{text, first ? FirstHead(text) : 0};
+  NormalizedText normalized;
+  if (!parts.normalizer.empty()) {
+    normalized = {std::string(text), first, whole.head};
+    RETURN_IF_ERROR(parts.normalizer.Apply(&normalized, &scratch->words.regex));
+    whole = {normalized.text, normalized.head};
+  }
+  for (const AddedTokens::Piece& piece : parts.normalized_tokens.Cut(whole.text, parse_special)) {
     if (piece.id >= 0) {
       ids->push_back(piece.id);
     } else {
-      RETURN_IF_ERROR(EncodeWords(piece.text, scratch, ids));
+      const auto begin = static_cast<size_t>(piece.text.data() - whole.text.data());
+      RETURN_IF_ERROR(EncodeWords(whole.Sub(begin, begin + piece.text.size()), scratch, ids));
     }
   }
   return absl::OkStatus();
@@ -75,10 +82,30 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Load(const std::string& mo
   return tokenizer;
 }
 
-absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Parse(std::string_view tokenizer_json) {
-  ASSIGN_OR_RETURN(TokenizerParts parts, ParseTokenizerJson(tokenizer_json));
+std::unique_ptr<Tokenizer> Tokenizer::Load(const std::string& model_dir, Problems* problems) {
+  const std::string path = model_dir + "/tokenizer.json";
+  std::string text;
+  if (!problems->Take(ReadFile(path, kMaxFileBytes), text)) {
+    return nullptr;
+  }
+  Problems found;
+  std::optional<TokenizerParts> parts = ParseTokenizerJson(text, &found);
+  problems->Add(path + ": ", found);
+  if (!parts) {
+    return nullptr;
+  }
   return std::unique_ptr<Tokenizer>(
-      new Tokenizer(std::make_unique<const State>(State{std::move(parts)})));
+      new Tokenizer(std::make_unique<const State>(State{*std::move(parts)})));
+}
+
+absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Parse(std::string_view tokenizer_json) {
+  Problems problems;
+  std::optional<TokenizerParts> parts = ParseTokenizerJson(tokenizer_json, &problems);
+  if (!parts) {
+    return absl::InvalidArgumentError(problems.list().front());
+  }
+  return std::unique_ptr<Tokenizer>(
+      new Tokenizer(std::make_unique<const State>(State{*std::move(parts)})));
 }
 
 absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::string_view text,
@@ -94,19 +121,21 @@ absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::string_view text,
   std::vector<int32_t> ids;
   ids.reserve(text.size() / 4);
   if (options.add_special_tokens) {
-    ids = parts.prefix;
+    ids = parts.post_processor.prefix;
   }
   State::Scratch scratch;
   for (const AddedTokens::Piece& piece : parts.raw_tokens.Cut(text, options.parse_special_tokens)) {
     if (piece.id >= 0) {
       ids.push_back(piece.id);
     } else {
-      RETURN_IF_ERROR(
-          state_->EncodeUnnormalized(piece.text, options.parse_special_tokens, &scratch, &ids));
+      const bool first = piece.text.data() == text.data();
+      RETURN_IF_ERROR(state_->EncodeUnnormalized(
+          piece.text, first, options.parse_special_tokens, &scratch, &ids));
     }
   }
   if (options.add_special_tokens) {
-    ids.insert(ids.end(), parts.suffix.begin(), parts.suffix.end());
+    const std::vector<int32_t>& suffix = parts.post_processor.suffix;
+    ids.insert(ids.end(), suffix.begin(), suffix.end());
   }
   return ids;
 }
@@ -114,16 +143,38 @@ absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::string_view text,
 absl::StatusOr<std::string> Tokenizer::Decode(std::span<const int32_t> token_ids,
                                               bool skip_special_tokens) const {
   std::string text;
-  Utf8Repair repair;
+  Stream stream(*this, skip_special_tokens);
   for (size_t i = 0; i < token_ids.size(); ++i) {
     if (!state_->parts.table.Contains(token_ids[i])) {
       return absl::InvalidArgumentError(
           fmt::format("token_ids[{}]: {} is not in [0, {}]", i, token_ids[i], vocab_size() - 1));
     }
-    repair.Push(TokenBytes(token_ids[i], skip_special_tokens), &text);
+    stream.Push(token_ids[i], &text);
   }
-  repair.Finish(&text);
+  stream.Finish(&text);
   return text;
+}
+
+Tokenizer::Stream::Stream(const Tokenizer& tokenizer, bool skip_special_tokens)
+    : tokenizer_(tokenizer),
+      skip_special_(skip_special_tokens),
+      stream_(tokenizer.state_->parts.decoder) {}
+
+void Tokenizer::Stream::Push(int32_t token_id, std::string* out) {
+  const TokenizerParts& parts = tokenizer_.state_->parts;
+  if (!parts.table.Contains(token_id) || !parts.table.Exists(token_id) ||
+      (skip_special_ && parts.table.IsSpecial(token_id))) {
+    return;
+  }
+  if (parts.decoder.is_plain_bytes()) {
+    stream_.PushBytes(parts.table.Bytes(token_id), out);
+  } else {
+    stream_.Push(parts.table.Content(token_id), out);
+  }
+}
+
+void Tokenizer::Stream::Finish(std::string* out) {
+  stream_.Finish(out);
 }
 
 std::string_view Tokenizer::TokenBytes(int32_t token_id, bool skip_special) const {

@@ -9,7 +9,9 @@
 #include <string_view>
 #include <vector>
 
+#include "engine/base/problems.h"
 #include "engine/base/status.h"
+#include "engine/text/decoder.h"
 
 namespace ringserve {
 
@@ -25,6 +27,8 @@ class Tokenizer {
   // names it.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Load(const std::string& model_dir);
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Parse(std::string_view tokenizer_json);
+  // The same, and adds all that is wrong to `problems`. Null if anything is.
+  static std::unique_ptr<Tokenizer> Load(const std::string& model_dir, Problems* problems);
   ~Tokenizer();
   Tokenizer(const Tokenizer&) = delete;
   Tokenizer& operator=(const Tokenizer&) = delete;
@@ -38,8 +42,24 @@ class Tokenizer {
   absl::StatusOr<std::string> Decode(std::span<const int32_t> token_ids,
                                      bool skip_special_tokens) const;
 
-  // The bytes that a token adds to a text ("" for an id that is out of range, and for special
-  // tokens if `skip_special`); what they add up to may be cut inside a character.
+  // Decodes a text token by token: the pieces are what Decode says of all. `tokenizer` must outlive
+  // it. One thread at a time.
+  class Stream {
+   public:
+    Stream(const Tokenizer& tokenizer, bool skip_special_tokens);
+    // Both append what is now decided: whole characters. An id out of range adds nothing.
+    void Push(int32_t token_id, std::string* out);
+    void Finish(std::string* out);  // the end, once
+
+   private:
+    const Tokenizer& tokenizer_;
+    bool skip_special_;
+    DecoderStream stream_;
+  };
+
+  // The bytes that a token adds to a text inside of which it stands ("" for an id that is out of
+  // range, and for special tokens if `skip_special`); what they add up to may be cut inside a
+  // character. At the start of a text some tokenizers drop a space of them.
   std::string_view TokenBytes(int32_t token_id, bool skip_special) const;
   bool IsSpecial(int32_t token_id) const;
   int32_t vocab_size() const;  // one more than the largest id

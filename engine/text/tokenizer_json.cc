@@ -1,310 +1,166 @@
 #include "engine/text/tokenizer_json.h"
 
-#include <algorithm>
 #include <string>
-#include <unordered_map>
 #include <unordered_set>
 #include <utility>
+#include <vector>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 #include "engine/base/json_reader.h"
-#include "engine/text/bpe_json.h"
+#include "engine/text/added_tokens_json.h"
 #include "engine/text/byte_level.h"
-#include "engine/text/nfc.h"
+#include "engine/text/model_json.h"
 
 namespace ringserve {
 namespace {
 
-constexpr size_t kMaxAddedTokenBytes = 1024;  // a search walks at most this far from each place
-constexpr size_t kMaxPostProcessorTokens = 1024;
-
-absl::StatusOr<AddedToken> ReadAddedToken(const nlohmann::json& value, const std::string& path) {
-  ASSIGN_OR_RETURN(JsonReader reader, JsonReader::Create(value, path));
-  AddedToken token;
-  ASSIGN_OR_RETURN(token.id, reader.Int32("id", {0, kMaxTokenId}));
-  ASSIGN_OR_RETURN(token.content, reader.String("content"));
-  ASSIGN_OR_RETURN(token.single_word, reader.Bool("single_word"));
-  ASSIGN_OR_RETURN(token.lstrip, reader.Bool("lstrip"));
-  ASSIGN_OR_RETURN(token.rstrip, reader.Bool("rstrip"));
-  ASSIGN_OR_RETURN(token.normalized, reader.Bool("normalized"));
-  ASSIGN_OR_RETURN(token.special, reader.Bool("special"));
-  RETURN_IF_ERROR(reader.Finish());
-  if (token.content.empty() || token.content.size() > kMaxAddedTokenBytes) {
-    return reader.Error(
-        "content",
-        fmt::format("{} bytes, not in [1, {}]", token.content.size(), kMaxAddedTokenBytes));
-  }
-  return token;
-}
-
-// Gives out ids as Hugging Face does, which ignores those in the file: a token of the vocabulary
-// keeps its id, the others are numbered behind it. A file that says otherwise is refused.
-class AddedTokenIds {
- public:
-  explicit AddedTokenIds(const std::unordered_map<std::string_view, int32_t>& vocab)
-      : vocab_(vocab) {
-    for (const auto& [token, id] : vocab) {
-      token_of_.emplace(id, token);
-    }
-  }
-
-  absl::Status Check(const AddedToken& token, const std::string& path) {
-    const auto found = vocab_.find(token.content);
-    const auto vocab_size = static_cast<int32_t>(vocab_.size());
-    const int32_t expected =
-        found != vocab_.end() ? found->second : std::max(vocab_size, largest_ + 1);
-    if (token.id != expected) {
-      return absl::InvalidArgumentError(
-          fmt::format("{}.id: {} is given to a token whose id is {}", path, token.id, expected));
-    }
-    const auto owner = token_of_.find(token.id);
-    if (owner != token_of_.end() && owner->second != token.content) {
-      return absl::InvalidArgumentError(
-          fmt::format("{}.id: {} belongs to another token of the vocabulary", path, token.id));
-    }
-    if (!contents_.emplace(token.content, token.id).second) {
-      return absl::InvalidArgumentError(fmt::format("{}.content: a duplicate", path));
-    }
-    largest_ = std::max(largest_, token.id);
-    return absl::OkStatus();
-  }
-
- private:
-  const std::unordered_map<std::string_view, int32_t>& vocab_;
-  std::unordered_map<int32_t, std::string_view> token_of_;
-  std::unordered_map<std::string, int32_t> contents_;
-  int32_t largest_ = -1;
-};
-
-absl::StatusOr<std::vector<AddedToken>> ReadAddedTokens(
-    JsonReader* root, const std::unordered_map<std::string_view, int32_t>& vocab) {
-  std::vector<AddedToken> tokens;
-  if (!root->Has("added_tokens")) {
-    root->Ignore("added_tokens");
-    return tokens;
-  }
-  ASSIGN_OR_RETURN(const nlohmann::json* list, root->Any("added_tokens"));
-  if (!list->is_array()) {
-    return root->Error("added_tokens", "not an array");
-  }
-  AddedTokenIds ids(vocab);
-  for (size_t i = 0; i < list->size(); ++i) {
-    const std::string path = fmt::format("added_tokens[{}]", i);
-    ASSIGN_OR_RETURN(AddedToken token, ReadAddedToken((*list)[i], path));
-    RETURN_IF_ERROR(ids.Check(token, path));
-    tokens.push_back(std::move(token));
-  }
-  return tokens;
-}
-
-absl::StatusOr<bool> ReadNormalizer(JsonReader* root) {
-  if (!root->Has("normalizer")) {
-    root->Ignore("normalizer");
-    return false;
-  }
-  ASSIGN_OR_RETURN(JsonReader reader, root->Object("normalizer"));
-  ASSIGN_OR_RETURN([[maybe_unused]] const std::string type, reader.Enum("type", {"NFC"}));
-  RETURN_IF_ERROR(reader.Finish());
-  return true;
-}
-
-// ByteLevel, alone or as the one member of a Sequence.
-absl::Status CheckDecoder(const nlohmann::json& value, const std::string& path) {
-  ASSIGN_OR_RETURN(JsonReader reader, JsonReader::Create(value, path));
-  ASSIGN_OR_RETURN(const std::string type, reader.Enum("type", {"ByteLevel", "Sequence"}));
-  if (type == "Sequence") {
-    ASSIGN_OR_RETURN(const nlohmann::json* decoders, reader.Any("decoders"));
-    RETURN_IF_ERROR(reader.Finish());
-    if (!decoders->is_array() || decoders->size() != 1) {
-      return reader.Error("decoders", "not an array of one");
-    }
-    return CheckDecoder((*decoders)[0], path + ".decoders[0]");
-  }
-  for (const std::string_view key : {"add_prefix_space", "trim_offsets", "use_regex"}) {
-    reader.Ignore(key);  // a decoder has no use for them
-  }
-  return reader.Finish();
-}
-
-struct Affixes {
-  std::vector<int32_t> prefix, suffix;
-};
-
-absl::Status ReadTemplate(JsonReader* reader, Affixes* affixes) {
-  ASSIGN_OR_RETURN(const nlohmann::json* pieces, reader->Any("single"));
-  ASSIGN_OR_RETURN(JsonReader special_tokens, reader->Object("special_tokens"));
-  reader->Ignore("pair");  // one text at a time
-  RETURN_IF_ERROR(reader->Finish());
-  if (!pieces->is_array()) {
-    return reader->Error("single", "not an array");
-  }
-  std::vector<int32_t> prefix;
-  bool after_text = false;
-  for (size_t i = 0; i < pieces->size(); ++i) {
-    const std::string path = fmt::format("{}.single[{}]", reader->path(), i);
-    ASSIGN_OR_RETURN(JsonReader piece, JsonReader::Create((*pieces)[i], path));
-    const bool is_text = piece.Has("Sequence");
-    ASSIGN_OR_RETURN(JsonReader body, piece.Object(is_text ? "Sequence" : "SpecialToken"));
-    RETURN_IF_ERROR(piece.Finish());
-    ASSIGN_OR_RETURN(const std::string id, body.String("id"));
-    body.Ignore("type_id");
-    RETURN_IF_ERROR(body.Finish());
-    if (is_text) {
-      if (id != "A" || after_text) {
-        return body.Error("id", "a template must contain A once and nothing of B");
-      }
-      after_text = true;
+// A token that is searched for in the normalized text is searched for in its normalized form, and
+// that is also what it decodes to. Whether it is skipped as special goes by that form too, as in
+// `tokenizers` 0.23.
+void NormalizeContents(const Normalizer& normalizer,
+                       std::vector<AddedToken>* tokens,
+                       Problems* problems) {
+  RegexScratch scratch;
+  for (size_t i = 0; i < tokens->size(); ++i) {
+    AddedToken& token = (*tokens)[i];
+    if (!token.normalized) {
       continue;
     }
-    ASSIGN_OR_RETURN(JsonReader token, special_tokens.Object(id));
-    ASSIGN_OR_RETURN(const nlohmann::json* ids, token.Any("ids"));
-    if (!ids->is_array()) {
-      return token.Error("ids", "not an array of token ids");
+    NormalizedText text{token.content, true, FirstHead(token.content)};
+    problems->Add(normalizer.Apply(&text, &scratch));
+    if (text.text.empty()) {
+      problems->Add(
+          fmt::format("added_tokens[{}].content: the normalizer leaves nothing of it", i));
     }
-    std::vector<int32_t>& out = after_text ? affixes->suffix : prefix;
-    for (const nlohmann::json& value : *ids) {
-      if (!value.is_number_unsigned() || value.get<uint64_t>() > uint64_t{kMaxTokenId}) {
-        return token.Error("ids", "not an array of token ids");
-      }
-      out.push_back(value.get<int32_t>());
-    }
+    token.content = std::move(text.text);
   }
-  if (!after_text) {
-    return reader->Error("single", "a template must contain A once and nothing of B");
-  }
-  affixes->prefix.insert(affixes->prefix.begin(), prefix.begin(), prefix.end());
-  return absl::OkStatus();
 }
 
-absl::Status ReadPostProcessor(const nlohmann::json& value,
-                               const std::string& path,
-                               Affixes* affixes) {
-  ASSIGN_OR_RETURN(JsonReader reader, JsonReader::Create(value, path));
-  ASSIGN_OR_RETURN(const std::string type,
-                   reader.Enum("type", {"ByteLevel", "TemplateProcessing", "Sequence"}));
-  if (affixes->prefix.size() + affixes->suffix.size() > kMaxPostProcessorTokens) {
-    return reader.Error(
-        "type", fmt::format("more than {} tokens are added to each text", kMaxPostProcessorTokens));
-  }
-  if (type == "TemplateProcessing") {
-    return ReadTemplate(&reader, affixes);
-  }
-  if (type == "ByteLevel") {  // trims offsets, which are not computed
-    for (const std::string_view key : {"add_prefix_space", "trim_offsets", "use_regex"}) {
-      reader.Ignore(key);
-    }
-    return reader.Finish();
-  }
-  ASSIGN_OR_RETURN(const nlohmann::json* processors, reader.Any("processors"));
-  RETURN_IF_ERROR(reader.Finish());
-  if (!processors->is_array()) {
-    return reader.Error("processors", "not an array");
-  }
-  for (size_t i = 0; i < processors->size(); ++i) {
-    RETURN_IF_ERROR(
-        ReadPostProcessor((*processors)[i], fmt::format("{}.processors[{}]", path, i), affixes));
-  }
-  return absl::OkStatus();
-}
-
-// An added token that is searched for in the normalized text also decodes to its normalized form.
-// It is skipped as special if that form is the content of a special token, as in `tokenizers` 0.23.
-TokenTable MakeTable(const std::unordered_map<std::string_view, int32_t>& vocab,
-                     const std::vector<AddedToken>& added_tokens,
-                     bool nfc) {
-  std::vector<TokenTable::Token> tokens;
-  std::unordered_set<std::string_view> specials;
-  for (const AddedToken& token : added_tokens) {
+std::unordered_set<std::string> SpecialContents(const std::vector<AddedToken>& tokens) {
+  std::unordered_set<std::string> contents;
+  for (const AddedToken& token : tokens) {
     if (token.special) {
-      specials.insert(token.content);
+      contents.insert(token.content);
     }
   }
+  return contents;
+}
+
+TokenTable MakeTable(const VocabJson& vocab,
+                     const std::vector<AddedToken>& normalized_tokens,
+                     const std::unordered_set<std::string>& specials,
+                     const Decoder& decoder) {
+  std::vector<TokenTable::Token> tokens;
   const auto add = [&](std::string_view content, int32_t id) {
     if (static_cast<size_t>(id) >= tokens.size()) {
       tokens.resize(static_cast<size_t>(id) + 1);
     }
-    auto bytes = BytesOfToken(content);
-    tokens[static_cast<size_t>(id)] = {bytes ? *std::move(bytes) : std::string(content),
-                                       specials.contains(content)};
+    tokens[static_cast<size_t>(id)] = {std::string(content),
+                                       decoder.BytesInside(content),
+                                       specials.contains(std::string(content)),
+                                       true};
   };
-  for (const auto& [content, id] : vocab) {
+  for (const auto& [content, id] : vocab.tokens) {
     add(content, id);
   }
-  for (const AddedToken& token : added_tokens) {
-    add(token.normalized && nfc ? Nfc(token.content) : token.content, token.id);
+  for (const AddedToken& token : normalized_tokens) {
+    add(token.content, token.id);
   }
   return TokenTable(tokens);
 }
 
-// Those with `normalized` as asked for, special ones first, with the contents to search for.
-AddedTokens Select(const std::vector<AddedToken>& tokens, bool normalized, bool nfc) {
+// Those with `normalized` as asked for, special ones first.
+AddedTokens Select(const std::vector<AddedToken>& tokens, bool normalized) {
   std::vector<AddedToken> selected;
   for (const bool special : {true, false}) {
     for (const AddedToken& token : tokens) {
       if (token.normalized == normalized && token.special == special) {
         selected.push_back(token);
-        if (normalized && nfc) {
-          selected.back().content = Nfc(token.content);
-        }
       }
     }
   }
   return AddedTokens(std::move(selected));
 }
 
-absl::Status CheckHead(JsonReader* root) {
+// transformers, too, passes over what a file says of truncation and padding: both are for a caller
+// to ask for.
+void CheckHead(JsonReader* root, Problems* problems) {
   if (root->Has("version")) {
-    ASSIGN_OR_RETURN([[maybe_unused]] const std::string version, root->Enum("version", {"1.0"}));
+    problems->Add(root->Enum("version", {"1.0"}).status());
   }
   root->Ignore("version");
   for (const std::string_view key : {"truncation", "padding"}) {
     if (root->Has(key)) {
-      return root->Error(key, "only null is supported");
+      problems->Add(root->Object(key).status());
     }
     root->Ignore(key);
   }
-  return absl::OkStatus();
+}
+
+const nlohmann::json& SectionOrNull(JsonReader* root,
+                                    const nlohmann::json& json,
+                                    std::string_view key) {
+  static const nlohmann::json null;
+  root->Ignore(key);
+  const auto found = json.find(std::string(key));
+  return found == json.end() ? null : *found;
 }
 
 }  // namespace
 
-absl::StatusOr<TokenizerParts> ParseTokenizerJson(std::string_view text) {
-  ASSIGN_OR_RETURN(const nlohmann::json json, ParseJson(text, "tokenizer.json"));
-  ASSIGN_OR_RETURN(JsonReader root, JsonReader::Create(json, ""));
-  RETURN_IF_ERROR(CheckHead(&root));
-  ASSIGN_OR_RETURN(const nlohmann::json* model_json, root.Any("model"));
-  ASSIGN_OR_RETURN(const bool nfc, ReadNormalizer(&root));
-  ASSIGN_OR_RETURN(const nlohmann::json* pre_tokenizer_json, root.Any("pre_tokenizer"));
-  ASSIGN_OR_RETURN(PreTokenizer pre_tokenizer,
-                   PreTokenizer::FromJson(*pre_tokenizer_json, "pre_tokenizer"));
-  ASSIGN_OR_RETURN(const nlohmann::json* decoder_json, root.Any("decoder"));
-  RETURN_IF_ERROR(CheckDecoder(*decoder_json, "decoder"));
-  Affixes affixes;
-  if (root.Has("post_processor")) {
-    ASSIGN_OR_RETURN(const nlohmann::json* processor_json, root.Any("post_processor"));
-    RETURN_IF_ERROR(ReadPostProcessor(*processor_json, "post_processor", &affixes));
+std::optional<TokenizerParts> ParseTokenizerJson(std::string_view text, Problems* problems) {
+  nlohmann::json json;
+  std::optional<JsonReader> root;
+  if (!problems->Take(ParseJson(text, "tokenizer.json"), json) ||
+      !problems->Take(JsonReader::Create(json, ""), root)) {
+    return std::nullopt;
   }
-  root.Ignore("post_processor");
-  ASSIGN_OR_RETURN(BpeJson bpe, ParseBpeJson(*model_json, "model"));
-  ASSIGN_OR_RETURN(const std::vector<AddedToken> added_tokens, ReadAddedTokens(&root, bpe.vocab));
-  RETURN_IF_ERROR(root.Finish());
-  TokenTable table = MakeTable(bpe.vocab, added_tokens, nfc);
-  for (const std::vector<int32_t>& ids : {affixes.prefix, affixes.suffix}) {
+  CheckHead(&*root, problems);
+  const auto section = [&](std::string_view key) -> const nlohmann::json& {
+    return SectionOrNull(&*root, json, key);
+  };
+  Normalizer normalizer = Normalizer::FromJson(section("normalizer"), "normalizer", problems);
+  PreTokenizer pre_tokenizer =
+      PreTokenizer::FromJson(section("pre_tokenizer"), "pre_tokenizer", problems);
+  Decoder decoder = Decoder::FromJson(section("decoder"), "decoder", problems);
+  PostProcessor post_processor =
+      PostProcessor::FromJson(section("post_processor"), "post_processor", problems);
+  const nlohmann::json& added_json = section("added_tokens");
+  const nlohmann::json* model_json = nullptr;
+  ModelJson model;
+  if (!problems->Take(root->Any("model"), model_json) ||
+      !problems->Take(ParseModelJson(*model_json, "model", &pre_tokenizer), model)) {
+    problems->Add(root->Finish());
+    return std::nullopt;
+  }
+  problems->Add(root->Finish());
+  std::vector<AddedToken> added =
+      ReadAddedTokens(added_json, "added_tokens", model.vocab, problems);
+  const std::unordered_set<std::string> specials = SpecialContents(added);
+  if (problems->empty()) {
+    NormalizeContents(normalizer, &added, problems);
+  }
+  if (!problems->empty()) {
+    return std::nullopt;
+  }
+  TokenTable table = MakeTable(model.vocab, added, specials, decoder);
+  for (const std::vector<int32_t>& ids : {post_processor.prefix, post_processor.suffix}) {
     for (const int32_t id : ids) {
       if (!table.Contains(id)) {
-        return root.Error("post_processor", fmt::format("there is no token {}", id));
+        problems->Add(fmt::format("post_processor: there is no token {}", id));
+        return std::nullopt;
       }
     }
   }
-  return TokenizerParts{Select(added_tokens, false, nfc),
-                        nfc,
-                        Select(added_tokens, true, nfc),
+  return TokenizerParts{Select(added, false),
+                        std::move(normalizer),
+                        Select(added, true),
                         std::move(pre_tokenizer),
-                        Bpe(std::move(bpe.model)),
-                        std::move(affixes.prefix),
-                        std::move(affixes.suffix),
+                        std::move(model.model),
+                        std::move(post_processor),
+                        std::move(decoder),
                         std::move(table)};
 }
 

@@ -6,8 +6,8 @@
     tests/e2e/tokenizer_peers.py --speed           (single thread, ratio to the library)
     tests/e2e/tokenizer_peers.py --write-fixture   (tests/fixtures/tokenizers.json)
 
-Tokenizers of all kinds that we accept are trained on random text, next to models/fairytale-5m. Each gets
-its share of the strings: all planes of Unicode, white space, digits, contractions, combining marks, long
+Tokenizers of all kinds (tokenizer_kinds.py has those that are not byte-level BPE) are trained on random text, next to
+models/fairytale-5m. Each gets its share of the strings: all planes of Unicode, white space, digits, contractions, combining marks, long
 runs, special tokens and their halves. Then random ids are decoded. Exits 1 at the first differences.
 """
 
@@ -37,6 +37,8 @@ from tokenizers import (  # noqa: E402
     processors,
     trainers,
 )
+
+import tokenizer_kinds  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 FAIRYTALE = ROOT / "models" / "fairytale-5m"
@@ -246,6 +248,15 @@ def peers(rng, vocab_size=700):
                 yield name, train(splits([pattern], behavior, invert))
 
 
+def everyone(seed, vocab_size=700):
+    """(name, tokenizer): byte-level BPE, other styles, single parts."""
+    rng = random.Random(seed)
+    yield from peers(rng, vocab_size)
+    kinds = tokenizer_kinds.Kinds(rng, random_text, vocab_size)
+    yield from kinds.styles()
+    yield from kinds.parts()
+
+
 FIXTURE = [
     ("gpt2", 20), ("gpt2 with prefix", 60), ("llama3", 20), ("qwen2", 60), ("cl100k", 20), ("o200k", 20),
     ("deepseek", 20), ("no unk", 10), ("unk", 10), ("fused unk", 10), ("legacy merges", 5), ("prefix and split", 10),
@@ -255,17 +266,31 @@ FIXTURE = [
 def write_fixture():
     """Small tokenizers with what the library makes of some texts and ids."""
     rng = random.Random(11)
-    entries = []
-    for name, tokenizer in peers(rng, 300):
-        count = 6 if name not in dict(FIXTURE) else dict(FIXTURE)[name]
-        if name == "fairytale-5m":  # has a fixture of its own
-            continue
+    counts = dict(FIXTURE)
+    byte_level = [(name, t, counts.get(name, 6)) for name, t in peers(rng, 300) if name != "fairytale-5m"]
+    write_cases("tokenizers.json", byte_level, rng)
+    tokenizer_kinds.nmt_nfkc = lambda: tokenizer_kinds.charsmap.build(tokenizer_kinds.SMALL_CHARSMAP)
+    kinds = tokenizer_kinds.Kinds(rng, random_text, 240)
+    write_cases("tokenizer_styles.json", [(name, t, 24) for name, t in kinds.styles()], rng)
+    write_cases("tokenizer_parts.json", [(name, t, 10) for name, t in kinds.parts()], rng)
+
+
+def write_cases(file_name, tokenizers, rng):
+    entries, models = [], []
+    for name, tokenizer, count in tokenizers:
         requests = make_requests(tokenizer, 3 * count, rng)
         cases = [{**request, **{"expected": expected(tokenizer, request)}} for request in requests]
         cases = [c for c in cases if c["expected"] and len(json.dumps(c)) < 600][: count + count // 4]
-        entries.append({"name": name, "tokenizer": json.loads(tokenizer.to_str()), "cases": cases})
+        document = json.loads(tokenizer.to_str())
+        models.append(document["model"])
+        entry = {"name": name, "tokenizer": document, "cases": cases}
+        first = models.index(document["model"])
+        if first != len(models) - 1:  # many parts are shown with one model
+            document["model"] = None
+            entry["model_of"] = first
+        entries.append(entry)
     lines = ",\n".join(json.dumps(entry, separators=(",", ":")) for entry in entries)
-    (ROOT / "tests/fixtures/tokenizers.json").write_text("[\n" + lines + "\n]\n")
+    (ROOT / "tests/fixtures" / file_name).write_text("[\n" + lines + "\n]\n")
 
 
 def ask(dump, tokenizer_json, requests):
@@ -328,39 +353,58 @@ def compare(dump, name, tokenizer, count, rng):
     return different
 
 
-def measure(dump):
-    """Millions of bytes a second of both, on English and on all of Unicode."""
+def measure(dump, only):
+    """Millions of bytes a second of both, one thread each; for the hostile texts also whether time grows with length."""
     rng = random.Random(7)
-    english = " ".join(case["text"] for case in json.loads((FAIRYTALE.parent.parent / "tests/fixtures/fairytale-5m/tokenizer_cases.json").read_text()))
+    cases = json.loads((ROOT / "tests/fixtures/fairytale-5m/tokenizer_cases.json").read_text())
+    english = " ".join(case["text"] for case in cases)
     words = [w for w in english.split() if w.isascii()] + "the a of and to in he was that it his her you they with said".split()
-    texts = {
-        "English": " ".join(rng.choice(words) + rng.choice(["", "", "", ",", ".\n"]) for _ in range(400_000)),
-        "all planes": "".join(random_text(rng, ["x"]) for _ in range(6000)),
-        "one letter": "a" * (1 << 20),
-        "one space": " " * (1 << 20),
-    }
-    reference = json.loads((ROOT / "tests/fixtures/fairytale-5m/reference.json").read_text())
     fairytale = Tokenizer.from_file(str(FAIRYTALE / "tokenizer.json"))
-    texts["fairy tale"] = fairytale.decode(reference[-1]["document_token_ids"]) * 400
-    for name, text in texts.items():
-        size = len(text.encode())
-        with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
-            file.write(text)
+    reference = json.loads((ROOT / "tests/fixtures/fairytale-5m/reference.json").read_text())
+    size = 1 << 20
+    texts = {
+        "English": " ".join(rng.choice(words) + rng.choice(["", "", "", ",", ".\n"]) for _ in range(200_000)),
+        "fairy tale": fairytale.decode(reference[-1]["document_token_ids"]) * 200,
+        "all planes": "".join(random_text(rng, ["x"]) for _ in range(3000)),
+        "letters": "a" * size,
+        "spaces": " " * size,
+        "marks": "\u0301" * (size // 2),
+        "unknown": "\U0010fffd" * (size // 4),
+    }
+    chosen = [("fairytale-5m", fairytale)] + list(tokenizer_kinds.Kinds(rng, random_text, 4000).styles())
+    for name, tokenizer in chosen:
+        if only in name:
+            for text_name, text in texts.items():
+                measure_one(dump, f"{name}, {text_name}", tokenizer, text)
+
+
+def measure_one(dump, name, tokenizer, text):
+    size = len(text.encode())
+    seconds = []
+    for part in [text[: len(text) // 2], text]:
+        with tempfile.NamedTemporaryFile("w", suffix=".txt", newline="") as file:
+            file.write(part)
             file.flush()
-            repeat = 3
-            ours = ask(dump, (FAIRYTALE / "tokenizer.json").read_text(), [{"encode_file": file.name, "repeat": repeat}])[0]
-        start = time.perf_counter()
-        ids = fairytale.encode(text).ids
-        theirs = time.perf_counter() - start
-        assert len(ids) * repeat == ours["tokens"], (len(ids), ours)
-        mine = ours["seconds"] / repeat
-        print(f"{name}: {size} bytes, {len(ids)} tokens, {size / mine / 1e6:.1f} MB/s, tokenizers {size / theirs / 1e6:.1f} MB/s, ratio {theirs / mine:.1f}")
+            request = {"encode_file": file.name, "repeat": 3}
+            answer = ask(dump, tokenizer.to_str(), [request])[0]
+        seconds.append(answer["seconds"] / request["repeat"])
+    start = time.perf_counter()
+    ids = tokenizer.encode(text).ids
+    theirs = time.perf_counter() - start
+    same = len(ids) * 3 == answer["tokens"]
+    ours = seconds[1]
+    print(
+        f"{name}: {size} bytes, {len(ids)} tokens{'' if same else ' OF OTHER NUMBER'}, {size / ours / 1e6:.1f} MB/s, tokenizers "
+        f"{size / theirs / 1e6:.1f} MB/s, ratio {theirs / ours:.1f}; twice the text takes {ours / seconds[0]:.1f} times as long",
+        flush=True,
+    )  # fmt: skip
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dump", default=str(ROOT / "build/release/tests/tokenizer_dump"))
     parser.add_argument("--count", type=int, default=20000, help="strings in all")
+    parser.add_argument("--each", type=int, default=0, help="strings for each tokenizer, in place of --count")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", default="", help="tokenizers whose name contains this")
     parser.add_argument("--speed", action="store_true")
@@ -369,12 +413,12 @@ def main():
     if options.write_fixture:
         return write_fixture()
     if options.speed:
-        return measure(options.dump)
+        return measure(options.dump, options.only)
     rng = random.Random(options.seed)
-    everyone = [(name, tokenizer) for name, tokenizer in peers(rng) if options.only in name]
-    share = -(-options.count // len(everyone))
-    different = sum(compare(options.dump, name, tokenizer, share, rng) for name, tokenizer in everyone)
-    print(f"{share * len(everyone)} strings, {len(everyone)} tokenizers: {different} differ")
+    chosen = [(name, tokenizer) for name, tokenizer in everyone(options.seed) if options.only in name]
+    share = options.each or -(-options.count // len(chosen))
+    different = sum(compare(options.dump, name, tokenizer, share, rng) for name, tokenizer in chosen)
+    print(f"{share * len(chosen)} strings, {len(chosen)} tokenizers: {different} differ")
     return 1 if different else 0
 
 

@@ -16,7 +16,7 @@ std::vector<int32_t> EncodeByDefinition(const BpeModel& model, const std::string
   std::vector<int32_t> ids;
   for (const char byte : word) {
     for (const BpeToken& token : model.tokens) {
-      if (token.bytes == std::string(1, byte)) {
+      if (token.text == std::string(1, byte)) {
         ids.push_back(token.id);
       }
     }
@@ -53,9 +53,9 @@ BpeModel RandomModel(std::mt19937& random, size_t num_merges) {
   for (size_t i = 0; i < num_merges; ++i) {
     const BpeToken left = model.tokens[random() % model.tokens.size()];
     const BpeToken right = model.tokens[random() % model.tokens.size()];
-    const std::string bytes = left.bytes + right.bytes;
+    const std::string bytes = left.text + right.text;
     auto found = std::find_if(model.tokens.begin(), model.tokens.end(), [&](const BpeToken& token) {
-      return token.bytes == bytes;
+      return token.text == bytes;
     });
     if (found == model.tokens.end()) {
       found = model.tokens.insert(found, {bytes, static_cast<int32_t>(model.tokens.size())});

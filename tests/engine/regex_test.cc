@@ -3,7 +3,6 @@
 #include <string>
 #include <vector>
 
-#include "engine/text/nfc.h"
 #include "tests/support/catch.h"
 
 namespace ringserve {
@@ -57,20 +56,6 @@ TEST_CASE("empty matches count unless they touch the match before") {
 TEST_CASE("letters are those of Unicode 16 with any PCRE2") {
   CHECK(Cut(R"(\p{L}+)", "-\U00010d50\u1c89\U00031350-") == "-|\U00010d50\u1c89\U00031350|-");
   CHECK(Cut(R"(\p{Nd}+)", "-\U0001ccf0-") == "-|\U0001ccf0|-");
-}
-
-TEST_CASE("Nfc composes what composes") {
-  CHECK(Nfc("e\u0327\u0301") == "\u0229\u0301");
-  CHECK(Nfc("e\u0301\u0327") == "\u0229\u0301");   // marks are ordered first
-  CHECK(Nfc("e\u030d\u0301") == "e\u030d\u0301");  // a mark of the same class blocks
-  CHECK(Nfc("a\u0315\u0300") == "\u00e0\u0315");
-  CHECK(Nfc("\u1112\u1161\u11ab") == "\ud55c");
-  CHECK(Nfc("\uac00\u11a8") == "\uac01");
-  CHECK(Nfc("\u212b") == "\u00c5");
-  CHECK(Nfc("\u0958") == "\u0915\u093c");  // excluded from composition
-  CHECK(Nfc("\u0344") == "\u0308\u0301");
-  CHECK_FALSE(MayChangeUnderNfc("plain \u00e9 \u65e5\ud55c"));
-  CHECK(MayChangeUnderNfc("e\u0301"));
 }
 
 }  // namespace

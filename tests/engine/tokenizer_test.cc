@@ -10,6 +10,7 @@
 #include "engine/base/json_reader.h"
 #include "engine/text/utf8.h"
 #include "tests/support/catch.h"
+#include "tests/support/temp_dir.h"
 
 namespace ringserve {
 namespace {
@@ -61,6 +62,10 @@ json SmallJson() {
         {"merges", json::array({Pair("a", "b"), Pair("ab", "c")})}}}};
 }
 
+json Scored(const std::string& token, double score) {
+  return json::array({token, score});
+}
+
 json Added(int32_t id, const std::string& content, bool special) {
   return {{"id", id},
           {"content", content},
@@ -93,24 +98,46 @@ TEST_CASE("Encode and Decode are Hugging Face's for the embedded model") {
   }
 }
 
+void CheckCase(const Tokenizer& tokenizer, const json& c) {
+  if (c.contains("text")) {
+    const EncodeOptions options = {.add_special_tokens = c["add_special_tokens"].get<bool>(),
+                                   .parse_special_tokens = c["parse_special_tokens"].get<bool>()};
+    CHECK(*tokenizer.Encode(c["text"].get<std::string>(), options) ==
+          c["expected"]["ids"].get<Ids>());
+    return;
+  }
+  const bool skip_special = c["skip_special_tokens"].get<bool>();
+  const auto expected = c["expected"]["text"].get<std::string>();
+  CHECK(*tokenizer.Decode(c["ids"].get<Ids>(), skip_special) == expected);
+  Tokenizer::Stream stream(tokenizer, skip_special);
+  std::string text;
+  for (const int32_t id : c["ids"].get<Ids>()) {
+    std::string piece;
+    stream.Push(id, &piece);
+    CHECK(ValidUtf8Prefix(piece) == piece.size());
+    text += piece;
+  }
+  stream.Finish(&text);
+  CHECK(text == expected);
+}
+
 TEST_CASE("Encode and Decode are Hugging Face's for tokenizers of every kind") {
-  const json entries = FixtureJson("tokenizers.json");
-  REQUIRE(entries.size() > 40);
-  for (const json& entry : entries) {
-    INFO(entry["name"]);
-    const auto tokenizer = Tokenizer::Parse(entry["tokenizer"].dump());
-    REQUIRE(tokenizer.status().ToString() == "OK");
-    for (const json& c : entry["cases"]) {
-      INFO(c.dump());
-      if (c.contains("text")) {
-        const EncodeOptions options = {
-            .add_special_tokens = c["add_special_tokens"].get<bool>(),
-            .parse_special_tokens = c["parse_special_tokens"].get<bool>()};
-        CHECK(*(*tokenizer)->Encode(c["text"].get<std::string>(), options) ==
-              c["expected"]["ids"].get<Ids>());
-      } else {
-        CHECK(*(*tokenizer)->Decode(c["ids"].get<Ids>(), c["skip_special_tokens"].get<bool>()) ==
-              c["expected"]["text"].get<std::string>());
+  const std::pair<const char*, size_t> files[] = {
+      {"tokenizers.json", 40}, {"tokenizer_styles.json", 16}, {"tokenizer_parts.json", 60}};
+  for (const auto& [name, min_entries] : files) {
+    json entries = FixtureJson(name);
+    REQUIRE(entries.size() >= min_entries);
+    for (json& entry : entries) {
+      INFO(name << ": " << entry["name"]);
+      if (entry.contains("model_of")) {
+        entry["tokenizer"]["model"] =
+            entries[entry["model_of"].get<size_t>()]["tokenizer"]["model"];
+      }
+      const auto tokenizer = Tokenizer::Parse(entry["tokenizer"].dump());
+      REQUIRE(tokenizer.status().ToString() == "OK");
+      for (const json& c : entry["cases"]) {
+        INFO(c.dump());
+        CheckCase(**tokenizer, c);
       }
     }
   }
@@ -167,35 +194,54 @@ TEST_CASE("what cannot be done exactly is refused by its path") {
 
   const std::vector<Case> cases = {
       {"version: \"2.0\"", [](json& f) { f["version"] = "2.0"; }},
-      {"truncation: only null", [](json& f) { f["truncation"] = json::object(); }},
-      {"padding: only null", [](json& f) { f["padding"] = json::object(); }},
+      {"truncation: number is not an object", [](json& f) { f["truncation"] = 7; }},
       {"extra: unknown key", [](json& f) { f["extra"] = 1; }},
-      {"normalizer.type: \"NFKC\"",
+      {"normalizer.type: \"Other\"",
        [](json& f) {
-         f["normalizer"] = {{"type", "NFKC"}};
+         f["normalizer"] = {{"type", "Other"}};
        }},
-      {"pre_tokenizer: missing", [](json& f) { f.erase("pre_tokenizer"); }},
-      {"pre_tokenizer: null", [](json& f) { f["pre_tokenizer"] = nullptr; }},
-      {"pre_tokenizer.type: \"Metaspace\"",
-       [](json& f) { f["pre_tokenizer"]["type"] = "Metaspace"; }},
-      {"pre_tokenizer.pretokenizers[1].type: a Split that no ByteLevel",
+      {"normalizer.normalizers[1].precompiled_charsmap: not base64",
        [](json& f) {
-         f["pre_tokenizer"] = SplitBy("a");
-         f["pre_tokenizer"]["pretokenizers"][1] = f["pre_tokenizer"]["pretokenizers"][0];
+         f["normalizer"] = {
+             {"type", "Sequence"},
+             {"normalizers",
+              {{{"type", "NFC"}}, {{"type", "Precompiled"}, {"precompiled_charsmap", "*"}}}}};
        }},
-      {"pre_tokenizer.pretokenizers[0].type: ByteLevel is only",
+      {"normalizer.precompiled_charsmap: a trie of 16 bytes in the 0",
        [](json& f) {
-         f["pre_tokenizer"] = SplitBy("a");
-         f["pre_tokenizer"]["pretokenizers"][0] = f["pre_tokenizer"]["pretokenizers"][1];
+         f["normalizer"] = {{"type", "Precompiled"}, {"precompiled_charsmap", "EAAAAA=="}};
+       }},
+      {"normalizer.pattern.Regex: at byte 0",
+       [](json& f) {
+         f["normalizer"] = {{"type", "Replace"}, {"pattern", {{"Regex", "("}}}, {"content", ""}};
+       }},
+      {"pre_tokenizer.type: \"Other\"", [](json& f) { f["pre_tokenizer"]["type"] = "Other"; }},
+      {"pre_tokenizer.add_prefix_space: false does not go with prepend_scheme first",
+       [](json& f) {
+         f["pre_tokenizer"] = {{"type", "Metaspace"},
+                               {"replacement", "_"},
+                               {"prepend_scheme", "first"},
+                               {"add_prefix_space", false}};
        }},
       {"pre_tokenizer.pretokenizers[0].behavior: \"Other\"",
        [](json& f) {
          f["pre_tokenizer"] = SplitBy("a");
          f["pre_tokenizer"]["pretokenizers"][0]["behavior"] = "Other";
        }},
-      {"decoder: null", [](json& f) { f["decoder"] = nullptr; }},
-      {"decoder.type: \"WordPiece\"", [](json& f) { f["decoder"]["type"] = "WordPiece"; }},
-      {"post_processor.type: \"BertProcessing\"",
+      {"decoder.type: \"CTC\"", [](json& f) { f["decoder"]["type"] = "CTC"; }},
+      {"decoder.decoders[1].pattern: a regex after Fuse",
+       [](json& f) {
+         f["decoder"] = {{"type", "Sequence"},
+                         {"decoders",
+                          {{{"type", "Fuse"}},
+                           {{"type", "Replace"}, {"pattern", {{"Regex", "a"}}}, {"content", ""}}}}};
+       }},
+      {"decoder.decoders[1].type: ByteFallback after Fuse",
+       [](json& f) {
+         f["decoder"] = {{"type", "Sequence"},
+                         {"decoders", {{{"type", "ByteLevel"}}, {{"type", "ByteFallback"}}}}};
+       }},
+      {"post_processor.cls: missing",
        [](json& f) {
          f["post_processor"] = {{"type", "BertProcessing"}};
        }},
@@ -219,7 +265,28 @@ TEST_CASE("what cannot be done exactly is refused by its path") {
                                   {{"Sequence", {{"id", "A"}, {"type_id", 0}}}}}},
                                 {"special_tokens", {{"x", {{"id", "x"}, {"ids", {999}}}}}}};
        }},
-      {"model.type: \"Unigram\"", [](json& f) { f["model"]["type"] = "Unigram"; }},
+      {"model.type: \"Other\"", [](json& f) { f["model"]["type"] = "Other"; }},
+      {"model.vocab: not an array",
+       [](json& f) {
+         f["model"] = {{"type", "Unigram"}, {"vocab", 1}};
+       }},
+      {"model.vocab[1]: not [token, score]",
+       [](json& f) {
+         f["model"] = {{"type", "Unigram"}, {"vocab", {Scored("a", 0), {"b"}}}};
+       }},
+      {"model.unk_id: missing",
+       [](json& f) {
+         f["model"] = {{"type", "Unigram"}, {"vocab", json::array({Scored("a", 0)})}};
+       }},
+      {"model.unk_id: 1 is not in [0, 0]",
+       [](json& f) {
+         f["model"] = {
+             {"type", "Unigram"}, {"unk_id", 1}, {"vocab", json::array({Scored("a", 0)})}};
+       }},
+      {"model.unk_token: \"[UNK]\" is not",
+       [](json& f) {
+         f["model"] = {{"type", "WordPiece"}, {"unk_token", "[UNK]"}, {"vocab", {{"a", 0}}}};
+       }},
       {"model.vocab: missing", [](json& f) { f["model"].erase("vocab"); }},
       {"model.vocab: array", [](json& f) { f["model"]["vocab"] = json::array(); }},
       {"model.vocab[\"abc\"]: not an id", [](json& f) { f["model"]["vocab"]["abc"] = -1; }},
@@ -237,15 +304,6 @@ TEST_CASE("what cannot be done exactly is refused by its path") {
        }},
       {"model.merges[0]: neither", [](json& f) { f["model"]["merges"] = {7}; }},
       {"model.dropout: 0.1", [](json& f) { f["model"]["dropout"] = 0.1; }},
-      {"model.continuing_subword_prefix: \"##\"",
-       [](json& f) { f["model"]["continuing_subword_prefix"] = "##"; }},
-      {"model.end_of_word_suffix: \"</w>\"",
-       [](json& f) { f["model"]["end_of_word_suffix"] = "</w>"; }},
-      {"model.byte_fallback: true is only",
-       [](json& f) {
-         f["model"]["vocab"].erase("z");
-         f["model"]["byte_fallback"] = true;
-       }},
       {"model.unk_token: \"<unk>\" is not",
        [](json& f) {
          f["model"]["vocab"].erase("z");
@@ -284,6 +342,22 @@ TEST_CASE("what cannot be done exactly is refused by its path") {
     CHECK(status.code() == absl::StatusCode::kInvalidArgument);
     CHECK(std::string(status.message()).substr(0, c.error.size()) == c.error);
   }
+}
+
+TEST_CASE("everything that is wrong is listed") {
+  json file = SmallJson();
+  file["normalizer"] = {{"type", "Sequence"}, {"normalizers", {{{"type", "A"}}, {{"type", "B"}}}}};
+  file["decoder"] = {{"type", "CTC"}};
+  file["model"]["type"] = "Other";
+  const TempDir folder;
+  const std::string path = folder.Write("tokenizer.json", file.dump()) + ": ";
+  Problems problems;
+  CHECK(Tokenizer::Load(folder.path(), &problems) == nullptr);
+  REQUIRE(problems.list().size() == 4);
+  CHECK(problems.list()[0].rfind(path + "normalizer.normalizers[0].type: \"A\"", 0) == 0);
+  CHECK(problems.list()[1].rfind(path + "normalizer.normalizers[1].type: \"B\"", 0) == 0);
+  CHECK(problems.list()[2].rfind(path + "decoder.type: \"CTC\"", 0) == 0);
+  CHECK(problems.list()[3].rfind(path + "model.type: \"Other\"", 0) == 0);
 }
 
 TEST_CASE("files that are no tokenizer.json are refused") {

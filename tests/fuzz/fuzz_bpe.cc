@@ -53,12 +53,12 @@ void CompareWithDefinition(std::string_view data) {
     const BpeToken left = model.tokens[static_cast<uint8_t>(data[0]) % model.tokens.size()];
     const BpeToken right = model.tokens[static_cast<uint8_t>(data[1]) % model.tokens.size()];
     data.remove_prefix(2);
-    const std::string bytes = left.bytes + right.bytes;
+    const std::string bytes = left.text + right.text;
     if (bytes.size() > kMaxWord) {
       continue;
     }
     auto found = std::find_if(model.tokens.begin(), model.tokens.end(), [&](const BpeToken& token) {
-      return token.bytes == bytes;
+      return token.text == bytes;
     });
     if (found == model.tokens.end()) {
       found = model.tokens.insert(found, {bytes, static_cast<int32_t>(model.tokens.size())});

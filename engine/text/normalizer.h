@@ -1,0 +1,45 @@
+// The normalizer of tokenizer.json: rewrites the text before it is cut into words.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "engine/base/problems.h"
+#include "engine/base/status.h"
+#include "engine/text/normalized_text.h"
+#include "engine/text/regex.h"
+
+namespace ringserve {
+
+class NormalizerStep {
+ public:
+  virtual ~NormalizerStep() = default;
+  // RESOURCE_EXHAUSTED if a pattern gives up (regex.h), or if the text grows beyond
+  // kMaxNormalizedBytes.
+  virtual absl::Status Apply(NormalizedText* text, RegexScratch* scratch) const = 0;
+};
+
+inline constexpr size_t kMaxNormalizedBytes = size_t{1} << 30;
+
+class Normalizer {
+ public:
+  // Any of the library's types; null does nothing. What is wrong is added to `problems`, by its
+  // path; the result is then of no use.
+  static Normalizer FromJson(const nlohmann::json& value,
+                             const std::string& path,
+                             Problems* problems);
+
+  bool empty() const { return steps_.empty(); }
+
+  absl::Status Apply(NormalizedText* text, RegexScratch* scratch) const;
+
+ private:
+  void Add(const nlohmann::json& value, const std::string& path, int depth, Problems* problems);
+
+  std::vector<std::unique_ptr<const NormalizerStep>> steps_;
+};
+
+}  // namespace ringserve
