@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <system_error>
 #include <unistd.h>
 
 #include <fmt/format.h>
@@ -21,7 +22,8 @@ constexpr int kBacklog = 1024;
 constexpr std::string_view kUnixPrefix = "unix:";
 
 absl::Status SystemError(const std::string& address, std::string_view what, int error) {
-  return absl::UnavailableError(fmt::format("{}: {}: {}", address, what, std::strerror(error)));
+  return absl::UnavailableError(
+      fmt::format("{}: {}: {}", address, what, std::generic_category().message(error)));
 }
 
 absl::StatusOr<ListeningSocket> ListenOn(const std::string& address,

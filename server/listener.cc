@@ -3,13 +3,13 @@
 #include <arpa/inet.h>
 #include <array>
 #include <cerrno>
-#include <cstring>
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <system_error>
 #include <unistd.h>
 #include <utility>
 
@@ -68,7 +68,8 @@ absl::StatusOr<std::unique_ptr<Listener>> Listener::Create(const Options& option
   listener->wake_fd_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   listener->spare_fd_ = OpenSpare();
   if (listener->epoll_fd_ < 0 || listener->wake_fd_ < 0 || listener->spare_fd_ < 0) {
-    return absl::UnavailableError(fmt::format("accept loop: {}", std::strerror(errno)));
+    return absl::UnavailableError(
+        fmt::format("accept loop: {}", std::generic_category().message(errno)));
   }
   return listener;
 }
@@ -156,7 +157,7 @@ void Listener::AcceptAll(int listener_fd) {
     } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
       return;
     } else if (errno == ENOBUFS || errno == ENOMEM) {
-      spdlog::warn("accept error={}", std::strerror(errno));
+      spdlog::warn("accept error={}", std::generic_category().message(errno));
       return;  // the listener stays readable: the loop comes back
     }
     // Else the connection died in the queue: on to the next.

@@ -6,6 +6,7 @@
 #include <fstream>
 #include <string>
 #include <sys/mman.h>
+#include <system_error>
 
 #include <fmt/format.h>
 
@@ -87,7 +88,7 @@ class CpuBackend final : public Backend {
     void* data = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (data == MAP_FAILED) {
       return absl::ResourceExhaustedError(
-          fmt::format("{} bytes of memory: {}", bytes, std::strerror(errno)));
+          fmt::format("{} bytes of memory: {}", bytes, std::generic_category().message(errno)));
     }
     madvise(data, size, MADV_HUGEPAGE);  // advice: a system without them serves small pages
     return Buffer(static_cast<std::byte*>(data), size, &Unmap);
