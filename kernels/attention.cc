@@ -47,6 +47,12 @@ const char* CheckAttentionArgs(const AttentionArgs& args) {
   if (!(args.scale > 0) || !std::isfinite(args.scale)) {
     return "scale must be positive and finite";
   }
+  if (!(args.softcap >= 0) || !std::isfinite(args.softcap)) {
+    return "softcap must be positive and finite, or 0";
+  }
+  if (args.position_bias != nullptr && (args.bias_reach < 0 || HasSinks(*args.plan))) {
+    return "position_bias needs a bias_reach of at least 0 and a plan without sinks";
+  }
   if (args.plan->split_size < 1 || args.plan->window < 1) {
     return "plan.split_size and plan.window must be positive";
   }

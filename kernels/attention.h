@@ -6,9 +6,11 @@
 //   kv   keys and values of the layer, `kv.layout.dtype`
 //   out  [num_rows, num_heads, head_dim]  `out_dtype`, row stride out_stride elements
 // Row r at position p sees the keys of its sequence's entries whose position is in (p - window, p];
-// sink entries are seen by every row of their sequence. Softmax is in float32 over
-// `scale` * q.k. Query head h reads KV head h / (num_heads / num_kv_heads).
-// Slots that no row sees are never read. `out` overlaps nothing.
+// sink entries are seen by every row of their sequence. Softmax is in float32 over the scores: with
+// s = `scale` * q.k and d the key's position less the row's, softcap * tanh(s / softcap) if there
+// is a softcap, else s, plus bias[h, reach + d], d held to [-reach, reach]. Query head h reads KV
+// head h / (num_heads / num_kv_heads). Slots that no row sees are never read. `out` overlaps
+// nothing.
 #pragma once
 
 #include <cstdint>
@@ -35,6 +37,12 @@ struct AttentionArgs {
   // [.., head_dim / 2, 2] cosine and sine per row of the step's angle table (rope.h); for sinks
   // only.
   const float* angles = nullptr;
+  float softcap = 0;  // 0: none
+  // [num_heads]: the score of one more key of each head, whose value is 0; or null.
+  const float* sink_logits = nullptr;
+  // [num_heads, 2 * bias_reach + 1] or null. Not with sinks: their positions move.
+  const float* position_bias = nullptr;
+  int32_t bias_reach = 0;
   // plan->num_partials * (head_dim + 2) floats.
   float* workspace = nullptr;
 };

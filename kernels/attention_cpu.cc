@@ -24,7 +24,7 @@ void Merge(const AttentionArgs& args, const MergeItem& merge) {
             plan.merge_sources[merge.first_source + s] + int64_t{i} * merge.num_heads + h;
         FoldRecord(args.workspace + partial * record_size, head_dim, folded);
       }
-      WriteRow(args, merge.first_row + i, merge.first_head + h, folded[0], folded + kRecordHead);
+      WriteRow(args, merge.first_row + i, merge.first_head + h, folded);
     }
   }
 }

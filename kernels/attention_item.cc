@@ -69,6 +69,7 @@ AttentionItem::AttentionItem(const AttentionArgs& args,
     num_sinks += plan_.entries[tile.entry].sink_angle_row >= 0 ? tile.num_keys : 0;
   }
   positions_ = scratch.positions.Get<int64_t>(num_rows_);
+  bias_rows_ = scratch.bias_rows.Get<int32_t>(num_rows_);
   q_ = scratch.q.Get<std::byte>(num_rows_ * head_dim_ * DTypeBytes(kernel.q_dtype));
   keys_ = scratch.keys.Get<std::byte>(int64_t{kGroupKeys} * padded_dim_ * 4);
   values_ = scratch.values.Get<std::byte>(int64_t{kGroupKeys} * padded_dim_ * 4);
@@ -82,6 +83,12 @@ AttentionItem::AttentionItem(const AttentionArgs& args,
 
 void AttentionItem::Run() {
   GatherRows();
+  rule_ = {.scale = args_.scale,
+           .softcap = args_.softcap,
+           .bias = args_.position_bias,
+           .bias_rows = bias_rows_,
+           .positions = positions_,
+           .reach = args_.bias_reach};
   for (int32_t t = 0; t < item_.num_tiles; ++t) {
     AddTile(plan_.tiles[item_.first_tile + t]);
   }
@@ -105,6 +112,7 @@ void AttentionItem::GatherRows() {
     const TileSequence& sequence = plan_.sequences[range.sequence];
     for (int64_t row = range.first_row; row < range.first_row + range.num_rows; ++row) {
       for (int32_t h = 0; h < item_.num_heads; ++h, ++to) {
+        bias_rows_[to] = item_.first_head + h;
         positions_[to] = sequence.first_position + (row - sequence.first_row);
         const int64_t offset = row * args_.q_stride + int64_t{item_.first_head + h} * head_dim_;
         CopyQuery(static_cast<const std::byte*>(args_.q) + offset * element,
@@ -244,6 +252,11 @@ void AttentionItem::AttendGroup(const Group& group, const Group& next) {
                        .max = max_,
                        .sum = sum_,
                        .acc = acc_};
+  if (args_.softcap > 0 || args_.position_bias != nullptr) {
+    rule_.first_position = group.number * kGroupKeys;
+    attend.rule = &rule_;
+    attend.scale = 1.0F;
+  }
   if (group.masked || group.present != ~uint64_t{0}) {
     FillVisible(group);
     attend.visible = visible_;
@@ -299,6 +312,7 @@ void AttentionItem::AttendOneByOne(const Group& group, AttendArgs attend) {
     kernel_.pack_values(values, args_.kv.layout.dtype, head_dim_, values_);
     attend.q = q_ + row * q_row_bytes;
     attend.visible = visible_ + row;
+    attend.rule_row = static_cast<int32_t>(row);
     attend.max = max_ + row;
     attend.sum = sum_ + row * kSumLanes;
     attend.acc = acc_ + row * padded_dim_;
@@ -326,7 +340,7 @@ void AttentionItem::Finish() {
           std::copy_n(
               record, record_size, args_.workspace + (item_.first_partial + from) * record_size);
         } else {
-          WriteRow(args_, row, item_.first_head + h, record[0], record + kRecordHead);
+          WriteRow(args_, row, item_.first_head + h, record);
         }
       }
     }

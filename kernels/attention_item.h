@@ -10,6 +10,7 @@
 
 #include "kernels/attention.h"
 #include "kernels/attention_kernel.h"
+#include "kernels/attention_score.h"
 
 namespace ringserve {
 
@@ -38,7 +39,7 @@ class GrowingBuffer {
 
 // What items need beside the arguments; one for each thread.
 struct AttentionScratch {
-  GrowingBuffer positions, q, keys, values, sink_keys, visible, max, sum, acc, records;
+  GrowingBuffer positions, bias_rows, q, keys, values, sink_keys, visible, max, sum, acc, records;
 };
 
 class AttentionItem {
@@ -93,6 +94,7 @@ class AttentionItem {
 
   // Scratch memory.
   int64_t* positions_ = nullptr;    // [num_rows_]
+  int32_t* bias_rows_ = nullptr;    // [num_rows_]: query heads
   std::byte* q_ = nullptr;          // [num_rows_, head_dim] of kernel_.q_dtype
   std::byte* keys_ = nullptr;       // packed
   std::byte* values_ = nullptr;     // packed
@@ -102,6 +104,8 @@ class AttentionItem {
   float* max_ = nullptr;            // these three: the split in progress, as in AttendArgs
   float* sum_ = nullptr;
   float* acc_ = nullptr;
+
+  ScoreRule rule_;  // of the group that is attended to, if scores need more than a scale
 
   // A group is attended to when the next one is known, so that this can be fetched meanwhile.
   Group groups_[2];

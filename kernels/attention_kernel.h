@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/attention_score.h"
 #include "kernels/types.h"
 
 namespace ringserve {
@@ -37,9 +38,13 @@ struct AttendArgs {
   int32_t head_dim = 0;
   DType dtype = DType::kF32;  // of the rows
   float scale = 0;            // scores to powers of two: the softmax scale x log2(e)
-  float* max = nullptr;       // [num_rows], in powers of two
-  float* sum = nullptr;       // [num_rows, kSumLanes]
-  float* acc = nullptr;       // [num_rows, padded head_dim], relative to 2^max
+  // Null: scores are multiplied by scale alone. Otherwise row r's are what the rule makes of those
+  // of its row rule_row + r, and scale is 1.
+  const ScoreRule* rule = nullptr;
+  int32_t rule_row = 0;
+  float* max = nullptr;  // [num_rows], in powers of two
+  float* sum = nullptr;  // [num_rows, kSumLanes]
+  float* acc = nullptr;  // [num_rows, padded head_dim], relative to 2^max
 };
 
 struct AttentionKernel {

@@ -363,13 +363,17 @@ void AccumulateFew(const AttendArgs& args,
 // Softmax of R rows from `row` on: probabilities and what to multiply their accumulators with.
 template <int R>
 void SoftmaxRows(
-    const AttendArgs& args, int32_t row, const float* scores, uint32_t* p, float* correction) {
+    const AttendArgs& args, int32_t row, float* scores, uint32_t* p, float* correction) {
   for (int64_t r = 0; r < R; ++r) {
     const uint64_t visible = args.visible == nullptr ? ~uint64_t{0} : args.visible[row + r];
     if (visible == 0) {
       correction[r] = 1;
       std::fill_n(p + r * kPairs, kPairs, 0U);
       continue;
+    }
+    if (args.rule != nullptr) {
+      AdjustScores(
+          *args.rule, args.rule_row + row + static_cast<int32_t>(r), scores + r * kGroupKeys);
     }
     correction[r] = Softmax(scores + r * kGroupKeys,
                             visible,

@@ -325,6 +325,10 @@ void Probabilities(const AttendArgs& args, int32_t row, float* scores, float* co
       std::fill_n(scores + r * kGroupKeys, kGroupKeys, 0.0F);
       continue;
     }
+    if (args.rule != nullptr) {
+      AdjustScores(
+          *args.rule, args.rule_row + row + static_cast<int32_t>(r), scores + r * kGroupKeys);
+    }
     correction[r] = Softmax(scores + r * kGroupKeys,
                             visible,
                             args.scale,

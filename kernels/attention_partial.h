@@ -35,10 +35,16 @@ inline void FoldRecord(const float* from, int32_t head_dim, float* into) {
   }
 }
 
-// out / sum to query head `head` of row `row`. Adding zero makes zeros positive: whether a sum of
+// The record's out / sum to query head `head` of row `row`; a learned sink adds to the sum alone.
+// Adding zero makes zeros positive: whether a sum of
 // nothing came out as -0 depends on the order of tiles.
-inline void WriteRow(
-    const AttentionArgs& args, int64_t row, int32_t head, float sum, const float* out) {
+inline void WriteRow(const AttentionArgs& args, int64_t row, int32_t head, const float* record) {
+  constexpr float kLog2E = 1.4426950408889634F;
+  const float* out = record + kRecordHead;
+  float sum = record[0];
+  if (args.sink_logits != nullptr) {
+    sum += std::exp2(args.sink_logits[head] * kLog2E - record[1]);
+  }
   const int32_t head_dim = args.kv.layout.head_dim;
   const int64_t offset = row * args.out_stride + int64_t{head} * head_dim;
   if (args.out_dtype == DType::kF32) {

@@ -78,7 +78,16 @@ void RowRef(const AttentionArgs& args,
         dot += key_vector[i] *
                Load<T>(args.q, args.q_dtype, row * args.q_stride + int64_t{head} * head_dim + i);
       }
-      scores.push_back(dot * T{args.scale});
+      T score = dot * T{args.scale};
+      if (args.softcap > 0) {
+        score = T{args.softcap} * std::tanh(score / T{args.softcap});
+      }
+      if (args.position_bias != nullptr) {
+        const int64_t reach = args.bias_reach;
+        const int64_t distance = std::clamp<int64_t>(key_position - position, -reach, reach);
+        score += T{args.position_bias[head * (2 * reach + 1) + reach + distance]};
+      }
+      scores.push_back(score);
       values.push_back(args.kv.Values(entry.block, kv_head) +
                        int64_t{key} * head_dim * DTypeBytes(layout.dtype));
     }
@@ -88,6 +97,10 @@ void RowRef(const AttentionArgs& args,
     largest = std::max(largest, score);
   }
   T sum = 0;
+  if (args.sink_logits != nullptr) {
+    largest = std::max(largest, T{args.sink_logits[head]});
+    sum = std::exp(T{args.sink_logits[head]} - largest);
+  }
   std::fill_n(out, head_dim, T{0});
   for (size_t key = 0; key < scores.size(); ++key) {
     const T weight = std::exp(scores[key] - largest);

@@ -9,7 +9,7 @@ namespace ringserve {
 
 class ThreadPool;
 
-// out[i, :] = table[token_ids[i], :], as float32.
+// out[i, :] = table[token_ids[i], :] * scale, as float32; or out[i, :] += that.
 struct EmbedArgs {
   const int32_t* token_ids = nullptr;
   const std::byte* table = nullptr;  // [vocab_size, hidden_dim] of table_dtype, row-major
@@ -18,6 +18,8 @@ struct EmbedArgs {
   int32_t hidden_dim = 0;
   int32_t vocab_size = 0;
   DType table_dtype = DType::kBf16;  // any
+  float scale = 1.0F;
+  bool accumulate = false;
 };
 
 // Requires 0 <= token id < vocab_size.

@@ -29,12 +29,13 @@ struct HostTensor {
 };
 
 // out[i, j] = sum over k of x[i, k] * weight[j, k], accumulated in float32 in one order along k for
-// every row count. x is of the weight's dtype.
+// every row count, then the bias is added. x is of the weight's dtype.
 struct MatMulArgs {
   const void* x = nullptr;  // [num_rows, weight.cols]
   Matrix weight;
   float* out = nullptr;  // [num_rows, weight.rows]
   int32_t num_rows = 0;
+  const float* bias = nullptr;  // [weight.rows], added to every row of the result; null: none
 };
 
 // Bytes of the CPU layout of a [rows, cols] weight; a multiple of 128.

@@ -32,6 +32,20 @@ int64_t SlicesPerPiece(const MatMulArgs& args, int64_t num_panels, int64_t rows,
   return RoundUp(least, kPanelSlices);
 }
 
+// While the block is in the caches.
+void AddBias(const MatMulArgs& args, const MatMulBlock& block) {
+  if (args.bias == nullptr) {
+    return;
+  }
+  const float* bias = args.bias + block.first_output;
+  for (int64_t row = block.first_row; row < block.first_row + block.num_rows; ++row) {
+    float* out = args.out + row * args.weight.rows + block.first_output;
+    for (int64_t i = 0; i < block.num_outputs; ++i) {
+      out[i] += bias[i];
+    }
+  }
+}
+
 }  // namespace
 
 MatMulKernel ChooseMatMulKernel(DType dtype) {
@@ -60,6 +74,7 @@ void MatMulWith(MatMulKernel kernel, const MatMulArgs& args, ThreadPool& pool) {
       block.num_outputs = std::min((next - i) * kMatMulSlice, weight.rows - block.first_output);
       if (block.num_outputs > 0) {
         kernel(args, block);
+        AddBias(args, block);
       }
       i = next;
     }

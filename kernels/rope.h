@@ -19,6 +19,8 @@ struct RopeAnglesArgs {
   float* angles = nullptr;              // [num_rows, head_dim / 2, 2]
   int32_t num_rows = 0;
   int32_t head_dim = 0;
+  // Cosines and sines are multiplied by it, but for frequencies of 0: these rotate nothing.
+  double magnitude = 1.0;
 };
 
 // Splits the fused projection, rotates queries and keys, rounds, writes q to its buffer and k, v to
@@ -34,6 +36,11 @@ struct RopeAppendArgs {
   int32_t num_rows = 0;
   int32_t num_heads = 0;
   DType q_dtype = DType::kBf16;
+  // [head_dim]: every head of queries (keys) is divided by the root of its mean square and
+  // multiplied by this first; null: it is not.
+  const float* q_norm = nullptr;
+  const float* k_norm = nullptr;
+  float norm_eps = 0;
 };
 
 // The key that attention sees of a sink: `key` [head_dim] of `dtype`, stored unrotated, rotated by
@@ -42,7 +49,7 @@ void RotateStoredKey(
     const std::byte* key, const float* angles, int32_t head_dim, DType dtype, std::byte* out);
 
 // In arithmetic of T; `out` [num_rows, num_heads + 2 * num_kv_heads, head_dim] gets the rotated
-// queries, the rotated keys and the values of each row; writes nothing else.
+// queries, the rotated keys and the values of each row; writes nothing else. Without norms.
 template <typename T>
 void RopeRef(const RopeAppendArgs& args, T* out);
 

@@ -32,8 +32,9 @@ void RopeAnglesCpu(const RopeAnglesArgs& args, ThreadPool& pool) {
       for (int64_t i = 0; i < half; ++i) {
         const double angle = Angle(args.positions[row], args.frequencies[i]);
         float* out = args.angles + 2 * (row * half + i);
-        out[0] = static_cast<float>(std::cos(angle));
-        out[1] = static_cast<float>(std::sin(angle));
+        const double magnitude = args.frequencies[i] == 0 ? 1.0 : args.magnitude;
+        out[0] = static_cast<float>(std::cos(angle) * magnitude);
+        out[1] = static_cast<float>(std::sin(angle) * magnitude);
       }
     }
   });

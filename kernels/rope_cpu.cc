@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "kernels/rope.h"
@@ -105,6 +106,26 @@ const RopeFunctions& Best() {
   return functions;
 }
 
+constexpr int32_t kMaxHeadDim = 256;
+
+// The head, or what its norm makes of it in `room`.
+const float* Normed(
+    const float* head, const float* weight, float eps, int32_t head_dim, float* room) {
+  if (weight == nullptr) {
+    return head;
+  }
+  double squares = 0;
+  for (int32_t i = 0; i < head_dim; ++i) {
+    squares += static_cast<double>(head[i]) * static_cast<double>(head[i]);
+  }
+  const auto scale =
+      static_cast<float>(1 / std::sqrt(squares / head_dim + static_cast<double>(eps)));
+  for (int32_t i = 0; i < head_dim; ++i) {
+    room[i] = head[i] * scale * weight[i];
+  }
+  return room;
+}
+
 void AppendRow(const RopeAppendArgs& args, const RopeFunctions& best, int64_t row) {
   const KvLayout& layout = args.kv.layout;
   const int32_t head_dim = layout.head_dim;
@@ -115,7 +136,9 @@ void AppendRow(const RopeAppendArgs& args, const RopeFunctions& best, int64_t ro
   auto* q =
       static_cast<std::byte*>(args.q) + row * args.num_heads * head_dim * DTypeBytes(args.q_dtype);
   for (int32_t head = 0; head < args.num_heads; ++head) {
-    best.rotate(heads, angles, head_dim, args.q_dtype, q);
+    float room[kMaxHeadDim];
+    const float* query = Normed(heads, args.q_norm, args.norm_eps, head_dim, room);
+    best.rotate(query, angles, head_dim, args.q_dtype, q);
     heads += head_dim;
     q += int64_t{head_dim} * DTypeBytes(args.q_dtype);
   }
@@ -126,10 +149,12 @@ void AppendRow(const RopeAppendArgs& args, const RopeFunctions& best, int64_t ro
     const float* values = heads + int64_t{layout.num_kv_heads} * head_dim;
     for (int32_t head = 0; head < layout.num_kv_heads; ++head) {
       std::byte* key = args.kv.Keys(block, head) + offset;
+      float room[kMaxHeadDim];
+      const float* plain = Normed(keys, args.k_norm, args.norm_eps, head_dim, room);
       if (rotated) {
-        best.rotate(keys, angles, head_dim, layout.dtype, key);
+        best.rotate(plain, angles, head_dim, layout.dtype, key);
       } else {
-        best.copy(keys, head_dim, layout.dtype, key);
+        best.copy(plain, head_dim, layout.dtype, key);
       }
       best.copy(values, head_dim, layout.dtype, args.kv.Values(block, head) + offset);
       keys += head_dim;

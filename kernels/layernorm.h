@@ -1,0 +1,33 @@
+// Layer norm (Ba et al. 2016) with the residual addition before it.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/types.h"
+
+namespace ringserve {
+
+class ThreadPool;
+
+// x += residual_in (if not null), then out = (x - mean) / sqrt(variance + eps) * weight + bias,
+// rounded to out_dtype.
+struct LayerNormArgs {
+  float* x = nullptr;                  // [num_rows, hidden_dim], updated in place
+  const float* residual_in = nullptr;  // [num_rows, hidden_dim] or null
+  const float* weight = nullptr;       // [hidden_dim]
+  const float* bias = nullptr;         // [hidden_dim]
+  void* out = nullptr;                 // [num_rows, hidden_dim]
+  int32_t num_rows = 0;
+  int32_t hidden_dim = 0;
+  float eps = 0;
+  DType out_dtype = DType::kBf16;
+};
+
+// Sums are accumulated in one order whatever num_rows is.
+void LayerNormCpu(const LayerNormArgs& args, ThreadPool& pool);
+
+// In arithmetic of T; `out` as T [num_rows, hidden_dim]; does not touch args.x or args.out.
+template <typename T>
+void LayerNormRef(const LayerNormArgs& args, T* out);
+
+}  // namespace ringserve
