@@ -27,7 +27,27 @@ SessionShape MakeSessionShape(const EngineConfig::Rings& rings) {
                       .slides = slides};
 }
 
+SessionShape MakeWindowShape(int64_t window,
+                             int32_t block_size,
+                             int32_t step_rows,
+                             int64_t max_length) {
+  // Wherever in its block the window begins, and with the rows of a step after it.
+  const int64_t most = RoundUp<int64_t>(window - 1 + step_rows, block_size) + block_size;
+  const int64_t size = std::min(most, RoundUp<int64_t>(std::min(max_length, most), block_size));
+  return {.buffer_size = size,
+          .block_size = block_size,
+          .sink_size = 0,
+          .feedback_size = size,
+          .slides = true,
+          .window = window,
+          .max_length = max_length};
+}
+
 int64_t WindowFirst(const SessionShape& shape, int64_t position) {
+  if (shape.window > 0) {
+    const int64_t first = std::max<int64_t>(position + 1 - shape.window, 0);
+    return first - first % shape.block_size;
+  }
   if (!shape.slides || position < shape.buffer_size) {
     return 0;
   }
@@ -49,6 +69,7 @@ Session::Session(const SessionShape& shape, int64_t max_position, BlockPool& poo
   RS_CHECK(shape.buffer_size >= shape.block_size);
   RS_CHECK(shape.sink_size <= shape.block_size);
   RS_CHECK(shape.sink_size == 0 || shape.slides);
+  RS_CHECK(shape.window == 0 || (shape.slides && shape.sink_size == 0));
 }
 
 Session::Session(const Session& from, int64_t position, std::vector<BlockCopy>& copies)
@@ -98,11 +119,9 @@ Session::~Session() {
 }
 
 int64_t Session::MaxRows() const {
-  if (!shape_.slides || position_ < shape_.buffer_size) {
-    return shape_.buffer_size - position_;
-  }
   // The window moves with the row whose first position is the next multiple of block_size.
-  return WindowFirst(shape_, position_) + shape_.buffer_size - position_;
+  const int64_t first = shape_.slides ? WindowFirst(shape_, position_) : 0;
+  return std::min(first + shape_.buffer_size, shape_.max_length) - position_;
 }
 
 int64_t Session::Append(std::span<const int32_t> token_ids, Phase phase) {
@@ -229,7 +248,7 @@ int32_t Session::OwnCopy(int32_t block, int64_t num_keys, std::vector<BlockCopy>
   return copy;
 }
 
-// Drops the blocks before `first_position`; the tokens that they held.
+// Drops the blocks before `first_position`; the tokens that they held and the model would see.
 int64_t Session::MoveWindow(int64_t first_position) {
   const int64_t before = window_first();
   while (window_first() < first_position) {
@@ -240,9 +259,11 @@ int64_t Session::MoveWindow(int64_t first_position) {
   }
   if (window_first() > before) {
     // A text that ends earlier would need keys that are gone now.
-    floor_ = std::max(floor_, window_first() - shape_.block_size + shape_.buffer_size);
+    const int64_t reach =
+        shape_.window > 0 ? shape_.window - 1 : shape_.buffer_size - shape_.block_size;
+    floor_ = std::max(floor_, window_first() + reach);
   }
-  return window_first() - before;
+  return shape_.window > 0 ? 0 : window_first() - before;
 }
 
 void Session::HandOverOldest() {

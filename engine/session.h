@@ -15,6 +15,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <vector>
 
@@ -32,11 +33,29 @@ struct SessionShape {
   int32_t sink_size = 0;      // tokens; 0 unless the context slides; at most block_size
   int64_t feedback_size = 0;  // tokens of a turn that stay in the feedback ring until it commits
   bool slides = false;
+  // The model's own window in tokens, the query's included: exact for every row, whatever the
+  // block size. 0: it has none. Requires slides and no sinks.
+  int64_t window = 0;
+  int64_t max_length = std::numeric_limits<int64_t>::max();  // tokens of text, however it slides
+
+  bool has_end() const { return !slides || max_length < std::numeric_limits<int64_t>::max(); }
+
+  // Tokens of text, or those of the window where the text has no end.
+  int64_t max_context() const { return slides && has_end() ? max_length : buffer_size; }
 };
 
+// The rings of layers that see `window` tokens, for steps of up to `step_rows` rows. No larger than
+// a text of max_length tokens needs.
+SessionShape MakeWindowShape(int64_t window,
+                             int32_t block_size,
+                             int32_t step_rows,
+                             int64_t max_length);
+
+// Of layers that see everything.
 SessionShape MakeSessionShape(const EngineConfig::Rings& rings);
 
-// The first position that the row at `position` sees, sinks aside; a multiple of block_size.
+// The block of the first position that the row at `position` sees, sinks aside: a multiple of
+// block_size, and without a window of the model's own that position itself.
 int64_t WindowFirst(const SessionShape& shape, int64_t position);
 
 // The most blocks that a session of up to `max_position` tokens holds at once, its sinks included.
@@ -89,8 +108,9 @@ class Session {
   // The most rows that one step may append: they share one window. 0: the context is full.
   int64_t MaxRows() const;
 
-  // Makes room for the next tokens: moves the window, takes blocks. The tokens that left the
-  // window. Requires 1 <= token_ids.size() <= MaxRows().
+  // Makes room for the next tokens: moves the window, takes blocks. The tokens that left a window
+  // which is not the model's own: what it would still have seen. Requires 1 <= token_ids.size() <=
+  // MaxRows().
   int64_t Append(std::span<const int32_t> token_ids, Phase phase);
 
   // True if the next row moves the window, so that Rollback cannot take it back.

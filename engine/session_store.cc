@@ -26,14 +26,14 @@ absl::Time ExpiryOf(const SessionEntry& entry) {
 
 absl::Status CheckOptions(const SessionOptions& options, const SessionShape& shape) {
   const int64_t size = options.buffer_size;
-  if (size != 0 && (size < 2 * int64_t{shape.block_size} || size > shape.buffer_size ||
+  if (size != 0 && (size < 2 * int64_t{shape.block_size} || size > shape.max_context() ||
                     size % shape.block_size != 0)) {
     return absl::InvalidArgumentError(
         fmt::format("buffer_size: {} is not a multiple of {} in [{}, {}]",
                     size,
                     shape.block_size,
                     2 * shape.block_size,
-                    shape.buffer_size));
+                    shape.max_context()));
   }
   if (options.idle_timeout < absl::ZeroDuration()) {
     return absl::InvalidArgumentError(
@@ -57,7 +57,9 @@ absl::StatusOr<SessionInfo> SessionStore::Create(const std::string& owner,
         fmt::format("there are {} sessions, as many as sessions.max_sessions allows", size()));
   }
   SessionShape shape = parts_.shape;
-  if (options.buffer_size != 0) {
+  if (options.buffer_size != 0 && shape.window > 0) {
+    shape.max_length = options.buffer_size;
+  } else if (options.buffer_size != 0) {
     shape.buffer_size = options.buffer_size;
     shape.feedback_size = std::min(shape.feedback_size, options.buffer_size);
   }
@@ -159,13 +161,13 @@ absl::StatusOr<SessionEntry*> SessionStore::BeginTurn(const GenerateRequest& req
                     entry->position()));
   }
   const SessionShape& shape = entry->session->shape();
-  const int64_t room = std::max<int64_t>(shape.buffer_size - entry->position(), 0);
-  if (!shape.slides && static_cast<int64_t>(request.prompt.size()) > room) {
+  const int64_t room = std::max<int64_t>(shape.max_context() - entry->position(), 0);
+  if (shape.has_end() && static_cast<int64_t>(request.prompt.size()) > room) {
     return absl::InvalidArgumentError(fmt::format(
         "prompt: {} tokens are more than {}, what is left of the session's buffer_size {}",
         request.prompt.size(),
         room,
-        shape.buffer_size));
+        shape.max_context()));
   }
   Unfile(*entry);
   entry->request_id = request.request_id;
@@ -211,7 +213,7 @@ SessionInfo SessionStore::InfoOf(const SessionEntry& entry) const {
   return {.id = entry.id,
           .position = entry.position(),
           .rollback_floor = entry.session->rollback_floor(),
-          .buffer_size = entry.session->shape().buffer_size,
+          .buffer_size = entry.session->shape().max_context(),
           .num_blocks = entry.session->num_blocks(),
           .is_busy = entry.request_id.has_value(),
           .created = entry.created,

@@ -61,6 +61,13 @@ class Memory {
 
 // By the definition in session.h, not by its arithmetic.
 int64_t ObviousWindowFirst(const SessionShape& shape, int64_t position) {
+  if (shape.window > 0) {
+    int64_t block = 0;  // of the oldest position seen
+    while (position - (block + shape.block_size - 1) >= shape.window) {
+      block += shape.block_size;
+    }
+    return block;
+  }
   if (!shape.slides || position < shape.buffer_size) {
     return 0;
   }
@@ -82,7 +89,11 @@ void CheckContext(const Session& session,
   }
   std::vector<BlockEntry> entries;
   session.AppendContext(77, entries);
-  const int64_t first = std::max(ObviousWindowFirst(shape, length - 1), session.window_first());
+  // The rows of a step may see windows of the model's own that begin in different blocks.
+  const int64_t first =
+      shape.window > 0 ? session.window_first()
+                       : std::max(ObviousWindowFirst(shape, length - 1), session.window_first());
+  REQUIRE((shape.window == 0 || first <= ObviousWindowFirst(shape, length)));
   size_t next = 0;
   if (shape.sink_size > 0 && first > 0) {
     const BlockEntry& sinks = entries[next++];
@@ -145,12 +156,15 @@ void RunRandom(const Case& test) {
       }
       const int64_t evicted =
           session->Append(ids, prefill ? Session::Phase::kPrefill : Session::Phase::kDecode);
-      REQUIRE(evicted == session->window_first() - before);
+      REQUIRE(evicted == (shape.window > 0 ? 0 : session->window_first() - before));
+      REQUIRE((shape.window == 0 || ObviousWindowFirst(shape, static_cast<int64_t>(text.size())) ==
+                                        session->window_first()));
       memory.WipeFree();
       for (const int32_t id : ids) {
         const auto position = static_cast<int64_t>(text.size());
-        // One window for all rows of a step.
-        REQUIRE(ObviousWindowFirst(shape, position) == session->window_first());
+        // One window for all rows of a step, if it is not the model's own.
+        REQUIRE(
+            (shape.window > 0 || ObviousWindowFirst(shape, position) == session->window_first()));
         memory.Write(session->Slot(position), {position, id});
         REQUIRE((session->SinkSlot(position) >= 0) == (position < shape.sink_size));
         if (session->SinkSlot(position) >= 0) {
@@ -229,6 +243,38 @@ TEST_CASE("sessions follow the obvious model under random turns") {
       }
     }
   }
+}
+
+TEST_CASE("sessions of a model's own window follow the obvious model") {
+  uint64_t seed = 0;
+  for (const int32_t block_size : {1, 4, 8}) {
+    for (const int64_t window : {1, 3, 8, 13}) {
+      for (const int32_t step_rows : {1, 5, 16}) {
+        CAPTURE(block_size, window, step_rows, seed);
+        const SessionShape shape = MakeWindowShape(window, block_size, step_rows, INT64_MAX);
+        BlockPool pool(static_cast<int32_t>(WorstCaseBlocks(shape, INT64_MAX)));
+        REQUIRE(Session(shape, INT64_MAX, pool).MaxRows() >= step_rows);
+        for (int i = 0; i < 3; ++i) {
+          RunRandom({shape, seed++});
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("a text that must end ends, whatever its window") {
+  const SessionShape shape = MakeWindowShape(5, 4, 3, 20);
+  REQUIRE(shape.has_end());
+  REQUIRE(shape.max_context() == 20);
+  BlockPool pool(static_cast<int32_t>(WorstCaseBlocks(shape, 20)));
+  Session session(shape, 20, pool);
+  for (int i = 0; i < 20; ++i) {
+    REQUIRE(session.MaxRows() >= 1);
+    session.Append(std::vector<int32_t>(1, 1), Session::Phase::kDecode);
+  }
+  REQUIRE(session.MaxRows() == 0);
+  // A short text needs no ring for the whole window.
+  REQUIRE(MakeWindowShape(4096, 16, 512, 64).buffer_size == 64);
 }
 
 TEST_CASE("the window moves at positions that depend on the position alone") {
