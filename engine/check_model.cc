@@ -1,5 +1,6 @@
 #include "engine/check_model.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <memory>
 #include <system_error>
@@ -9,6 +10,7 @@
 #include "engine/backend/make_backend.h"
 #include "engine/memory_plan.h"
 #include "engine/model/safetensors.h"
+#include "engine/model/tensor_names.h"
 #include "engine/model/weights.h"
 #include "engine/text/tokenizer.h"
 
@@ -89,12 +91,25 @@ void CheckPlan(const EngineConfig& config, const ModelConfig& model, Problems& p
 }
 
 double Millions(const ModelConfig& model) {
-  const double hidden = model.hidden_dim;
-  const double q_dim = double{model.num_heads * 1.0} * model.head_dim;
-  const double kv_dim = double{model.num_kv_heads * 1.0} * model.head_dim;
-  const double layer = hidden * (2 * q_dim + 2 * kv_dim + 3.0 * model.ffn_dim + 2);
-  const double tables = hidden * model.vocab_size * (model.tied_embeddings ? 1 : 2);
-  return (model.num_layers * layer + tables + hidden) / 1e6;
+  double elements = 0;
+  const auto add = [&](const TensorSpec& spec) {
+    elements +=
+        static_cast<double>(spec.rows) * static_cast<double>(std::max<int64_t>(spec.cols, 1));
+  };
+  const ModelTensors tensors = TensorsOfModel(model);
+  add(tensors.embedding);
+  std::for_each(tensors.positions.begin(), tensors.positions.end(), add);
+  std::for_each(tensors.final_norm.weight.begin(), tensors.final_norm.weight.end(), add);
+  if (!model.tied_embeddings) {
+    add(tensors.lm_head);
+  }
+  for (int32_t layer = 0; layer < model.num_layers; ++layer) {
+    const LayerTensors of_layer = TensorsOfLayer(model, layer);
+    for (const TensorSpec* spec : of_layer.all()) {
+      add(*spec);
+    }
+  }
+  return elements / 1e6;
 }
 
 }  // namespace

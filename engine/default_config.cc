@@ -60,7 +60,7 @@ absl::StatusOr<EngineConfig> DefaultEngineConfig(const std::string& model_dir) {
   config.scheduler = {.prefill_size = 512, .max_batch = kMaxSessions, .max_queue = 1024};
   config.sessions = {.max_sessions = kMaxIdleSessions, .idle_timeout_s = kIdleTimeoutS};
   const KvLayout kv = MakeKvLayout(rings, model, RunDType(config.model.dtype, model));
-  const int64_t session_bytes = BlocksPerSession(config) * kv.block_bytes();
+  const int64_t session_bytes = BlocksPerSession(config, model) * kv.block_bytes();
   config.memory.device_bytes = std::clamp(
       kMaxSessions * session_bytes, session_bytes, std::max(session_bytes, kMaxPoolBytes));
   return config;

@@ -71,8 +71,9 @@ void Engine::State::Start(EventSink& sink) {
                   .kv_pool = device_pool.data(),
                   .kv = plan.kv,
                   .tiles = MakeTileOptions(config, model_config, backend->info()),
+                  .local_tiles = MakeLocalTileOptions(config, model_config, backend->info()),
                   .vocab_size = model_config.vocab_size};
-  parts.shape = MakeSessionShape(config.rings);
+  parts.shape = MakeSessionShape(config, model_config);
   parts.scheduler = config.scheduler;
   parts.sessions = config.sessions;
   parts.device_blocks = static_cast<int32_t>(plan.device_blocks);

@@ -32,6 +32,24 @@ std::string Readable(int64_t bytes) {
   return unit == 0 ? fmt::format("{} B", bytes) : fmt::format("{:.1f} {}", value, kUnits[unit]);
 }
 
+// What a text that outgrows its rings would need, and the model cannot do.
+void CheckSlide(const EngineConfig& config, const ModelConfig& model, Problems& problems) {
+  if (config.rings.sink_size > 0 && !model.local_layers.empty()) {
+    problems.Add("rings.sink_size: sinks do not go with the model's own attention windows");
+  }
+  if (config.rings.overflow != OverflowPolicy::kSlide) {
+    return;
+  }
+  if (model.learned_positions) {
+    problems.Add(
+        fmt::format("rings.overflow: the model has {} positions, a text that slides has no end",
+                    model.max_positions));
+  }
+  if (model.rope.kind == RopeConfig::Kind::kDynamic) {
+    problems.Add("rings.overflow: rope_type \"dynamic\" is served up to max_position_embeddings");
+  }
+}
+
 absl::StatusOr<int64_t> DeviceBlocks(const EngineConfig& config,
                                      const KvLayout& kv,
                                      int64_t blocks_per_session) {
@@ -90,6 +108,7 @@ TileOptions MakeTileOptions(const EngineConfig& config,
   options.num_heads = model.num_heads;
   options.num_kv_heads = model.num_kv_heads;
   options.tile_size = config.attention.tile_size;
+  options.window = LayerGroups(model).front().window;
   options.head_tile_size = config.attention.head_tile_size;
   if (config.attention.tile_order != TileOrderPolicy::kAuto) {
     options.order = config.attention.tile_order == TileOrderPolicy::kQMajor ? TileOrder::kQMajor
@@ -97,6 +116,18 @@ TileOptions MakeTileOptions(const EngineConfig& config,
   }
   options.split_size = backend.split_size;
   options.num_workers = backend.num_workers;
+  return options;
+}
+
+std::optional<TileOptions> MakeLocalTileOptions(const EngineConfig& config,
+                                                const ModelConfig& model,
+                                                const BackendInfo& backend) {
+  const std::vector<LayerGroup> groups = LayerGroups(model);
+  if (groups.size() < 2) {
+    return std::nullopt;
+  }
+  TileOptions options = MakeTileOptions(config, model, backend);
+  options.window = groups[1].window;
   return options;
 }
 
@@ -108,17 +139,32 @@ StepLimits MakeStepLimits(const EngineConfig& config,
   limits.block_size = config.rings.block_size;
   limits.max_rows = scheduler.prefill_size + scheduler.max_batch;
   limits.max_sink_rows = scheduler.max_batch * config.rings.sink_size;
+  limits.max_positions =
+      config.rings.overflow == OverflowPolicy::kSlide ? 0 : config.rings.buffer_size;
   limits.max_logits_rows = std::max(scheduler.max_batch, kMinLogitsRows);
-  limits.max_partials = MaxPartials(MakeTileOptions(config, model, backend),
-                                    limits.max_rows,
-                                    scheduler.max_batch,
-                                    config.rings.buffer_size + config.rings.sink_size);
-  limits.max_entries = scheduler.max_batch * BlocksPerSession(config);
+  limits.max_partials =
+      MaxPartials(MakeTileOptions(config, model, backend),
+                  limits.max_rows,
+                  scheduler.max_batch,
+                  MakeSessionShape(config, model).buffer_size + config.rings.sink_size);
+  limits.max_entries = scheduler.max_batch * BlocksPerSession(config, model);
   return limits;
 }
 
-int64_t BlocksPerSession(const EngineConfig& config) {
-  return WorstCaseBlocks(MakeSessionShape(config.rings), std::numeric_limits<int64_t>::max());
+SessionShape MakeSessionShape(const EngineConfig& config, const ModelConfig& model) {
+  const int64_t window = LayerGroups(model).front().window;
+  if (window == kNoWindow) {
+    return MakeSessionShape(config.rings);
+  }
+  const int64_t max_length = config.rings.overflow == OverflowPolicy::kSlide
+                                 ? std::numeric_limits<int64_t>::max()
+                                 : config.rings.buffer_size;
+  return MakeWindowShape(
+      window, config.rings.block_size, config.scheduler.prefill_size, max_length);
+}
+
+int64_t BlocksPerSession(const EngineConfig& config, const ModelConfig& model) {
+  return WorstCaseBlocks(MakeSessionShape(config, model), std::numeric_limits<int64_t>::max());
 }
 
 void CheckFit(const EngineConfig& config, const ModelConfig& model, Problems& problems) {
@@ -127,6 +173,7 @@ void CheckFit(const EngineConfig& config, const ModelConfig& model, Problems& pr
                              config.rings.buffer_size,
                              model.max_positions));
   }
+  CheckSlide(config, model, problems);
   const int32_t group = model.num_heads / model.num_kv_heads;
   if (config.attention.head_tile_size > group) {
     problems.Add(
@@ -151,7 +198,7 @@ absl::StatusOr<MemoryPlan> PlanMemory(const EngineConfig& config,
   const BackendMemory steps = backend.StepMemory(model, dtype, limits);
   plan.workspace_bytes = Model::WorkspaceBytes(model, dtype, limits) + steps.device_bytes;
   plan.staging_bytes = steps.pinned_bytes;
-  plan.blocks_per_session = BlocksPerSession(config);
+  plan.blocks_per_session = BlocksPerSession(config, model);
   ASSIGN_OR_RETURN(plan.device_blocks, DeviceBlocks(config, plan.kv, plan.blocks_per_session));
   plan.max_sessions = plan.device_blocks / plan.blocks_per_session;
   if (plan.device_blocks > kMaxPlanBytes / plan.kv.block_bytes() ||

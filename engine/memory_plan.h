@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "engine/backend/backend.h"
@@ -12,6 +13,7 @@
 #include "engine/model/model.h"
 #include "engine/model/model_config.h"
 #include "engine/plan/tile_planner.h"
+#include "engine/session.h"
 #include "kernels/kv_view.h"
 
 namespace ringserve {
@@ -45,13 +47,22 @@ TileOptions MakeTileOptions(const EngineConfig& config,
                             const ModelConfig& model,
                             const BackendInfo& backend);
 
+// The same for layers that see a window in a model where others see everything; empty: there are
+// none.
+std::optional<TileOptions> MakeLocalTileOptions(const EngineConfig& config,
+                                                const ModelConfig& model,
+                                                const BackendInfo& backend);
+
 // The largest step that the scheduler may make of this config.
 StepLimits MakeStepLimits(const EngineConfig& config,
                           const ModelConfig& model,
                           const BackendInfo& backend);
 
+// The rings of a session of this model, those of its first window group.
+SessionShape MakeSessionShape(const EngineConfig& config, const ModelConfig& model);
+
 // The most blocks that one session ever holds, its sinks included.
-int64_t BlocksPerSession(const EngineConfig& config);
+int64_t BlocksPerSession(const EngineConfig& config, const ModelConfig& model);
 
 // Notes what in `config` this model cannot do, naming the config key.
 void CheckFit(const EngineConfig& config, const ModelConfig& model, Problems& problems);

@@ -8,6 +8,10 @@ namespace ringserve {
 
 absl::Status StepRunner::Launch(StepBatch& batch) {
   PlanTiles({.sequences = batch.sequences, .entries = batch.entries}, parts_.tiles, tile_plan_);
+  if (parts_.local_tiles.has_value()) {
+    PlanTiles(
+        {.sequences = batch.sequences, .entries = batch.entries}, *parts_.local_tiles, local_plan_);
+  }
   const auto started = std::chrono::steady_clock::now();
   absl::Status status = LaunchModel(batch);
   kernel_time_ += absl::FromChrono(std::chrono::steady_clock::now() - started);
@@ -30,6 +34,10 @@ absl::Status StepRunner::LaunchModel(StepBatch& batch) {
     input.sink_slots = batch.sink_slots;
   }
   input.tiles = &tile_plan_;
+  const LocalStep local = {.tiles = &local_plan_, .kv = parts_.kv};
+  if (parts_.local_tiles.has_value()) {
+    input.local = &local;
+  }
   RETURN_IF_ERROR(parts_.model->Run(input, parts_.kv_pool, parts_.kv));
   // Scoring a prompt wants more logits than the workspace holds at once.
   const auto max_rows = static_cast<size_t>(parts_.model->limits().max_logits_rows);

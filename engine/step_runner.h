@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 
 #include <absl/time/time.h>
 
@@ -25,6 +26,9 @@ class StepRunner {
     std::byte* kv_pool = nullptr;  // device memory
     KvLayout kv;
     TileOptions tiles;
+    // Of the layers that see a window in a model where others see everything. They share the
+    // blocks.
+    std::optional<TileOptions> local_tiles = std::nullopt;
     int32_t vocab_size = 0;
   };
 
@@ -47,6 +51,7 @@ class StepRunner {
 
   Parts parts_;
   TilePlan tile_plan_;
+  TilePlan local_plan_;
   absl::Duration kernel_time_;
 };
 

@@ -21,11 +21,15 @@
 #include "engine/model/model_config.h"
 #include "engine/request.h"
 #include "engine/sample/sampler.h"
+#include "kernels/activation.h"
 #include "kernels/attention.h"
 #include "kernels/embed.h"
+#include "kernels/layernorm.h"
 #include "kernels/matmul.h"
+#include "kernels/moe.h"
 #include "kernels/rmsnorm.h"
 #include "kernels/rope.h"
+#include "kernels/softcap.h"
 #include "kernels/swiglu.h"
 #include "kernels/types.h"
 
@@ -46,6 +50,7 @@ struct StepLimits {
   int32_t max_logits_rows = 0;  // rows of one ComputeLogits
   int64_t max_partials = 0;     // TilePlan::num_partials
   int64_t max_entries = 0;      // TilePlan::entries
+  int64_t max_positions = 0;    // how long a text can become; 0: the model's max_positions
 };
 
 struct BackendInfo {
@@ -127,12 +132,24 @@ class Backend {
     return SwiGlu(activation);
   }
 
+  // What only some families need (BeyondLlama); CheckModel refuses these where they are not there.
+  virtual absl::Status LayerNorm(const LayerNormArgs& /*args*/) { return NotHere("LayerNorm"); }
+
+  virtual absl::Status Activate(const ActivationArgs& /*args*/) { return NotHere("Activate"); }
+
+  virtual absl::Status Experts(const ExpertsArgs& /*args*/) { return NotHere("Experts"); }
+
+  virtual absl::Status Softcap(const SoftcapArgs& /*args*/) { return NotHere("Softcap"); }
+
   virtual absl::Status Sample(const SampleArgs& args) = 0;
   virtual absl::Status EndStep() = 0;
   // Blocks until the oldest step that ended and was not awaited yet has run.
   virtual absl::Status AwaitStep() = 0;
   // Blocks until everything has run; no step is left to await.
   virtual absl::Status Synchronize() = 0;
+
+ private:
+  static absl::Status NotHere(const char* op) { return absl::UnimplementedError(op); }
 };
 
 }  // namespace ringserve

@@ -151,6 +151,26 @@ class CpuBackend final : public Backend {
     return absl::OkStatus();
   }
 
+  absl::Status LayerNorm(const LayerNormArgs& args) override {
+    LayerNormCpu(args, pool_);
+    return absl::OkStatus();
+  }
+
+  absl::Status Activate(const ActivationArgs& args) override {
+    ActivationCpu(args, pool_);
+    return absl::OkStatus();
+  }
+
+  absl::Status Experts(const ExpertsArgs& args) override {
+    ExpertsCpu(args, pool_);
+    return absl::OkStatus();
+  }
+
+  absl::Status Softcap(const SoftcapArgs& args) override {
+    SoftcapCpu(args, pool_);
+    return absl::OkStatus();
+  }
+
   absl::Status Sample(const SampleArgs& args) override {
     pool_.ParallelFor(static_cast<int64_t>(args.rows.size()), 1, [&](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; ++i) {

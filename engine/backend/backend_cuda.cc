@@ -10,6 +10,7 @@
 
 #include <cuda_runtime.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "engine/backend/cuda_copies.h"
 #include "engine/backend/cuda_device.h"
@@ -357,6 +358,12 @@ absl::Status CheckCudaModel(const ModelConfig& config, DType dtype) {
         fmt::format("model.dtype: {} does not run on device \"cuda\", only bf16; say \"bf16\", or "
                     "device \"cpu\"",
                     DTypeName(dtype)));
+  }
+  if (const std::vector<std::string> beyond = BeyondLlama(config); !beyond.empty()) {
+    return absl::InvalidArgumentError(
+        fmt::format("config.json: {}: {} do not run on device \"cuda\" yet; say device \"cpu\"",
+                    config.architecture,
+                    fmt::join(beyond, ", ")));
   }
   const int32_t head_dim = config.head_dim;
   if (head_dim != 64 && head_dim != 96 && head_dim != 128 && head_dim != 256) {

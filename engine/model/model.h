@@ -17,6 +17,17 @@ namespace ringserve {
 
 class Weights;
 
+// Where the layers of the second window group (LayerGroups) read and write in one step.
+struct LocalStep {
+  const TilePlan* tiles = nullptr;
+  // Null: they read and write the slots of the first group, whose blocks then hold all layers of
+  // the model, numbered as in the model. Otherwise both groups have blocks of their own, and their
+  // layers are numbered within the group.
+  std::byte* kv_pool = nullptr;
+  KvLayout kv;
+  std::span<const int64_t> slots = {};  // [num_rows]
+};
+
 // The rows of one step. Host memory, borrowed for the call.
 struct StepInput {
   std::span<const int32_t> token_ids;  // [num_rows]
@@ -25,7 +36,8 @@ struct StepInput {
   std::span<const int64_t> positions;
   std::span<const int64_t> slots;       // [num_rows]: block * block_size + offset
   std::span<const int64_t> sink_slots;  // [num_rows], -1: none; or empty: no row writes a sink
-  const TilePlan* tiles = nullptr;      // of the one window group
+  const TilePlan* tiles = nullptr;      // of the first window group
+  const LocalStep* local = nullptr;     // models of two groups
 };
 
 // One thread.
@@ -41,7 +53,8 @@ class Model {
                                                        Backend& backend);
   ~Model();
 
-  // Enqueues the layers for all rows: appends their keys and values to the slots of `kv_pool`.
+  // Enqueues the layers for all rows: appends their keys and values to the slots of `kv_pool`, or
+  // of the local one.
   absl::Status Run(const StepInput& input, std::byte* kv_pool, const KvLayout& kv);
 
   // Enqueues the logits of `rows` (at most max_logits_rows) of the last Run. Returns float32

@@ -1,187 +1,19 @@
 #include "engine/model/model_config.h"
 
-#include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <system_error>
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 #include <nlohmann/json.hpp>
 
 #include "engine/base/json_reader.h"
-#include "engine/model/rope_config.h"
+#include "engine/model/family_config.h"
 
 namespace ringserve {
 namespace {
 
-// No product of these limits that a plan or a kernel forms leaves 63 bits.
-constexpr IntRange kVocabRange = {1, 1 << 24};
-constexpr IntRange kHiddenRange = {1, 1 << 16};
-constexpr IntRange kFfnRange = {1, 1 << 20};
-constexpr IntRange kLayersRange = {1, 1024};
-constexpr IntRange kHeadsRange = {1, 1024};
-constexpr IntRange kHeadDimRange = {2, 512};
-constexpr IntRange kPositionsRange = {1, 1 << 30};
-constexpr DoubleRange kEpsRange = {1e-12, 0.1};
 constexpr int64_t kMaxConfigBytes = 1 << 20;
-
-// What transformers' LlamaConfig assumes where the key is absent.
-constexpr int32_t kLlamaBos = 1;
-constexpr int32_t kLlamaEos = 2;
-
-// Keys that say that the model is not what its architecture usually is, with the one value that
-// says nothing. Any other value would be silently wrong results.
-struct Unsupported {
-  const char* key;
-  const char* neutral;  // JSON; null and absent are neutral too
-};
-
-constexpr Unsupported kUnsupported[] = {
-    {"attention_bias", "false"},
-    {"mlp_bias", "false"},
-    {"quantization_config", "null"},
-    {"compression_config", "null"},
-    {"sliding_window", "null"},
-    {"use_sliding_window", "false"},
-    {"attn_logit_softcapping", "null"},
-    {"final_logit_softcapping", "null"},
-    {"attention_multiplier", "null"},
-    {"embedding_multiplier", "null"},
-    {"residual_multiplier", "null"},
-    {"logits_scaling", "null"},
-    {"logit_scale", "null"},
-    {"query_pre_attn_scalar", "null"},
-    {"num_local_experts", "null"},
-    {"num_experts", "null"},
-    {"use_qk_norm", "false"},
-    {"partial_rotary_factor", "1.0"},
-    {"is_encoder_decoder", "false"},
-    {"add_cross_attention", "false"},
-    {"auto_map", "null"},  // code in the model's folder
-};
-
-void RefuseUnsupported(JsonReader& reader, Problems& problems) {
-  for (const Unsupported& feature : kUnsupported) {
-    if (!reader.Has(feature.key)) {
-      continue;
-    }
-    const nlohmann::json& value = **reader.Any(feature.key);
-    if (value != nlohmann::json::parse(feature.neutral)) {
-      problems.Add(reader.Error(feature.key, fmt::format("{} is not supported", value.dump())));
-    }
-  }
-  if (!reader.Has("layer_types")) {
-    return;
-  }
-  const nlohmann::json& types = **reader.Any("layer_types");
-  const bool all_full =
-      types.is_array() &&
-      std::all_of(types.begin(), types.end(), [](const auto& t) { return t == "full_attention"; });
-  if (!all_full) {
-    problems.Add(reader.Error("layer_types", "only full_attention is supported"));
-  }
-}
-
-void ReadHeads(JsonReader& reader, ModelConfig& config, Problems& problems) {
-  if (!problems.Take(reader.Int32("num_attention_heads", kHeadsRange), config.num_heads)) {
-    return;
-  }
-  config.num_kv_heads = config.num_heads;
-  if (reader.Has("num_key_value_heads") &&
-      problems.Take(reader.Int32("num_key_value_heads", {1, config.num_heads}),
-                    config.num_kv_heads) &&
-      config.num_heads % config.num_kv_heads != 0) {
-    problems.Add(reader.Error(
-        "num_key_value_heads",
-        fmt::format(
-            "{} does not divide num_attention_heads {}", config.num_kv_heads, config.num_heads)));
-  }
-  if (reader.Has("head_dim")) {
-    problems.Take(reader.Int32("head_dim", kHeadDimRange), config.head_dim);
-  } else if (config.hidden_dim > 0 && config.hidden_dim % config.num_heads != 0) {
-    problems.Add(
-        reader.Error("num_attention_heads",
-                     fmt::format("{} does not divide hidden_size {} and head_dim is missing",
-                                 config.num_heads,
-                                 config.hidden_dim)));
-    return;
-  } else if (config.hidden_dim > 0) {
-    config.head_dim = config.hidden_dim / config.num_heads;
-    if (config.head_dim < kHeadDimRange.min || config.head_dim > kHeadDimRange.max) {
-      problems.Add(
-          reader.Error("head_dim",
-                       fmt::format("hidden_size / num_attention_heads is {}, not in [{}, {}]",
-                                   config.head_dim,
-                                   kHeadDimRange.min,
-                                   kHeadDimRange.max)));
-    }
-  }
-  if (config.head_dim % 2 != 0) {
-    problems.Add(reader.Error("head_dim", fmt::format("{} is odd", config.head_dim)));
-  }
-}
-
-void ReadLlama(JsonReader& reader, ModelConfig& config, Problems& problems) {
-  RefuseUnsupported(reader, problems);
-  problems.Take(reader.Int32("vocab_size", kVocabRange), config.vocab_size);
-  problems.Take(reader.Int32("hidden_size", kHiddenRange), config.hidden_dim);
-  problems.Take(reader.Int32("intermediate_size", kFfnRange), config.ffn_dim);
-  problems.Take(reader.Int32("num_hidden_layers", kLayersRange), config.num_layers);
-  problems.Take(reader.Int64("max_position_embeddings", kPositionsRange), config.max_positions);
-  ReadHeads(reader, config, problems);
-  double eps = 0;
-  if (problems.Take(reader.Double("rms_norm_eps", kEpsRange), eps)) {
-    config.rms_norm_eps = static_cast<float>(eps);
-  }
-  if (reader.Has("tie_word_embeddings")) {
-    problems.Take(reader.Bool("tie_word_embeddings"), config.tied_embeddings);
-  }
-  std::string activation;
-  if (reader.Has("hidden_act")) {
-    problems.Take(reader.Enum("hidden_act", {"silu"}), activation);
-  }
-  config.rope = ReadRopeConfig(reader, problems);
-  config.bos_token_ids = {kLlamaBos};
-  config.eos_token_ids = {kLlamaEos};
-}
-
-// One architecture: its name in "architectures", its "model_type", and who reads its keys.
-struct Family {
-  std::string_view architecture;
-  std::string_view model_type;
-  void (*read)(JsonReader& reader, ModelConfig& config, Problems& problems);
-};
-
-constexpr Family kFamilies[] = {
-    {"LlamaForCausalLM", "llama", ReadLlama},
-};
-
-const Family* ReadFamily(JsonReader& reader, Problems& problems) {
-  const nlohmann::json* list = nullptr;
-  if (!problems.Take(reader.Any("architectures"), list)) {
-    return nullptr;
-  }
-  if (!list->is_array() || list->size() != 1 || !list->front().is_string()) {
-    problems.Add(reader.Error("architectures", "not a list of one string"));
-    return nullptr;
-  }
-  std::vector<std::string_view> names;
-  for (const Family& family : kFamilies) {
-    names.push_back(family.architecture);
-    if (list->front() != family.architecture) {
-      continue;
-    }
-    std::string type(family.model_type);
-    if (reader.Has("model_type")) {
-      problems.Take(reader.Enum("model_type", {family.model_type}), type);
-    }
-    return &family;
-  }
-  problems.Add(reader.Error(
-      "architectures",
-      fmt::format("{} is not supported, only: {}", list->front().dump(), fmt::join(names, ", "))));
-  return nullptr;
-}
 
 // transformers 5 writes "dtype", earlier ones "torch_dtype". Neither: float32, which holds every
 // dtype that a file may have.
@@ -256,13 +88,10 @@ void ReadConfigText(std::string_view text, ModelConfig& config, Problems& proble
     problems.Add(reader.status());
     return;
   }
-  const Family* family = ReadFamily(*reader, problems);
-  if (family == nullptr) {
+  ReadDType(*reader, config, problems);
+  if (!ReadFamily(*reader, config, problems)) {
     return;
   }
-  config.architecture = family->architecture;
-  ReadDType(*reader, config, problems);
-  family->read(*reader, config, problems);
   DropDefaultsOutside(config);
   ReadSpecialTokens(*reader, config, problems);
 }
@@ -302,6 +131,50 @@ void ReadFileText(const std::string& path,
 }
 
 }  // namespace
+
+float ModelConfig::AttentionScale(int32_t layer) const {
+  const float scale =
+      attention_scale > 0 ? attention_scale : 1.0F / std::sqrt(static_cast<float>(head_dim));
+  return scale_by_layer ? scale / static_cast<float>(layer + 1) : scale;
+}
+
+std::vector<LayerGroup> LayerGroups(const ModelConfig& config) {
+  LayerGroup global = {.window = kNoWindow, .rope = &config.rope, .layers = {}};
+  LayerGroup local = {.window = config.window, .rope = &config.local_rope, .layers = {}};
+  for (int32_t layer = 0; layer < config.num_layers; ++layer) {
+    (config.IsLocal(layer) ? local : global).layers.push_back(layer);
+  }
+  std::vector<LayerGroup> groups;
+  for (LayerGroup* group : {&global, &local}) {
+    if (!group->layers.empty()) {
+      groups.push_back(std::move(*group));
+    }
+  }
+  return groups;
+}
+
+std::vector<std::string> BeyondLlama(const ModelConfig& config) {
+  std::vector<std::string> features;
+  const auto note = [&](bool has, const char* what) {
+    if (has) {
+      features.emplace_back(what);
+    }
+  };
+  note(config.layer_norm, "layer norms");
+  note(config.post_norms, "norms after attention and feed-forward");
+  note(config.qk_norm, "norms of queries and keys");
+  note(config.qkv_bias || config.o_bias, "attention biases");
+  note(config.mlp_bias, "feed-forward biases");
+  note(config.learned_positions, "learned positions");
+  note(config.learned_sinks, "learned attention sinks");
+  note(!config.gated || config.activation != Activation::kSilu, "an activation other than SwiGLU");
+  note(config.embedding_scale != 1.0F, "scaled embeddings");
+  note(config.attention_softcap > 0 || config.logits_softcap > 0, "soft-capping");
+  note(config.moe.num_experts > 0, "a mixture of experts");
+  note(!config.local_layers.empty(), "attention windows");
+  note(config.rope.attention_factor != 1.0, "scaled rotations");
+  return features;
+}
 
 absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view config_json,
                                              std::string_view generation_config_json) {

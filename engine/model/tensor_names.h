@@ -1,5 +1,5 @@
-// The names and shapes of a family's tensors in a checkpoint, in the order in which they are
-// loaded.
+// The names, shapes and layouts of a family's tensors in a checkpoint, in the order in which they
+// are loaded.
 #pragma once
 
 #include <cstdint>
@@ -11,25 +11,65 @@
 
 namespace ringserve {
 
+// A matrix [rows, cols] or a vector [rows], as it is used; and how it lies in its file.
 struct TensorSpec {
   std::string name;
   int64_t rows = 0;
-  int64_t cols = 0;  // 0: a vector of `rows`
+  int64_t cols = 0;                 // 0: a vector of `rows`
+  bool transposed = false;          // [cols, rows] in the file
+  int64_t num_slices = 0;           // not 0: the file has this many in one tensor, slices first
+  int64_t slice = 0;                // which one this is
+  std::vector<int32_t> order = {};  // row i is the file's row order[i]; empty: as they lie
+
+  bool is_plain() const { return !transposed && num_slices == 0 && order.empty(); }
+};
+
+// Tensors that make up one weight, stacked by rows.
+using TensorParts = std::vector<TensorSpec>;
+
+struct LinearTensors {
+  TensorParts weight;
+  TensorParts bias;  // empty: there is none
+};
+
+struct NormTensors {
+  TensorParts weight;  // empty: there is no such norm
+  TensorParts bias;
+};
+
+struct ExpertTensors {
+  LinearTensors gate_up;
+  LinearTensors down;
 };
 
 struct LayerTensors {
-  TensorSpec attn_norm, q, k, v, o, ffn_norm, gate, up, down;
+  NormTensors attn_norm;
+  LinearTensors qkv;
+  NormTensors q_norm;  // of a head
+  NormTensors k_norm;
+  TensorParts sinks;
+  LinearTensors o;
+  NormTensors post_attn_norm;
+  NormTensors ffn_norm;
+  LinearTensors gate_up;  // dense layers; without a gate the first product
+  LinearTensors down;
+  LinearTensors router;  // layers of experts
+  std::vector<ExpertTensors> experts;
+  NormTensors post_ffn_norm;
 
-  std::vector<const TensorSpec*> all() const {
-    return {&attn_norm, &q, &k, &v, &o, &ffn_norm, &gate, &up, &down};
-  }
+  std::vector<const TensorSpec*> all() const;
 };
 
-TensorSpec EmbeddingTensor(const ModelConfig& config);
+struct ModelTensors {
+  TensorSpec embedding;
+  TensorParts positions;  // learned positions; empty: none
+  NormTensors final_norm;
+  // Where embeddings are tied a checkpoint may still hold it; it is not used then.
+  TensorSpec lm_head;
+};
+
+ModelTensors TensorsOfModel(const ModelConfig& config);
 LayerTensors TensorsOfLayer(const ModelConfig& config, int32_t layer);
-TensorSpec FinalNormTensor(const ModelConfig& config);
-// Where embeddings are tied a checkpoint may still hold it; it is not used then.
-TensorSpec LmHeadTensor(const ModelConfig& config);
 
 // Tensors that old checkpoints carry and that say nothing that the config does not say.
 bool IsIgnoredTensor(std::string_view name);

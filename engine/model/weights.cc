@@ -1,43 +1,34 @@
 #include "engine/model/weights.h"
 
 #include <algorithm>
-#include <cstring>
-#include <optional>
-#include <unordered_set>
 #include <utility>
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include "engine/base/check.h"
-#include "engine/model/random_tensor.h"
 #include "engine/model/tensor_names.h"
+#include "engine/model/tensor_source.h"
 
 namespace ringserve {
 namespace {
 
 constexpr int64_t kAlignment = 128;
 
-std::optional<DType> ParseFileDType(std::string_view name) {
-  if (name == "F32") {
-    return DType::kF32;
+int64_t Rows(const TensorParts& parts) {
+  int64_t rows = 0;
+  for (const TensorSpec& spec : parts) {
+    rows += spec.rows;
   }
-  if (name == "BF16") {
-    return DType::kBf16;
-  }
-  if (name == "F16") {
-    return DType::kF16;
-  }
-  return std::nullopt;
+  return rows;
 }
 
-std::vector<int64_t> ShapeOf(const TensorSpec& spec) {
-  return spec.cols == 0 ? std::vector<int64_t>{spec.rows}
-                        : std::vector<int64_t>{spec.rows, spec.cols};
-}
-
-int64_t NormBytes(const ModelConfig& config) {
-  return RoundUp<int64_t>(config.hidden_dim * int64_t{sizeof(float)}, kAlignment);
+// Of parts kept in float32: norms, biases, positions.
+int64_t FloatBytes(const TensorParts& parts) {
+  int64_t elements = 0;
+  for (const TensorSpec& spec : parts) {
+    elements += spec.rows * std::max<int64_t>(spec.cols, 1);
+  }
+  return RoundUp<int64_t>(elements * int64_t{sizeof(float)}, kAlignment);
 }
 
 // The device's copy of the embedding table, where it needs one.
@@ -50,178 +41,57 @@ int64_t TableBytes(const ModelConfig& config, DType dtype, const Backend& backen
                           kAlignment);
 }
 
-float ElementAsFloat(const HostTensor& tensor, int64_t index) {
-  const std::byte* from = tensor.data + index * DTypeBytes(tensor.dtype);
-  if (tensor.dtype == DType::kF32) {
-    float value = 0;
-    std::memcpy(&value, from, sizeof(value));
-    return value;
-  }
-  uint16_t bits = 0;
-  std::memcpy(&bits, from, sizeof(bits));
-  return tensor.dtype == DType::kBf16 ? ToFloat(Bf16{bits}) : ToFloat(F16{bits});
-}
+class SlabSize {
+ public:
+  SlabSize(DType dtype, const Backend& backend) : dtype_(dtype), backend_(backend) {}
 
-// Elements [first, first + count) as `dtype`.
-std::vector<std::byte> Converted(const HostTensor& tensor,
-                                 int64_t first,
-                                 int64_t count,
-                                 DType dtype) {
-  std::vector<std::byte> out(static_cast<size_t>(count * DTypeBytes(dtype)));
-  for (int64_t i = 0; i < count; ++i) {
-    const float value = ElementAsFloat(tensor, first + i);
-    std::byte* to = out.data() + i * DTypeBytes(dtype);
-    if (dtype == DType::kF32) {
-      std::memcpy(to, &value, sizeof(value));
-    } else {
-      const Bf16 rounded = ToBf16(value);
-      std::memcpy(to, &rounded, sizeof(rounded));
+  void AddMatrix(const TensorParts& parts) {
+    if (!parts.empty()) {
+      bytes_ += static_cast<int64_t>(backend_.MatrixBytes(Rows(parts), parts.front().cols, dtype_));
     }
   }
-  return out;
-}
 
-// Where tensors come from. A tensor lives until it is released.
-class TensorSource {
- public:
-  virtual ~TensorSource() = default;
-  virtual HostTensor Get(const TensorSpec& spec) = 0;
-  virtual void Release(const HostTensor& tensor) = 0;
-};
+  void AddFloats(const TensorParts& parts) { bytes_ += FloatBytes(parts); }
 
-class CheckpointSource final : public TensorSource {
- public:
-  explicit CheckpointSource(const Checkpoint& checkpoint) : checkpoint_(checkpoint) {}
-
-  HostTensor Get(const TensorSpec& spec) override {
-    const FileTensor* tensor = checkpoint_.Find(spec.name);
-    RS_CHECK(tensor != nullptr);  // WeightProblems found none
-    SafetensorsFile::Prefetch(tensor->data);
-    return {.data = tensor->data.data(),
-            .rows = spec.rows,
-            .cols = std::max<int64_t>(spec.cols, 1),
-            .dtype = *ParseFileDType(tensor->dtype)};
+  void AddNorm(const NormTensors& norm) {
+    AddFloats(norm.weight);
+    AddFloats(norm.bias);
   }
 
-  void Release(const HostTensor& tensor) override {
-    const int64_t bytes = tensor.rows * tensor.cols * DTypeBytes(tensor.dtype);
-    SafetensorsFile::Release({tensor.data, static_cast<size_t>(bytes)});
+  void AddLinear(const LinearTensors& linear) {
+    AddMatrix(linear.weight);
+    AddFloats(linear.bias);
   }
+
+  void AddLayer(const LayerTensors& tensors) {
+    for (const NormTensors* norm : {&tensors.attn_norm,
+                                    &tensors.q_norm,
+                                    &tensors.k_norm,
+                                    &tensors.post_attn_norm,
+                                    &tensors.ffn_norm,
+                                    &tensors.post_ffn_norm}) {
+      AddNorm(*norm);
+    }
+    AddFloats(tensors.sinks);
+    for (const LinearTensors* linear :
+         {&tensors.qkv, &tensors.o, &tensors.gate_up, &tensors.down, &tensors.router}) {
+      AddLinear(*linear);
+    }
+    for (const ExpertTensors& expert : tensors.experts) {
+      AddLinear(expert.gate_up);
+      AddLinear(expert.down);
+    }
+  }
+
+  int64_t bytes() const { return bytes_; }
 
  private:
-  const Checkpoint& checkpoint_;
-};
-
-class RandomSource final : public TensorSource {
- public:
-  RandomSource(DType dtype, uint64_t seed) : dtype_(dtype), seed_(seed) {}
-
-  HostTensor Get(const TensorSpec& spec) override {
-    const int64_t cols = std::max<int64_t>(spec.cols, 1);
-    std::byte* data = Take(static_cast<size_t>(spec.rows * cols * DTypeBytes(dtype_)));
-    const RandomKind kind = spec.cols == 0 ? RandomKind::kOnes : RandomKind::kNormal;
-    FillRandomTensor(spec.name, spec.rows * cols, kind, dtype_, seed_, data);
-    return {.data = data, .rows = spec.rows, .cols = cols, .dtype = dtype_};
-  }
-
-  void Release(const HostTensor& tensor) override {
-    for (Piece& piece : pieces_) {
-      piece.taken = piece.taken && piece.data.get() != tensor.data;
-    }
-  }
-
-  // The embedding table outlives the loading.
-  std::unique_ptr<std::byte[]> Keep(const HostTensor& tensor) {
-    for (Piece& piece : pieces_) {
-      if (piece.data.get() == tensor.data) {
-        return std::move(piece.data);
-      }
-    }
-    return nullptr;
-  }
-
- private:
-  // Used again and again: fresh pages cost more than the numbers in them.
-  struct Piece {
-    std::unique_ptr<std::byte[]> data;
-    size_t size = 0;
-    bool taken = false;
-  };
-
-  std::byte* Take(size_t bytes) {
-    const auto found = std::find_if(pieces_.begin(), pieces_.end(), [&](const Piece& piece) {
-      return !piece.taken && piece.size >= bytes;
-    });
-    Piece& piece = found != pieces_.end() ? *found : pieces_.emplace_back();
-    if (piece.data == nullptr) {
-      piece.data = std::make_unique_for_overwrite<std::byte[]>(bytes);
-      piece.size = bytes;
-    }
-    piece.taken = true;
-    return piece.data.get();
-  }
-
   DType dtype_;
-  uint64_t seed_;
-  std::vector<Piece> pieces_;
+  const Backend& backend_;
+  int64_t bytes_ = 0;
 };
-
-std::string Where(const FileTensor& tensor) {
-  return fmt::format("{}: tensor \"{}\"", tensor.file, tensor.name);
-}
-
-void CheckTensor(const TensorSpec& spec,
-                 const Checkpoint& checkpoint,
-                 bool required,
-                 std::vector<std::string>& problems) {
-  const FileTensor* tensor = checkpoint.Find(spec.name);
-  const std::vector<int64_t> shape = ShapeOf(spec);
-  if (tensor == nullptr) {
-    if (required) {
-      problems.push_back(fmt::format("{}: tensor \"{}\": missing; needed with shape [{}]",
-                                     checkpoint.dir(),
-                                     spec.name,
-                                     fmt::join(shape, ", ")));
-    }
-    return;
-  }
-  if (!std::equal(shape.begin(), shape.end(), tensor->shape.begin(), tensor->shape.end())) {
-    problems.push_back(fmt::format("{}: shape [{}] where config.json needs [{}]",
-                                   Where(*tensor),
-                                   fmt::join(tensor->shape, ", "),
-                                   fmt::join(shape, ", ")));
-  }
-  if (!ParseFileDType(tensor->dtype).has_value()) {
-    problems.push_back(fmt::format(
-        "{}: dtype {} is not supported, only: F32, F16, BF16", Where(*tensor), tensor->dtype));
-  }
-}
 
 }  // namespace
-
-std::vector<std::string> WeightProblems(const ModelConfig& config, const Checkpoint& checkpoint) {
-  std::vector<std::string> problems;
-  std::unordered_set<std::string> known;
-  const auto check = [&](const TensorSpec& spec, bool required) {
-    CheckTensor(spec, checkpoint, required, problems);
-    known.insert(spec.name);
-  };
-  check(EmbeddingTensor(config), true);
-  for (int32_t layer = 0; layer < config.num_layers; ++layer) {
-    const LayerTensors tensors = TensorsOfLayer(config, layer);
-    for (const TensorSpec* spec : tensors.all()) {
-      check(*spec, true);
-    }
-  }
-  check(FinalNormTensor(config), true);
-  check(LmHeadTensor(config), !config.tied_embeddings);
-  for (const FileTensor& tensor : checkpoint.tensors()) {
-    if (!known.contains(std::string(tensor.name)) && !IsIgnoredTensor(tensor.name)) {
-      problems.push_back(fmt::format("{}: not a tensor of {}", Where(tensor), config.architecture));
-    }
-  }
-  return problems;
-}
 
 // Fills the slab from front to back.
 class WeightsBuilder {
@@ -247,10 +117,14 @@ class WeightsBuilder {
     for (int32_t layer = 0; layer < config_.num_layers; ++layer) {
       RETURN_IF_ERROR(AddLayer(TensorsOfLayer(config_, layer)));
     }
-    RETURN_IF_ERROR(AddNorm(FinalNormTensor(config_), weights_->final_norm_));
-    RETURN_IF_ERROR(AddEmbedding());
+    const ModelTensors model = TensorsOfModel(config_);
+    RETURN_IF_ERROR(AddNorm(model.final_norm, weights_->final_norm_));
+    const float* positions = nullptr;
+    RETURN_IF_ERROR(AddFloats(model.positions, 0, positions));
+    weights_->positions_ = {reinterpret_cast<const std::byte*>(positions), DType::kF32};
+    RETURN_IF_ERROR(AddEmbedding(model.embedding));
     if (!config_.tied_embeddings) {
-      RETURN_IF_ERROR(AddMatrix({LmHeadTensor(config_)}, weights_->lm_head_));
+      RETURN_IF_ERROR(AddMatrix({model.lm_head}, weights_->lm_head_));
     }
     RS_CHECK(used_ == slab_bytes_);
     return std::move(weights_);
@@ -287,13 +161,30 @@ class WeightsBuilder {
     return backend_.Synchronize();
   }
 
-  absl::Status AddNorm(const TensorSpec& spec, const float*& norm) {
-    const HostTensor tensor = source_.Get(spec);
-    std::byte* at = Carve(NormBytes(config_));
-    RETURN_IF_ERROR(CopyIn(at, Converted(tensor, 0, config_.hidden_dim, DType::kF32)));
-    norm = reinterpret_cast<const float*>(at);
-    source_.Release(tensor);
+  // The parts in float32, `added` to every element; null where there are none.
+  absl::Status AddFloats(const TensorParts& parts, float added, const float*& floats) {
+    if (parts.empty()) {
+      return absl::OkStatus();
+    }
+    std::byte* at = Carve(FloatBytes(parts));
+    floats = reinterpret_cast<const float*>(at);
+    for (const TensorSpec& spec : parts) {
+      const HostTensor tensor = source_.Get(spec);
+      std::vector<std::byte> values = Converted(tensor, 0, tensor.rows * tensor.cols, DType::kF32);
+      auto* value = reinterpret_cast<float*>(values.data());
+      for (int64_t i = 0; added != 0 && i < tensor.rows * tensor.cols; ++i) {
+        value[i] += added;
+      }
+      RETURN_IF_ERROR(CopyIn(at, values));
+      at += values.size();
+      source_.Release(tensor);
+    }
     return absl::OkStatus();
+  }
+
+  absl::Status AddNorm(const NormTensors& tensors, NormWeights& norm) {
+    RETURN_IF_ERROR(AddFloats(tensors.weight, config_.norm_plus_one ? 1.0F : 0.0F, norm.weight));
+    return AddFloats(tensors.bias, 0, norm.bias);
   }
 
   absl::Status Pack(const std::vector<HostTensor>& parts, Matrix& matrix) {
@@ -322,14 +213,33 @@ class WeightsBuilder {
     return absl::OkStatus();
   }
 
+  absl::Status AddLinear(const LinearTensors& linear, Matrix& matrix, const float*& bias) {
+    if (linear.weight.empty()) {
+      return absl::OkStatus();
+    }
+    RETURN_IF_ERROR(AddMatrix(linear.weight, matrix));
+    return AddFloats(linear.bias, 0, bias);
+  }
+
   absl::Status AddLayer(const LayerTensors& tensors) {
     LayerWeights& layer = weights_->layers_.emplace_back();
     RETURN_IF_ERROR(AddNorm(tensors.attn_norm, layer.attn_norm));
-    RETURN_IF_ERROR(AddMatrix({tensors.q, tensors.k, tensors.v}, layer.qkv));
-    RETURN_IF_ERROR(AddMatrix({tensors.o}, layer.o_proj));
+    RETURN_IF_ERROR(AddLinear(tensors.qkv, layer.qkv, layer.qkv_bias));
+    RETURN_IF_ERROR(AddNorm(tensors.q_norm, layer.q_norm));
+    RETURN_IF_ERROR(AddNorm(tensors.k_norm, layer.k_norm));
+    RETURN_IF_ERROR(AddFloats(tensors.sinks, 0, layer.sinks));
+    RETURN_IF_ERROR(AddLinear(tensors.o, layer.o_proj, layer.o_bias));
+    RETURN_IF_ERROR(AddNorm(tensors.post_attn_norm, layer.post_attn_norm));
     RETURN_IF_ERROR(AddNorm(tensors.ffn_norm, layer.ffn_norm));
-    RETURN_IF_ERROR(AddMatrix({tensors.gate, tensors.up}, layer.gate_up));
-    return AddMatrix({tensors.down}, layer.down);
+    RETURN_IF_ERROR(AddLinear(tensors.gate_up, layer.gate_up, layer.gate_up_bias));
+    RETURN_IF_ERROR(AddLinear(tensors.down, layer.down, layer.down_bias));
+    RETURN_IF_ERROR(AddLinear(tensors.router, layer.router, layer.router_bias));
+    for (const ExpertTensors& expert : tensors.experts) {
+      ExpertWeights& weights = layer.experts.emplace_back();
+      RETURN_IF_ERROR(AddLinear(expert.gate_up, weights.gate_up, weights.gate_up_bias));
+      RETURN_IF_ERROR(AddLinear(expert.down, weights.down, weights.down_bias));
+    }
+    return AddNorm(tensors.post_ffn_norm, layer.post_ffn_norm);
   }
 
   absl::Status CopyTable(std::byte* to) {
@@ -345,8 +255,8 @@ class WeightsBuilder {
     return absl::OkStatus();
   }
 
-  absl::Status AddEmbedding() {
-    table_ = source_.Get(EmbeddingTensor(config_));
+  absl::Status AddEmbedding(const TensorSpec& spec) {
+    table_ = source_.Get(spec);
     if (config_.tied_embeddings) {
       RETURN_IF_ERROR(Pack({table_}, weights_->lm_head_));
     }
@@ -384,17 +294,15 @@ class WeightsBuilder {
 Weights::~Weights() = default;
 
 int64_t Weights::SlabBytes(const ModelConfig& config, DType dtype, const Backend& backend) {
-  const auto matrix = [&](int64_t rows, int64_t cols) {
-    return static_cast<int64_t>(backend.MatrixBytes(rows, cols, dtype));
-  };
-  const int64_t hidden = config.hidden_dim;
-  const int64_t q_dim = int64_t{config.num_heads} * config.head_dim;
-  const int64_t qkv_dim = q_dim + 2 * int64_t{config.num_kv_heads} * config.head_dim;
-  const int64_t layer = 2 * NormBytes(config) + matrix(qkv_dim, hidden) + matrix(hidden, q_dim) +
-                        matrix(2 * int64_t{config.ffn_dim}, hidden) +
-                        matrix(hidden, config.ffn_dim);
-  return config.num_layers * layer + NormBytes(config) + matrix(config.vocab_size, hidden) +
-         TableBytes(config, dtype, backend);
+  const ModelTensors model = TensorsOfModel(config);
+  SlabSize size(dtype, backend);
+  for (int32_t layer = 0; layer < config.num_layers; ++layer) {
+    size.AddLayer(TensorsOfLayer(config, layer));
+  }
+  size.AddNorm(model.final_norm);
+  size.AddFloats(model.positions);
+  size.AddMatrix({model.lm_head});
+  return size.bytes() + TableBytes(config, dtype, backend);
 }
 
 absl::StatusOr<std::unique_ptr<Weights>> Weights::Load(const std::string& model_dir,

@@ -14,16 +14,35 @@
 #include "engine/model/model_config.h"
 #include "engine/model/safetensors.h"
 #include "kernels/matmul.h"
+#include "kernels/moe.h"
 
 namespace ringserve {
 
+// What a family does not have is null. Biases are of their matrix's rows.
+struct NormWeights {
+  const float* weight = nullptr;
+  const float* bias = nullptr;  // of layer norms
+};
+
 struct LayerWeights {
-  const float* attn_norm = nullptr;  // [hidden_dim]
-  Matrix qkv;                        // [(num_heads + 2 * num_kv_heads) * head_dim, hidden_dim]
-  Matrix o_proj;                     // [hidden_dim, num_heads * head_dim]
-  const float* ffn_norm = nullptr;   // [hidden_dim]
-  Matrix gate_up;                    // [2 * ffn_dim, hidden_dim], gate first
-  Matrix down;                       // [hidden_dim, ffn_dim]
+  NormWeights attn_norm;  // [hidden_dim]
+  Matrix qkv;             // [(num_heads + 2 * num_kv_heads) * head_dim, hidden_dim]
+  const float* qkv_bias = nullptr;
+  NormWeights q_norm;            // [head_dim]
+  NormWeights k_norm;            // [head_dim]
+  const float* sinks = nullptr;  // [num_heads]
+  Matrix o_proj;                 // [hidden_dim, num_heads * head_dim]
+  const float* o_bias = nullptr;
+  NormWeights post_attn_norm;  // [hidden_dim]
+  NormWeights ffn_norm;        // [hidden_dim]
+  Matrix gate_up;              // [2 * ffn_dim, hidden_dim], gate first; or [ffn_dim, hidden_dim]
+  const float* gate_up_bias = nullptr;
+  Matrix down;  // [hidden_dim, ffn_dim]
+  const float* down_bias = nullptr;
+  Matrix router;  // [num_experts, hidden_dim]
+  const float* router_bias = nullptr;
+  std::vector<ExpertWeights> experts;  // empty: a dense layer
+  NormWeights post_ffn_norm;           // [hidden_dim]
 };
 
 // A row-major [vocab_size, hidden_dim] table for Backend::Embed.
@@ -46,9 +65,10 @@ class Weights {
   // Bytes of device memory that Load and Random allocate, in one piece. Pure.
   static int64_t SlabBytes(const ModelConfig& config, DType dtype, const Backend& backend);
 
-  // `dtype` (kF32 or kBf16) is that of the matrices; norms are float32. Tensors of F32, F16 and
-  // BF16 are converted as needed. A backend that reads host memory is given the embedding table as
-  // it lies in the mapped file, in the file's dtype; another one a copy in `dtype`.
+  // `dtype` (kF32 or kBf16) is that of the matrices; norms, biases and positions are float32.
+  // Tensors of F32, F16 and BF16 are converted as needed. A backend that reads host memory is given
+  // the embedding table as it lies in the mapped file, in the file's dtype; another one a copy in
+  // `dtype`.
   static absl::StatusOr<std::unique_ptr<Weights>> Load(const std::string& model_dir,
                                                        const ModelConfig& config,
                                                        DType dtype,
@@ -72,7 +92,10 @@ class Weights {
 
   const LayerWeights& layer(int32_t index) const { return layers_[static_cast<size_t>(index)]; }
 
-  const float* final_norm() const { return final_norm_; }
+  // Learned positions; data is null if there are none.
+  const EmbeddingTable& positions() const { return positions_; }
+
+  const NormWeights& final_norm() const { return final_norm_; }
 
   const Matrix& lm_head() const { return lm_head_; }
 
@@ -83,7 +106,8 @@ class Weights {
   DType dtype_ = DType::kBf16;
   EmbeddingTable embedding_;
   std::vector<LayerWeights> layers_;
-  const float* final_norm_ = nullptr;
+  EmbeddingTable positions_;
+  NormWeights final_norm_;
   Matrix lm_head_;
   Buffer slab_;
   std::unique_ptr<std::byte[]> host_table_;  // what embedding_ points to, if random

@@ -109,7 +109,7 @@ class StepsBench {
                     .kv = rig->plan.kv,
                     .tiles = MakeTileOptions(config, model_, backend_->info()),
                     .vocab_size = model_.vocab_size};
-    parts.shape = MakeSessionShape(config.rings);
+    parts.shape = MakeSessionShape(config, model_);
     parts.scheduler = config.scheduler;
     parts.device_blocks = static_cast<int32_t>(rig->plan.device_blocks);
     rig->loop = std::make_unique<EngineLoop>(parts, rig->sink);

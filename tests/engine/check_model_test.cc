@@ -59,7 +59,7 @@ TEST_CASE("Everything that is wrong is told at once") {
   copy.config["rings"]["buffer_size"] = 1000;
   copy.config["device"] = "tpu";
   copy.model["hidden_size"] = "256";
-  copy.model["mlp_bias"] = true;
+  copy.model["sliding_window"] = 7;
   std::filesystem::remove(copy.dir / "m/model.safetensors");
   copy.dir.Write("m/model.safetensors", SafetensorsBytes("{}", "x"));
   std::filesystem::remove(copy.dir / "m/tokenizer.json");
@@ -70,8 +70,8 @@ TEST_CASE("Everything that is wrong is told at once") {
   CHECK(report.problems[0] ==
         config + "rings.buffer_size: 1000 is not a multiple of block_size 64");
   CHECK(report.problems[1] == config + "device: \"tpu\" is not one of: auto, cpu, cuda");
-  CHECK(report.problems[2] == folder + "config.json: mlp_bias: true is not supported");
-  CHECK(report.problems[3] == folder + "config.json: hidden_size: \"256\" is not an integer");
+  CHECK(report.problems[2] == folder + "config.json: hidden_size: \"256\" is not an integer");
+  CHECK(report.problems[3] == folder + "config.json: sliding_window: 7 is not supported");
   CHECK(report.problems[4] ==
         folder + "model.safetensors: the last 1 bytes of data belong to no tensor");
   CHECK(report.problems[5] == folder + "tokenizer.json: no such file");

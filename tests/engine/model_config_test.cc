@@ -73,6 +73,8 @@ TEST_CASE("A sound config is read") {
 TEST_CASE("What may be missing defaults as in transformers") {
   CHECK(Parse(Without("num_key_value_heads")).num_kv_heads == 4);
   CHECK(Parse(Without("model_type")).vocab_size == 128);
+  CHECK(Parse(Without("rms_norm_eps")).rms_norm_eps == 1e-6F);
+  CHECK(Parse(Without("max_position_embeddings")).max_positions == 2048);
   CHECK(Parse(Without("rope_theta")).rope.theta == 10000.0);
   CHECK(Parse(Without("dtype")).file_dtype == DType::kF32);
   CHECK(Parse(Without("bos_token_id")).bos_token_ids == std::vector<int32_t>{1});
@@ -121,7 +123,7 @@ TEST_CASE("generation_config.json has the last word on eos and bos") {
 TEST_CASE("Values out of range and of wrong type are named") {
   CHECK(Error(Without("vocab_size")) == "config.json: vocab_size: missing");
   CHECK(Error(Without("hidden_size")) == "config.json: hidden_size: missing");
-  CHECK(Error(Without("rms_norm_eps")) == "config.json: rms_norm_eps: missing");
+  CHECK(Error(Without("num_attention_heads")) == "config.json: num_attention_heads: missing");
   CHECK(Error(With("vocab_size", 0)) == "config.json: vocab_size: 0 is not in [1, 16777216]");
   CHECK(Error(With("vocab_size", "128")) == "config.json: vocab_size: \"128\" is not an integer");
   CHECK(Error(With("hidden_size", 4294967360)) ==
@@ -159,8 +161,11 @@ TEST_CASE("Values out of range and of wrong type are named") {
 }
 
 TEST_CASE("What is not supported is refused by name") {
-  CHECK(Error(With("architectures", {"GPT2LMHeadModel"})) ==
-        "config.json: architectures: \"GPT2LMHeadModel\" is not supported, only: LlamaForCausalLM");
+  CHECK(Error(With("architectures", {"OPTForCausalLM"})) ==
+        "config.json: architectures: \"OPTForCausalLM\" is not supported, only: LlamaForCausalLM, "
+        "MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, Qwen3MoeForCausalLM, "
+        "MixtralForCausalLM, Gemma2ForCausalLM, Gemma3ForCausalLM, Phi3ForCausalLM, "
+        "GPT2LMHeadModel, GptOssForCausalLM");
   CHECK(Error(Without("architectures")) == "config.json: architectures: missing");
   CHECK(Error(With("architectures", Json::array())) ==
         "config.json: architectures: not a list of one string");
@@ -169,10 +174,10 @@ TEST_CASE("What is not supported is refused by name") {
   CHECK(Error(With("model_type", "mistral")) ==
         "config.json: model_type: \"mistral\" is not one of: llama");
   CHECK(Error(With("hidden_act", "gelu")) ==
-        "config.json: hidden_act: \"gelu\" is not one of: silu");
-  CHECK(Error(With("attention_bias", true)) ==
-        "config.json: attention_bias: true is not supported");
-  CHECK(Error(With("mlp_bias", true)) == "config.json: mlp_bias: true is not supported");
+        "config.json: hidden_act: \"gelu\" is not one of: silu, swish");
+  CHECK(Error(With("attention_bias", 1)) == "config.json: attention_bias: 1 is not true or false");
+  CHECK(Error(With("num_local_experts", 8)) ==
+        "config.json: num_local_experts: 8 is not supported");
   CHECK(Error(With("sliding_window", 4096)) ==
         "config.json: sliding_window: 4096 is not supported");
   CHECK(Error(With("quantization_config", {{"bits", 4}})) ==
@@ -228,8 +233,9 @@ TEST_CASE("Rope that is unknown, contradicts itself or lacks a key is refused") 
   CHECK(error("factor", 0.5) == "config.json: rope_scaling.factor: 0.5 is not in [1, 1000000]");
   CHECK(error("high_freq_factor", 1.0) ==
         "config.json: rope_scaling.high_freq_factor: 1 is not above low_freq_factor 1");
-  CHECK(error("rope_type", "yarn") ==
-        "config.json: rope_scaling.rope_type: \"yarn\" is not supported, only: default, llama3");
+  CHECK(error("rope_type", "axial") ==
+        "config.json: rope_scaling.rope_type: \"axial\" is not supported, only: default, linear, "
+        "dynamic, llama3, yarn, longrope");
   CHECK(error("type", "linear") ==
         "config.json: rope_scaling.type: \"linear\" contradicts rope_type");
   CHECK(error("beta_fast", 32) ==
@@ -246,6 +252,82 @@ TEST_CASE("Rope that is unknown, contradicts itself or lacks a key is refused") 
   Json both = With("rope_scaling", kLlama3);
   both["rope_parameters"] = {{"rope_type", "default"}};
   CHECK(Error(both) == "config.json: rope_scaling: contradicts rope_parameters");
+}
+
+ModelConfig Family(std::string_view architecture, const Json& keys) {
+  Json json = Sound();
+  json.erase("model_type");
+  json["architectures"] = {std::string(architecture)};
+  json.update(keys);
+  return Parse(json);
+}
+
+TEST_CASE("Families say what sets them apart") {
+  const Json none = Json::object();
+  const ModelConfig qwen2 = Family("Qwen2ForCausalLM", none);
+  CHECK(qwen2.qkv_bias);
+  CHECK_FALSE(qwen2.o_bias);
+  CHECK(LayerGroups(qwen2).size() == 1);
+  CHECK(LayerGroups(qwen2)[0].window == kNoWindow);
+  CHECK(Family("Qwen2ForCausalLM", {{"sliding_window", 5}}).local_layers.empty());
+  const ModelConfig windowed =
+      Family("Qwen2ForCausalLM",
+             {{"sliding_window", 5}, {"use_sliding_window", true}, {"max_window_layers", 1}});
+  CHECK(windowed.window == 5);
+  CHECK(windowed.local_layers == std::vector<bool>{false, true});
+  const ModelConfig qwen3 = Family("Qwen3ForCausalLM", none);
+  CHECK(qwen3.qk_norm);
+  CHECK(qwen3.head_dim == 128);
+  CHECK(Family("Qwen3ForCausalLM", {{"head_dim", 16}}).head_dim == 16);
+
+  const ModelConfig mistral = Family("MistralForCausalLM", none);
+  REQUIRE(LayerGroups(mistral).size() == 1);
+  CHECK(LayerGroups(mistral)[0].window == 4096);
+  CHECK(Family("MistralForCausalLM", {{"sliding_window", nullptr}}).local_layers.empty());
+
+  const ModelConfig gemma3 = Family("Gemma3ForCausalLM",
+                                    {{"sliding_window_pattern", 2},
+                                     {"rope_theta", 5e5},
+                                     {"rope_scaling", {{"rope_type", "linear"}, {"factor", 8.0}}}});
+  CHECK(gemma3.local_layers == std::vector<bool>{true, false});
+  CHECK(gemma3.embedding_scale == 8.0F);
+  CHECK(gemma3.attention_scale == 1.0F / 16);
+  CHECK(gemma3.rope.theta == 5e5);
+  CHECK(gemma3.rope.factor == 8.0);
+  CHECK(gemma3.local_rope.theta == 10000.0);
+  CHECK(gemma3.local_rope.kind == RopeConfig::Kind::kDefault);
+  CHECK(gemma3.attention_softcap == 0);
+  const ModelConfig gemma2 = Family("Gemma2ForCausalLM", none);
+  CHECK(gemma2.attention_softcap == 50.0F);
+  CHECK(gemma2.logits_softcap == 30.0F);
+  CHECK(Family("Gemma2ForCausalLM", {{"final_logit_softcapping", nullptr}}).logits_softcap == 0);
+  CHECK(gemma2.eos_token_ids == std::vector<int32_t>{2, 3});
+
+  const ModelConfig moe =
+      Family("Qwen3MoeForCausalLM", {{"num_experts", 16}, {"decoder_sparse_step", 2}});
+  CHECK(moe.moe.IsDense(0));
+  CHECK_FALSE(moe.moe.IsDense(1));
+  CHECK(moe.moe.experts_per_token == 8);
+  CHECK_FALSE(moe.moe.normalize);
+}
+
+TEST_CASE("GPT-2 says nothing and means much") {
+  const ModelConfig gpt2 = Parse(Json::parse(R"({"architectures": ["GPT2LMHeadModel"]})"));
+  CHECK(gpt2.vocab_size == 50257);
+  CHECK(gpt2.ffn_dim == 3072);
+  CHECK(gpt2.head_dim == 64);
+  CHECK(gpt2.tied_embeddings);
+  CHECK(gpt2.learned_positions);
+  CHECK(gpt2.activation == Activation::kGeluTanh);
+  CHECK(gpt2.eos_token_ids == std::vector<int32_t>{50256});
+  CHECK(RopeFrequencies(gpt2.rope, 4) == std::vector<double>{0, 0});
+}
+
+TEST_CASE("Heads that are rotated in part pair the rotated rows") {
+  const RopeConfig rope = {.theta = 100.0, .rotary_dim = 4};
+  CHECK(RopeRowOrder(rope, 8) == std::vector<int32_t>{0, 1, 4, 5, 2, 3, 6, 7});
+  CHECK(RopeFrequencies(rope, 8) == std::vector<double>{1.0, 0.1, 0, 0});
+  CHECK(RopeRowOrder({}, 8).empty());
 }
 
 TEST_CASE("Text that is no strict JSON object is refused") {
@@ -272,10 +354,10 @@ TEST_CASE("All problems of a folder's config are told at once") {
   ReadModelConfig(dir.path(), problems);
   const std::string path = dir / "config.json";
   REQUIRE(problems.list().size() == 5);
-  CHECK(problems.list()[0] == path + ": sliding_window: 5 is not supported");
-  CHECK(problems.list()[1] == path + ": vocab_size: 0 is not in [1, 16777216]");
-  CHECK(problems.list()[2] == path + ": num_hidden_layers: \"many\" is not an integer");
-  CHECK(problems.list()[3] == path + ": hidden_act: \"relu\" is not one of: silu");
+  CHECK(problems.list()[0] == path + ": vocab_size: 0 is not in [1, 16777216]");
+  CHECK(problems.list()[1] == path + ": num_hidden_layers: \"many\" is not an integer");
+  CHECK(problems.list()[2] == path + ": hidden_act: \"relu\" is not one of: silu, swish");
+  CHECK(problems.list()[3] == path + ": sliding_window: 5 is not supported");
   CHECK(problems.list()[4].starts_with(dir / "generation_config.json: not strict JSON: "));
   CHECK(LoadModelConfig(dir.path()).status().message() == problems.list().front());
   CHECK(LoadModelConfig(dir / "none").status().message() ==

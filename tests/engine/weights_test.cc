@@ -34,7 +34,8 @@ ModelConfig Small(bool tied) {
 }
 
 std::vector<TensorSpec> Specs(const ModelConfig& config) {
-  std::vector<TensorSpec> specs = {EmbeddingTensor(config), FinalNormTensor(config)};
+  const ModelTensors model = TensorsOfModel(config);
+  std::vector<TensorSpec> specs = {model.embedding, model.final_norm.weight.front()};
   for (int32_t layer = 0; layer < config.num_layers; ++layer) {
     const LayerTensors tensors = TensorsOfLayer(config, layer);
     for (const TensorSpec* spec : tensors.all()) {
@@ -42,7 +43,7 @@ std::vector<TensorSpec> Specs(const ModelConfig& config) {
     }
   }
   if (!config.tied_embeddings) {
-    specs.push_back(LmHeadTensor(config));
+    specs.push_back(model.lm_head);
   }
   return specs;
 }
@@ -112,7 +113,7 @@ void CheckNorm(const float* norm, const TensorSpec& spec) {
 }
 
 void CheckTable(const EmbeddingTable& table, const ModelConfig& config) {
-  const TensorSpec spec = EmbeddingTensor(config);
+  const TensorSpec spec = TensorsOfModel(config).embedding;
   bool equal = true;
   for (int64_t i = 0; i < spec.rows * spec.cols; ++i) {
     equal = equal && RecordingBackend::Load({table.data, spec.rows, spec.cols, table.dtype}, i) ==
@@ -141,21 +142,23 @@ TEST_CASE("Every tensor lands where it belongs, whatever dtype it comes in") {
   for (int32_t index = 0; index < config.num_layers; ++index) {
     const LayerTensors tensors = TensorsOfLayer(config, index);
     const LayerWeights& layer = weights.layer(index);
-    CheckNorm(layer.attn_norm, tensors.attn_norm);
+    CheckNorm(layer.attn_norm.weight, tensors.attn_norm.weight.at(0));
     REQUIRE(layer.qkv.rows == 32);
-    CheckRows(layer.qkv, 0, tensors.q);
-    CheckRows(layer.qkv, 16, tensors.k);
-    CheckRows(layer.qkv, 24, tensors.v);
-    CheckRows(layer.o_proj, 0, tensors.o);
-    CheckNorm(layer.ffn_norm, tensors.ffn_norm);
+    CheckRows(layer.qkv, 0, tensors.qkv.weight.at(0));
+    CheckRows(layer.qkv, 16, tensors.qkv.weight.at(1));
+    CheckRows(layer.qkv, 24, tensors.qkv.weight.at(2));
+    CHECK(layer.qkv_bias == nullptr);
+    CheckRows(layer.o_proj, 0, tensors.o.weight.at(0));
+    CheckNorm(layer.ffn_norm.weight, tensors.ffn_norm.weight.at(0));
     REQUIRE(layer.gate_up.rows == 20);
-    CheckRows(layer.gate_up, 0, tensors.gate);
-    CheckRows(layer.gate_up, 10, tensors.up);
-    CheckRows(layer.down, 0, tensors.down);
+    CheckRows(layer.gate_up, 0, tensors.gate_up.weight.at(0));
+    CheckRows(layer.gate_up, 10, tensors.gate_up.weight.at(1));
+    CheckRows(layer.down, 0, tensors.down.weight.at(0));
   }
-  CheckNorm(weights.final_norm(), FinalNormTensor(config));
+  const ModelTensors model = TensorsOfModel(config);
+  CheckNorm(weights.final_norm().weight, model.final_norm.weight.at(0));
   CheckTable(weights.embedding(), config);
-  CheckRows(weights.lm_head(), 0, tied ? EmbeddingTensor(config) : LmHeadTensor(config));
+  CheckRows(weights.lm_head(), 0, tied ? model.embedding : model.lm_head);
   CHECK(weights.lm_head().dtype == dtype);
   CHECK(backend.num_allocations() == 1);
   CHECK(backend.device_bytes() == Weights::SlabBytes(config, dtype, backend));
@@ -218,12 +221,12 @@ TEST_CASE("A tied model may carry a head that nobody reads") {
   const ModelConfig config = Small(true);
   const TempDir dir;
   std::vector<TestTensor> tensors = Tensors(config, {"F32"});
-  tensors.push_back(Tensor(LmHeadTensor(config), "F32"));
+  tensors.push_back(Tensor(TensorsOfModel(config).lm_head, "F32"));
   dir.Write("model.safetensors", SafetensorsBytes(tensors));
   RecordingBackend backend;
   const auto weights = Weights::Load(dir.path(), config, DType::kF32, backend, nullptr);
   REQUIRE(weights.ok());
-  CheckRows((*weights)->lm_head(), 0, EmbeddingTensor(config));
+  CheckRows((*weights)->lm_head(), 0, TensorsOfModel(config).embedding);
 }
 
 TEST_CASE("The models at hand fit their configs") {
@@ -278,7 +281,7 @@ TEST_CASE("Random weights depend on the seed alone and look normal") {
   CHECK(std::memcmp(a->embedding().data, b->embedding().data, 11 * 6 * 2) == 0);
   CHECK((std::memcmp(a->embedding().data, a->lm_head().data, 11 * 6 * 2) == 0) ==
         config.tied_embeddings);
-  CHECK(a->final_norm()[5] == 1.0F);
+  CHECK(a->final_norm().weight[5] == 1.0F);
 
   constexpr int64_t kCount = 3 << 20;  // several threads
   std::vector<float> values(kCount);

@@ -28,31 +28,34 @@ class ModelRunner {
                                                              int32_t max_rows,
                                                              TileOptions tiles,
                                                              Backend& backend) {
-    auto runner = std::unique_ptr<ModelRunner>(new ModelRunner(config, shape, tiles, backend));
-    const int64_t num_blocks = WorstCaseBlocks(shape, INT64_MAX);
-    const StepLimits limits = {
-        .block_size = shape.block_size,
-        .max_rows = max_rows,
-        .max_sink_rows = shape.sink_size,
-        .max_logits_rows = max_rows,
-        .max_partials =
-            MaxPartials(runner->tiles_, max_rows, 1, shape.buffer_size + 2 * shape.block_size),
-        .max_entries = num_blocks,
-    };
+    auto runner = std::unique_ptr<ModelRunner>(new ModelRunner(config, backend));
+    StepLimits limits = {.block_size = shape.block_size,
+                         .max_rows = max_rows,
+                         .max_sink_rows = shape.sink_size,
+                         .max_logits_rows = max_rows};
+    limits.max_positions = shape.slides ? 0 : std::min(shape.buffer_size, config.max_positions);
+    tiles.num_heads = config.num_heads;
+    tiles.num_kv_heads = config.num_kv_heads;
+    for (const LayerGroup& layers : LayerGroups(config)) {
+      Group& group = runner->groups_.emplace_back();
+      group.tiles = tiles;
+      group.tiles.window = layers.window;
+      group.shape =
+          layers.window == kNoWindow
+              ? shape
+              : MakeWindowShape(layers.window, shape.block_size, shape.block_size, INT64_MAX);
+      group.kv = {.block_size = shape.block_size,
+                  .num_layers = static_cast<int32_t>(layers.layers.size()),
+                  .num_kv_heads = config.num_kv_heads,
+                  .head_dim = config.head_dim,
+                  .dtype = weights.dtype()};
+      const int64_t max_keys = group.shape.buffer_size + 2 * shape.block_size;
+      limits.max_partials =
+          std::max(limits.max_partials, MaxPartials(group.tiles, max_rows, 1, max_keys));
+      limits.max_entries = std::max(limits.max_entries, WorstCaseBlocks(group.shape, INT64_MAX));
+      RETURN_IF_ERROR(runner->MakePool(group));
+    }
     ASSIGN_OR_RETURN(runner->model_, Model::Create(config, weights, limits, backend));
-    runner->kv_ = {.block_size = shape.block_size,
-                   .num_layers = config.num_layers,
-                   .num_kv_heads = config.num_kv_heads,
-                   .head_dim = config.head_dim,
-                   .dtype = weights.dtype()};
-    const auto pool_bytes = static_cast<size_t>(num_blocks * runner->kv_.block_bytes());
-    ASSIGN_OR_RETURN(runner->kv_pool_, backend.Allocate(pool_bytes, MemoryKind::kDevice));
-    // A stray read of a slot that no row may see shows itself: all ones is NaN in f32 and bf16.
-    const std::vector<std::byte> ones(pool_bytes, std::byte{0xff});
-    RETURN_IF_ERROR(backend.Copy(runner->kv_pool_.data(), ones.data(), pool_bytes));
-    RETURN_IF_ERROR(backend.Synchronize());
-    runner->blocks_ = std::make_unique<BlockPool>(static_cast<int32_t>(num_blocks));
-    runner->session_ = std::make_unique<Session>(shape, INT64_MAX, *runner->blocks_);
     return runner;
   }
 
@@ -66,56 +69,116 @@ class ModelRunner {
     std::vector<float> logits;
     while (!token_ids.empty()) {
       const auto rows = static_cast<size_t>(
-          std::min<int64_t>({chunk, static_cast<int64_t>(token_ids.size()), session_->MaxRows()}));
+          std::min<int64_t>({chunk, static_cast<int64_t>(token_ids.size()), MaxRows()}));
       RETURN_IF_ERROR(Step(token_ids.first(rows), wanted, logits));
       token_ids = token_ids.subspan(rows);
     }
     return logits;
   }
 
-  int64_t position() const { return session_->position(); }
+  int64_t position() const { return groups_.front().session->position(); }
 
-  const KvLayout& kv() const { return kv_; }
+  const KvLayout& kv() const { return groups_.front().kv; }
 
- private:
-  ModelRunner(const ModelConfig& config,
-              const SessionShape& shape,
-              TileOptions tiles,
-              Backend& backend)
-      : config_(config), shape_(shape), tiles_(tiles), backend_(backend) {
-    tiles_.num_heads = config.num_heads;
-    tiles_.num_kv_heads = config.num_kv_heads;
+  // Blocks that the session holds, all groups together.
+  int64_t num_blocks_held() const {
+    int64_t held = 0;
+    for (const Group& group : groups_) {
+      held += group.blocks->num_references();
+    }
+    return held;
   }
 
-  absl::Status Step(std::span<const int32_t> token_ids, Wanted wanted, std::vector<float>& logits) {
-    const int64_t first = session_->position();
-    const auto num_rows = static_cast<int32_t>(token_ids.size());
-    session_->Append(token_ids, Session::Phase::kPrefill);
-    std::vector<int64_t> positions;
+ private:
+  // Layers of one window, with rings and a pool of their own.
+  struct Group {
+    SessionShape shape;
+    TileOptions tiles;
+    KvLayout kv;
+    Buffer pool;
+    std::unique_ptr<BlockPool> blocks;
+    std::unique_ptr<Session> session;
+    // Of the step.
+    TilePlan plan;
     std::vector<int64_t> slots;
-    std::vector<int64_t> sink_slots;
-    std::vector<int32_t> logits_rows;
-    for (int32_t row = 0; row < num_rows; ++row) {
-      positions.push_back(first + row);
-      slots.push_back(session_->Slot(first + row));
-      sink_slots.push_back(session_->SinkSlot(first + row));
-      if (wanted == Wanted::kAllRows || row == num_rows - 1) {
-        logits_rows.push_back(row);
-      }
-    }
-    for (int32_t j = 0; session_->HasSinkEntry() && j < shape_.sink_size; ++j) {
-      positions.push_back(session_->SinkPosition() + j);
-    }
     std::vector<BlockEntry> entries;
-    session_->AppendContext(num_rows, entries);
+  };
+
+  ModelRunner(const ModelConfig& config, Backend& backend) : config_(config), backend_(backend) {}
+
+  absl::Status MakePool(Group& group) {
+    const int64_t num_blocks = WorstCaseBlocks(group.shape, INT64_MAX);
+    const auto bytes = static_cast<size_t>(num_blocks * group.kv.block_bytes());
+    ASSIGN_OR_RETURN(group.pool, backend_.Allocate(bytes, MemoryKind::kDevice));
+    // A stray read of a slot that no row may see shows itself: all ones is NaN in f32 and bf16.
+    const std::vector<std::byte> ones(bytes, std::byte{0xff});
+    RETURN_IF_ERROR(backend_.Copy(group.pool.data(), ones.data(), bytes));
+    RETURN_IF_ERROR(backend_.Synchronize());
+    group.blocks = std::make_unique<BlockPool>(static_cast<int32_t>(num_blocks));
+    group.session = std::make_unique<Session>(group.shape, INT64_MAX, *group.blocks);
+    return absl::OkStatus();
+  }
+
+  int64_t MaxRows() const {
+    int64_t rows = INT64_MAX;
+    for (const Group& group : groups_) {
+      rows = std::min(rows, group.session->MaxRows());
+    }
+    return rows;
+  }
+
+  // Makes room for the rows of a step and plans its tiles.
+  static void Plan(Group& group, std::span<const int32_t> token_ids) {
+    const int64_t first = group.session->position();
+    const auto num_rows = static_cast<int32_t>(token_ids.size());
+    group.session->Append(token_ids, Session::Phase::kPrefill);
+    group.slots.clear();
+    for (int32_t row = 0; row < num_rows; ++row) {
+      group.slots.push_back(group.session->Slot(first + row));
+    }
+    group.entries.clear();
+    group.session->AppendContext(num_rows, group.entries);
     const TileSequence sequence = {.first_row = 0,
                                    .num_rows = num_rows,
                                    .first_position = first,
                                    .first_entry = 0,
-                                   .num_entries = static_cast<int32_t>(entries.size())};
-    PlanTiles({{&sequence, 1}, entries}, tiles_, plan_);
-    RETURN_IF_ERROR(
-        model_->Run({token_ids, positions, slots, sink_slots, &plan_}, kv_pool_.data(), kv_));
+                                   .num_entries = static_cast<int32_t>(group.entries.size())};
+    PlanTiles({{&sequence, 1}, group.entries}, group.tiles, group.plan);
+  }
+
+  absl::Status Step(std::span<const int32_t> token_ids, Wanted wanted, std::vector<float>& logits) {
+    const int64_t first = position();
+    const auto num_rows = static_cast<int32_t>(token_ids.size());
+    for (Group& group : groups_) {
+      Plan(group, token_ids);
+    }
+    const Session& session = *groups_.front().session;
+    std::vector<int64_t> positions;
+    std::vector<int64_t> sink_slots;
+    std::vector<int32_t> logits_rows;
+    for (int32_t row = 0; row < num_rows; ++row) {
+      positions.push_back(first + row);
+      sink_slots.push_back(session.SinkSlot(first + row));
+      if (wanted == Wanted::kAllRows || row == num_rows - 1) {
+        logits_rows.push_back(row);
+      }
+    }
+    for (int32_t j = 0; session.HasSinkEntry() && j < session.sink_size(); ++j) {
+      positions.push_back(session.SinkPosition() + j);
+    }
+    Group& main = groups_.front();
+    LocalStep local;
+    if (groups_.size() > 1) {
+      local = {&groups_[1].plan, groups_[1].pool.data(), groups_[1].kv, groups_[1].slots};
+    }
+    RETURN_IF_ERROR(model_->Run({token_ids,
+                                 positions,
+                                 main.slots,
+                                 sink_slots,
+                                 &main.plan,
+                                 groups_.size() > 1 ? &local : nullptr},
+                                main.pool.data(),
+                                main.kv));
     ASSIGN_OR_RETURN(const float* const rows, model_->ComputeLogits(logits_rows));
     const size_t first_logit = logits.size();
     logits.resize(first_logit + logits_rows.size() * static_cast<size_t>(config_.vocab_size));
@@ -126,15 +189,9 @@ class ModelRunner {
   }
 
   const ModelConfig config_;
-  const SessionShape shape_;
-  TileOptions tiles_;
   Backend& backend_;
-  KvLayout kv_;
-  Buffer kv_pool_;
-  std::unique_ptr<BlockPool> blocks_;
-  std::unique_ptr<Session> session_;
+  std::vector<Group> groups_;
   std::unique_ptr<Model> model_;
-  TilePlan plan_;
 };
 
 }  // namespace ringserve
