@@ -202,6 +202,7 @@ absl::Status CudaBackend::PrepareSteps(const ModelConfig& config,
                                        DType dtype,
                                        const StepLimits& limits) {
   RETURN_IF_ERROR(Synchronize());
+  graph_.Clear();
   loader_.reset();
   matmul_.reset();
   staging_ = {};
@@ -279,7 +280,7 @@ absl::Status CudaBackend::BeginStep(const TilePlan& tiles) {
   plan_ = cuda::WritePlan(packed_, place.host, place.device);
   // Kernels of longer steps run for so long that their launches hide; shapes differ more.
   const bool decodes = tiles.sequences.size() == static_cast<size_t>(tiles.num_rows);
-  return decodes ? graph_.Begin(stream_) : absl::OkStatus();
+  return decodes ? graph_.Begin(stream_, tiles.num_rows) : absl::OkStatus();
 }
 
 absl::StatusOr<const std::byte*> CudaBackend::Upload(const std::byte* from, size_t bytes) {

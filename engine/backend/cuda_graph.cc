@@ -1,17 +1,26 @@
 #include "engine/backend/cuda_graph.h"
 
+#include <algorithm>
+
 namespace ringserve {
 
 CudaGraph::~CudaGraph() {
-  if (exec_ != nullptr) {
-    static_cast<void>(cudaGraphExecDestroy(exec_));
+  Clear();
+}
+
+void CudaGraph::Clear() {
+  for (Executable& executable : executables_) {
+    if (executable.graph != nullptr) {
+      static_cast<void>(cudaGraphExecDestroy(std::exchange(executable.graph, nullptr)));
+    }
   }
 }
 
-absl::Status CudaGraph::Begin(const CudaStream& stream) {
+absl::Status CudaGraph::Begin(const CudaStream& stream, int64_t kind) {
   RETURN_IF_ERROR(FromCuda(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeThreadLocal),
                            "beginning to capture a step"));
   is_capturing_ = true;
+  kind_ = kind;
   return absl::OkStatus();
 }
 
@@ -21,23 +30,41 @@ absl::Status CudaGraph::Launch(const CudaStream& stream) {
   }
   cudaGraph_t graph = nullptr;
   RETURN_IF_ERROR(FromCuda(cudaStreamEndCapture(stream.get(), &graph), "capturing a step"));
-  const absl::Status updated = Update(graph);
+  Executable& executable = Find();
+  const absl::Status updated = Update(graph, executable);
   const cudaError_t destroyed = cudaGraphDestroy(graph);
   RETURN_IF_ERROR(updated);
   RETURN_IF_ERROR(FromCuda(destroyed, "a captured step"));
-  return FromCuda(cudaGraphLaunch(exec_, stream.get()), "launching a step");
+  return FromCuda(cudaGraphLaunch(executable.graph, stream.get()), "launching a step");
 }
 
-absl::Status CudaGraph::Update(cudaGraph_t graph) {
-  if (exec_ != nullptr) {
+CudaGraph::Executable& CudaGraph::Find() {
+  const auto found =
+      std::find_if(executables_.begin(), executables_.end(), [this](const Executable& executable) {
+        return executable.graph != nullptr && executable.kind == kind_;
+      });
+  if (found != executables_.end()) {
+    return *found;
+  }
+  Executable& oldest = executables_[next_];
+  next_ = (next_ + 1) % executables_.size();
+  return oldest;
+}
+
+absl::Status CudaGraph::Update(cudaGraph_t graph, Executable& executable) {
+  if (executable.graph != nullptr && executable.kind == kind_) {
     cudaGraphExecUpdateResultInfo info = {};
-    if (cudaGraphExecUpdate(exec_, graph, &info) == cudaSuccess) {
+    if (cudaGraphExecUpdate(executable.graph, graph, &info) == cudaSuccess) {
       return absl::OkStatus();
     }
     static_cast<void>(cudaGetLastError());  // another shape: the refusal is no fault
-    RETURN_IF_ERROR(FromCuda(cudaGraphExecDestroy(std::exchange(exec_, nullptr)), "a graph"));
   }
-  return FromCuda(cudaGraphInstantiate(&exec_, graph, 0), "making a step's graph");
+  if (executable.graph != nullptr) {
+    RETURN_IF_ERROR(FromCuda(cudaGraphExecDestroy(std::exchange(executable.graph, nullptr)),
+                             "giving up a graph"));
+  }
+  executable.kind = kind_;
+  return FromCuda(cudaGraphInstantiate(&executable.graph, graph, 0), "making a step's graph");
 }
 
 }  // namespace ringserve
