@@ -16,7 +16,7 @@ int64_t LeastLimit(const std::string& top,
                    const std::string& file,
                    int64_t bytes) {
   for (;;) {
-    std::ifstream stream(top + group + "/" + file);
+    std::ifstream stream(fmt::format("{}{}/{}", top, group, file));
     // Version 2 writes "max" and version 1 nearly 2^63 where there is no limit.
     if (int64_t limit = 0; stream >> limit && limit > 0) {
       bytes = std::min(bytes, limit);

@@ -52,6 +52,8 @@ class Model {
                                                        const StepLimits& limits,
                                                        Backend& backend);
   ~Model();
+  Model(const Model&) = delete;
+  Model& operator=(const Model&) = delete;
 
   // Enqueues the layers for all rows: appends their keys and values to the slots of `kv_pool`, or
   // of the local one.
