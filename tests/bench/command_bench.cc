@@ -72,7 +72,11 @@ absl::StatusOr<EngineConfig> OneConfig(const BenchOptions& options) {
 absl::Status BenchEndlessSection(BenchOptions& options) {
   ASSIGN_OR_RETURN(options.endless.config, OneConfig(options));
   options.endless.config.rings.overflow = OverflowPolicy::kSlide;
-  if (options.endless.config.rings.sink_size == 0) {
+  if (options.device == "cuda") {  // whose kernels read no sinks
+    options.endless.config.device = DevicePolicy::kCuda;
+    options.endless.config.rings.sink_size = 0;
+  } else if (options.endless.config.rings.sink_size == 0) {
+    options.endless.config.device = DevicePolicy::kCpu;
     options.endless.config.rings.sink_size = 4;
   }
   options.endless.config.scheduler.max_batch = 1;
@@ -133,7 +137,9 @@ void AddBenchCommand(CLI::App& program, int& exit_code) {
           "llama-1b, llama3-8b, or hidden=..,layers=..,heads=..,kv_heads=..,ffn=..,vocab=..")
       ->capture_default_str();
   command
-      ->add_option("--device", options->device, "Of the section model; cuda: bf16, several batches")
+      ->add_option("--device",
+                   options->device,
+                   "Of the sections model and endless; cuda: bf16, several batches")
       ->check(CLI::IsMember({"cpu", "cuda"}))
       ->capture_default_str();
   command->add_option("--dtype", options->model.dtype, "Of the shape's weights")
