@@ -141,7 +141,7 @@ class HopperMatMul final : public MatMulDevice {
   bool has_gated() const override { return true; }
 
   cudaError_t LaunchGated(const GatedMatMulArgs& args, cudaStream_t stream) override {
-    if (CheckMatMulCudaArgs({args.x, args.weight, nullptr, args.num_rows}) != nullptr ||
+    if (CheckMatMulCudaArgs({args.x, args.weight, nullptr, args.num_rows, nullptr}) != nullptr ||
         args.weight.rows % 16 != 0) {
       return cudaErrorInvalidValue;
     }
@@ -167,6 +167,9 @@ const char* CheckMatMulCudaArgs(const MatMulArgs& args) {
   }
   if (args.num_rows < 0) {
     return "num_rows must not be negative";
+  }
+  if (args.bias != nullptr) {
+    return "products on CUDA add no bias";
   }
   return nullptr;
 }
