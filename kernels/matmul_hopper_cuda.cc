@@ -93,6 +93,31 @@ cudaError_t LaunchColumns(const HopperLaunch& launch, int32_t columns, cudaStrea
   }
 }
 
+template <typename T, bool kGated>
+cudaError_t LaunchRows(const HopperLaunch& launch, cudaStream_t stream) {
+  switch (launch.params.x_rows) {
+    case 8:
+      return matmul::LaunchRows<T, 1, kGated>(launch, stream);
+    case 16:
+      return matmul::LaunchRows<T, 2, kGated>(launch, stream);
+    case 32:
+      return matmul::LaunchRows<T, 4, kGated>(launch, stream);
+    default:
+      return cudaErrorInvalidValue;
+  }
+}
+
+template <typename T, bool kGated>
+cudaError_t LaunchPlan(const matmul::HopperPlan& plan,
+                       const HopperLaunch& launch,
+                       cudaStream_t stream) {
+  if (plan.by_rows) {
+    return LaunchRows<T, kGated>(launch, stream);
+  }
+  return plan.groups == 1 ? LaunchColumns<T, 1, kGated>(launch, plan.columns, stream)
+                          : LaunchColumns<T, 2, kGated>(launch, plan.columns, stream);
+}
+
 template <bool kGated>
 cudaError_t Launch(const HopperDevice& device,
                    const GatedMatMulArgs& args,
@@ -106,9 +131,9 @@ cudaError_t Launch(const HopperDevice& device,
                           .gated = kGated},
                          device.num_sms,
                          tuning);
-  HopperLaunch launch = {.params = plan.params,
-                         .x_map = {},
+  HopperLaunch launch = {.x_map = {},
                          .weight_map = {},
+                         .params = plan.params,
                          .grid = plan.grid,
                          .shared_bytes = plan.shared_bytes};
   launch.params.out = args.out;
@@ -127,12 +152,8 @@ cudaError_t Launch(const HopperDevice& device,
   if (!encoded) {
     return cudaErrorInvalidValue;
   }
-  if (weight.dtype == DType::kBf16) {
-    return plan.groups == 1 ? LaunchColumns<__nv_bfloat16, 1, kGated>(launch, plan.columns, stream)
-                            : LaunchColumns<__nv_bfloat16, 2, kGated>(launch, plan.columns, stream);
-  }
-  return plan.groups == 1 ? LaunchColumns<__half, 1, kGated>(launch, plan.columns, stream)
-                          : LaunchColumns<__half, 2, kGated>(launch, plan.columns, stream);
+  return weight.dtype == DType::kBf16 ? LaunchPlan<__nv_bfloat16, kGated>(plan, launch, stream)
+                                      : LaunchPlan<__half, kGated>(plan, launch, stream);
 }
 
 }  // namespace

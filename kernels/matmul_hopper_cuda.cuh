@@ -181,11 +181,7 @@ __global__ void __launch_bounds__(kThreads<kGroups>, 1)
   if (threadIdx.x == kProducer) {
     PrefetchTensorMap(x_map);
     PrefetchTensorMap(weight_map);
-    for (int32_t i = 0; i < params.num_stages; ++i) {
-      barriers.full[i].Init(1);
-      barriers.empty[i].Init(static_cast<uint32_t>(4 * kGroups * params.cluster));
-    }
-    FenceBarrierInit();
+    barriers.Init(params.num_stages, 4 * kGroups * params.cluster);
   }
   if (params.cluster > 1) {
     ClusterBarrier();

@@ -3,12 +3,16 @@
 #pragma once
 
 #include "kernels/matmul_hopper_cuda.cuh"
+#include "kernels/matmul_rows_cuda.cuh"
 
 namespace ringserve::cuda::matmul {
 
-template <typename T, int32_t kColumns, int32_t kGroups, bool kGated>
-cudaError_t LaunchHopper(const HopperLaunch& launch, cudaStream_t stream) {
-  const auto kernel = MatMulHopperKernel<T, kColumns, kGroups, kGated>;
+using Kernel = void (*)(HopperParams, CUtensorMap, CUtensorMap);
+
+inline cudaError_t LaunchKernel(Kernel kernel,
+                                int32_t threads,
+                                const HopperLaunch& launch,
+                                cudaStream_t stream) {
   const cudaError_t error = cudaFuncSetAttribute(
       kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, launch.shared_bytes);
   if (error != cudaSuccess) {
@@ -21,12 +25,23 @@ cudaError_t LaunchHopper(const HopperLaunch& launch, cudaStream_t stream) {
   attributes[1].val.clusterDim = {static_cast<unsigned>(launch.params.cluster), 1, 1};
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(launch.grid));
-  config.blockDim = dim3(static_cast<unsigned>(kThreads<kGroups>));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
   config.dynamicSmemBytes = static_cast<size_t>(launch.shared_bytes);
   config.stream = stream;
   config.attrs = attributes;
   config.numAttrs = launch.params.cluster > 1 ? 2 : 1;
   return cudaLaunchKernelEx(&config, kernel, launch.params, launch.x_map, launch.weight_map);
+}
+
+template <typename T, int32_t kColumns, int32_t kGroups, bool kGated>
+cudaError_t LaunchHopper(const HopperLaunch& launch, cudaStream_t stream) {
+  return LaunchKernel(
+      MatMulHopperKernel<T, kColumns, kGroups, kGated>, kThreads<kGroups>, launch, stream);
+}
+
+template <typename T, int32_t kBlocks, bool kGated>
+cudaError_t LaunchRows(const HopperLaunch& launch, cudaStream_t stream) {
+  return LaunchKernel(MatMulRowsKernel<T, kBlocks, kGated>, kRowsThreads, launch, stream);
 }
 
 #define RINGSERVE_INSTANTIATE(T, COLUMNS, GROUPS, GATED)                                   \

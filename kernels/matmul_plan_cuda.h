@@ -20,12 +20,14 @@ struct HopperTuning {
   int32_t cluster = 0;
   int32_t tile_columns = 0;
   int32_t shared_bytes = 0;
-  int32_t groups = 0;
+  int32_t groups = 0;       // not 0: by LaunchHopper
+  int32_t ahead_bytes = 0;  // 1: none
 };
 
 struct HopperPlan {
   HopperParams params = {};  // all but `out`
-  int32_t columns = 0;       // kColumns of LaunchHopper: 32, 64, 128 or 256
+  bool by_rows = false;      // by LaunchRows; then columns and groups mean nothing
+  int32_t columns = 0;       // kColumns of LaunchHopper
   int32_t groups = 0;        // kGroups: 1 or 2
   int32_t grid = 0;
   int32_t shared_bytes = 0;

@@ -17,6 +17,15 @@ inline constexpr int32_t kGroupThreads = 128;
 struct Barriers {
   TransactionBarrier full[kMaxStages];
   TransactionBarrier empty[kMaxStages];
+
+  // One thread; `arrivals` say that a stage is free.
+  __device__ __forceinline__ void Init(int32_t num_stages, int32_t arrivals) {
+    for (int32_t i = 0; i < num_stages; ++i) {
+      full[i].Init(1);
+      empty[i].Init(static_cast<uint32_t>(arrivals));
+    }
+    FenceBarrierInit();
+  }
 };
 
 // One box of a weight; the whole row of panels of a stage is asked for one after the other.
@@ -48,6 +57,27 @@ __device__ __forceinline__ void LoadWeights(const HopperParams& params,
         "r"(tile * params.tile_columns),
         "l"(params.weight_policy)
         : "memory");
+  }
+}
+
+// The same box into the second-level cache only.
+template <bool kGated>
+__device__ __forceinline__ void PrefetchWeights(const HopperParams& params,
+                                                const CUtensorMap& map,
+                                                int32_t panel,
+                                                int32_t tile) {
+  if constexpr (kGated) {
+    asm volatile(
+        "cp.async.bulk.prefetch.tensor.4d.L2.global.tile [%0, {%1, %2, %2, %3}];" ::"l"(&map),
+        "r"(panel * kPanelColumns),
+        "r"(0),
+        "r"(tile * (params.tile_columns / 16))
+        : "memory");
+  } else {
+    asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global.tile [%0, {%1, %2}];" ::"l"(&map),
+                 "r"(panel * kPanelColumns),
+                 "r"(tile * params.tile_columns)
+                 : "memory");
   }
 }
 
@@ -145,6 +175,11 @@ class Producer {
 #pragma unroll 1
     for (int32_t slab = 0; slab < early; ++slab) {
       StageWeights(slab, slab, place);
+    }
+    const int32_t ahead = min(early + params_.ahead_slabs, params_.num_slabs);
+#pragma unroll 1
+    for (int32_t panel = early * kPanels; panel < ahead * kPanels; ++panel) {
+      PrefetchWeights<kGated>(params_, weight_map_, panel, place.column);
     }
     WaitForPreviousKernel();
     StagePlace at;

@@ -151,7 +151,7 @@ struct Bench {
           [&](int32_t i, cudaStream_t stream) { Ours(shape, rows, i, stream, t); },
           3);
       std::printf(
-          "  %5d -> %6d x %4d cluster %d columns %3d shared %3d K groups %d: %7.2f us "
+          "  %5d -> %6d x %4d cluster %d columns %3d shared %3d K groups %d ahead %2d M: %7.2f us "
           "%5.2f TB/s %6.1f TFLOP/s\n",
           shape.k,
           shape.n,
@@ -160,6 +160,7 @@ struct Bench {
           t.tile_columns,
           t.shared_bytes / 1024,
           t.groups,
+          t.ahead_bytes >> 20,
           us,
           2.0 * shape.n * shape.k / us / 1e6,
           2.0 * rows * shape.n * shape.k / us / 1e6);
@@ -225,15 +226,14 @@ int Main(int argc, char** argv) {
       bench.hot = false;
     }
     for (const Shape& shape : kShapes) {
-      for (const int32_t rows : {64, 128, 256, 2048}) {
+      for (const int32_t rows : {1, 16, 32, 64}) {
         bench.Sweep(shape,
                     rows,
-                    {{},
-                     {.cluster = 1},
-                     {.cluster = 2},
-                     {.cluster = 1, .groups = 1},
-                     {.cluster = 1, .groups = 2},
-                     {.cluster = 2, .groups = 1}});
+                    {{.ahead_bytes = 1},
+                     {.ahead_bytes = 8 << 20},
+                     {.ahead_bytes = 16 << 20},
+                     {.ahead_bytes = 32 << 20},
+                     {.groups = 1, .ahead_bytes = 1}});
       }
     }
   }
