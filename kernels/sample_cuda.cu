@@ -2,87 +2,12 @@
 #include "kernels/launch_cuda.h"
 #include "kernels/sample_cuda.h"
 #include "kernels/sample_rules_cuda.cuh"
+#include "kernels/sample_scan_cuda.cuh"
 #include "kernels/types.h"
 
 namespace ringserve::cuda {
 namespace sample {
 namespace {
-
-// Of one piece of a row.
-struct Scan {
-  uint64_t best;  // rank key; 0 if the piece has no logit above -infinity
-  double sum;     // of exp(logit - best logit)
-  uint64_t unsound;
-};
-
-struct Workspace {
-  Scan* scans;   // [num_rows, num_pieces]
-  float* peaks;  // [num_rows, num_pieces * kScanThreads]: the largest logit that a thread saw
-};
-
-__host__ __device__ int32_t NumPieces(int32_t vocab_size) {
-  return CeilDiv(vocab_size, kPiece);
-}
-
-Workspace Carve(const SampleCudaArgs& args) {
-  const int64_t pieces = int64_t{args.num_rows} * NumPieces(args.vocab_size);
-  auto* scans = reinterpret_cast<Scan*>(args.workspace);
-  return {scans, reinterpret_cast<float*>(scans + pieces)};
-}
-
-__global__ void __launch_bounds__(kScanThreads)
-    ScanKernel(const SampleCudaArgs args, const Workspace workspace) {
-  __shared__ uint64_t words[kScanThreads / 32];
-  __shared__ double sums[kScanThreads / 32];
-  AllowNextKernel();
-  WaitForPreviousKernel();
-  const auto thread = static_cast<int32_t>(threadIdx.x);
-  const float* logits = args.logits + int64_t{args.rows[blockIdx.y].logits_row} * args.vocab_size;
-  const auto first = static_cast<int32_t>(blockIdx.x) * kPiece;
-  float values[kScanEach];
-  uint64_t best = 0;
-  uint32_t unsound = 0;
-#pragma unroll
-  for (int32_t i = 0; i < kScanEach; ++i) {
-    const int32_t token_id = first + i * kScanThreads + thread;
-    values[i] = token_id < args.vocab_size ? logits[token_id] : kMinusInfinity;
-  }
-#pragma unroll
-  for (int32_t i = 0; i < kScanEach; ++i) {
-    unsound |= values[i] <= 3.402823466e38F ? 0U : 1U;
-    const uint64_t key =
-        values[i] == kMinusInfinity ? 0 : RankKey(values[i], first + i * kScanThreads + thread);
-    best = key > best ? key : best;
-  }
-  const int64_t piece = int64_t{blockIdx.y} * gridDim.x + blockIdx.x;
-  workspace.peaks[piece * kScanThreads + thread] = best == 0 ? kMinusInfinity : LogitOf(best);
-  best = ReduceWarp(best, Max());
-  if (thread % 32 == 0) {
-    words[thread / 32] = best;
-  }
-  unsound = static_cast<uint32_t>(__syncthreads_or(static_cast<int>(unsound)));
-  for (const uint64_t word : words) {
-    best = word > best ? word : best;
-  }
-  const float max = LogitOf(best);
-  float sum = 0;
-#pragma unroll
-  for (int32_t i = 0; i < kScanEach; ++i) {
-    sum += best == 0 ? 0.0F : expf(values[i] - max);
-  }
-  const double of_warp = ReduceWarp(static_cast<double>(sum), Add());
-  if (thread % 32 == 0) {
-    sums[thread / 32] = of_warp;
-  }
-  __syncthreads();
-  if (thread == 0) {
-    double total = 0;
-    for (const double part : sums) {
-      total += part;
-    }
-    workspace.scans[piece] = {best, total, unsound};
-  }
-}
 
 struct Shared {
   double doubles[kWarps];
@@ -101,8 +26,7 @@ class Row {
         vocab_size_(vocab_size),
         row_(row),
         shared_(shared),
-        thread_(static_cast<int32_t>(threadIdx.x)),
-        noise_(NoiseKey(row.seed, row.position)) {}
+        thread_(static_cast<int32_t>(threadIdx.x)) {}
 
   // Puts the pieces together; false: nothing can be chosen.
   __device__ bool Merge(const Scan* scans) {
@@ -128,14 +52,18 @@ class Row {
 
   __device__ double log_sum() const { return static_cast<double>(max_) + log(sum_); }
 
-  __device__ int32_t Choose(const float* peaks) {
+  __device__ int32_t Choose(const float* peaks, const Draw* draws) {
     if (row_.temperature == 0.0F) {
       return TokenOf(best_);
     }
     const bool has_top_k = row_.top_k > 0 && row_.top_k < vocab_size_;
     const bool has_top_p = row_.top_p < 1.0F;
     if (!has_top_k && !has_top_p) {
-      return DrawFromAll(FloorOfMinP());
+      Winner winner;
+      for (int32_t i = thread_; i < NumPieces(vocab_size_); i += kThreads) {
+        winner.Consider(draws[i].score, static_cast<int32_t>(draws[i].token_id));
+      }
+      return WinnerOfBlock(winner);
     }
     const int32_t wanted = has_top_k ? row_.top_k : kNucleusGuess;
     int32_t kept = 0;
@@ -148,10 +76,6 @@ class Row {
 
  private:
   __device__ float Weight(float logit) const { return expf((logit - max_) / row_.temperature); }
-
-  __device__ uint64_t FloorOfMinP() const {
-    return row_.min_p > 0.0F ? RankKey(max_ + row_.temperature * logf(row_.min_p), 0x7fffffff) : 0;
-  }
 
   // Sorts into shared_.ranked all tokens down to a logit that at least `wanted` tokens reach (as
   // the largest of `wanted` disjoint sets of tokens do); false: they are too many.
@@ -234,54 +158,36 @@ class Row {
   }
 
   __device__ int32_t DrawFromRanked(int32_t kept) {
-    const uint64_t floor = FloorOfMinP();
-    double best = 0;
-    int32_t best_token = -1;
+    const Noise noise(row_, max_);
+    const uint64_t floor = noise.FloorOfMinP();
+    Winner winner;
     for (int32_t i = thread_; i < kept; i += kThreads) {
       const uint64_t key = shared_.ranked[i];
       if (key >= floor) {
-        Consider(LogitOf(key), TokenOf(key), best, best_token);
+        winner.Consider(noise.Score(LogitOf(key), TokenOf(key)), TokenOf(key));
       }
     }
-    return Winner(best, best_token);
+    return WinnerOfBlock(winner);
   }
 
-  // Most tokens cannot win, and are told by a bound on their noise, which costs no logarithms.
   __device__ int32_t DrawFromAll(uint64_t cut) {
-    double best = 0;
-    int32_t best_token = -1;
-    double limit = Gumbel(NoiseBits(noise_, TokenOf(best_)));  // what the top of the ranks scores
-    for (int32_t first = 0, round = 0; first < vocab_size_; first += kThreads, ++round) {
-      const int32_t token_id = first + thread_;
-      const float logit = token_id < vocab_size_ ? logits_[token_id] : kMinusInfinity;
-      const auto scaled = static_cast<double>((logit - max_) / row_.temperature);
-      if (logit > kMinusInfinity && scaled + GumbelBound(NoiseBits(noise_, token_id)) >= limit &&
-          RankKey(logit, token_id) >= cut) {
-        Consider(logit, token_id, best, best_token);
-      }
-      limit = best_token >= 0 && best > limit ? best : limit;
-      if (round % 8 == 7) {
-        limit = ReduceWarp(limit, Max());
+    const Noise noise(row_, max_);
+    const double limit = noise.Score(max_, TokenOf(best_));
+    Winner winner;
+    for (int32_t i = thread_; i < vocab_size_; i += kThreads) {
+      const float logit = logits_[i];
+      if (logit > kMinusInfinity && noise.Bound(logit, i) >= limit && RankKey(logit, i) >= cut) {
+        winner.Consider(noise.Score(logit, i), i);
       }
     }
-    return Winner(best, best_token);
-  }
-
-  __device__ void Consider(float logit, int32_t token_id, double& best, int32_t& best_token) {
-    const double score = static_cast<double>((logit - max_) / row_.temperature) +
-                         Gumbel(NoiseBits(noise_, token_id));
-    if (best_token < 0 || score > best || (score == best && token_id < best_token)) {
-      best = score;
-      best_token = token_id;
-    }
+    return WinnerOfBlock(winner);
   }
 
   // The largest score, ties by lower id.
-  __device__ int32_t Winner(double best, int32_t best_token) {
-    const double top =
-        ReduceBlock(best_token >= 0 ? best : -__builtin_huge_val(), Max(), shared_.doubles);
-    const uint64_t key = best_token >= 0 && best == top
-                             ? 0xffffffffU - static_cast<uint32_t>(best_token)
+  __device__ int32_t WinnerOfBlock(const Winner& winner) {
+    const double top = ReduceBlock(winner.score, Max(), shared_.doubles);
+    const uint64_t key = winner.token_id >= 0 && winner.score == top
+                             ? 0xffffffffU - static_cast<uint32_t>(winner.token_id)
                              : uint64_t{0};
     return TokenOf(ReduceBlock(key, Max(), shared_.words));
   }
@@ -319,7 +225,7 @@ class Row {
       }
       cut = Max()(cut, nucleus);
     }
-    return Max()(cut, FloorOfMinP());
+    return Max()(cut, Noise(row_, max_).FloorOfMinP());
   }
 
   const float* logits_;
@@ -327,7 +233,6 @@ class Row {
   const SampleCudaRow& row_;
   Shared& shared_;
   const int32_t thread_;
-  const uint64_t noise_;
   uint64_t best_ = 0;
   float max_ = 0;
   double sum_ = 0;  // of exp(logit - max)
@@ -345,7 +250,8 @@ __global__ void __launch_bounds__(kThreads)
   SampleCudaResult result = {-1, 0};
   if (work.Merge(workspace.scans + pieces)) {
     result.token_id = row.forced_token >= 0 ? row.forced_token
-                                            : work.Choose(workspace.peaks + pieces * kScanThreads);
+                                            : work.Choose(workspace.peaks + pieces * kScanThreads,
+                                                          workspace.draws + pieces);
     if (result.token_id >= 0) {
       result.logprob =
           static_cast<float>(static_cast<double>(logits[result.token_id]) - work.log_sum());
@@ -364,7 +270,7 @@ __global__ void __launch_bounds__(kThreads)
 
 size_t SampleWorkspaceBytes(int32_t num_rows, int32_t vocab_size) {
   return static_cast<size_t>(num_rows) * static_cast<size_t>(sample::NumPieces(vocab_size)) *
-         (sizeof(sample::Scan) + sample::kScanThreads * sizeof(float));
+         (sizeof(sample::Scan) + sizeof(sample::Draw) + sample::kScanThreads * sizeof(float));
 }
 
 cudaError_t LaunchSample(const SampleCudaArgs& args, cudaStream_t stream) {
@@ -376,18 +282,16 @@ cudaError_t LaunchSample(const SampleCudaArgs& args, cudaStream_t stream) {
   }
   const sample::Workspace workspace = sample::Carve(args);
   const auto rows = static_cast<unsigned>(args.num_rows);
-  const cudaError_t error =
-      LaunchOverlapping(sample::ScanKernel,
-                        dim3(static_cast<unsigned>(sample::NumPieces(args.vocab_size)), rows),
-                        sample::kScanThreads,
-                        0,
-                        stream,
-                        args,
-                        workspace);
-  return error != cudaSuccess
-             ? error
-             : LaunchOverlapping(
-                   sample::ChooseKernel, dim3(rows), sample::kThreads, 0, stream, args, workspace);
+  const dim3 pieces(static_cast<unsigned>(sample::NumPieces(args.vocab_size)), rows);
+  for (const auto kernel : {sample::ScanKernel, sample::DrawKernel}) {
+    const cudaError_t error =
+        LaunchOverlapping(kernel, pieces, sample::kScanThreads, 0, stream, args, workspace);
+    if (error != cudaSuccess) {
+      return error;
+    }
+  }
+  return LaunchOverlapping(
+      sample::ChooseKernel, dim3(rows), sample::kThreads, 0, stream, args, workspace);
 }
 
 }  // namespace ringserve::cuda

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "kernels/sample_cuda.h"
+
 namespace ringserve::cuda::sample {
 
 inline constexpr int32_t kThreads = 1024;
@@ -61,6 +63,54 @@ __device__ __forceinline__ float LogitOf(uint64_t key) {
   const auto ordered = static_cast<uint32_t>(key >> 32);
   return __uint_as_float((ordered & 0x80000000U) != 0 ? ordered & 0x7fffffffU : ~ordered);
 }
+
+// What the tokens of a row score: logit / temperature + noise, relative to the largest logit.
+class Noise {
+ public:
+  __device__ __forceinline__ Noise(const SampleCudaRow& row, float max)
+      : key_(NoiseKey(row.seed, row.position)),
+        max_(max),
+        temperature_(row.temperature),
+        min_p_(row.min_p) {}
+
+  __device__ __forceinline__ double Score(float logit, int32_t token_id) const {
+    return Scaled(logit) + Gumbel(NoiseBits(key_, token_id));
+  }
+
+  // Score is not larger.
+  __device__ __forceinline__ double Bound(float logit, int32_t token_id) const {
+    return Scaled(logit) + GumbelBound(NoiseBits(key_, token_id));
+  }
+
+  // The lowest rank key that min_p keeps.
+  __device__ __forceinline__ uint64_t FloorOfMinP() const {
+    return min_p_ > 0.0F ? RankKey(max_ + temperature_ * logf(min_p_), 0x7fffffff) : 0;
+  }
+
+ private:
+  __device__ __forceinline__ double Scaled(float logit) const {
+    return static_cast<double>((logit - max_) / temperature_);
+  }
+
+  const uint64_t key_;
+  const float max_;
+  const float temperature_;
+  const float min_p_;
+};
+
+// The largest score, ties by lower id.
+struct Winner {
+  double score = -__builtin_huge_val();
+  int32_t token_id = -1;
+
+  __device__ __forceinline__ void Consider(double other, int32_t other_id) {
+    if (other_id >= 0 &&
+        (token_id < 0 || other > score || (other == score && other_id < token_id))) {
+      score = other;
+      token_id = other_id;
+    }
+  }
+};
 
 struct Add {
   template <typename T>
