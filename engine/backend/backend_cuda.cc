@@ -37,7 +37,8 @@ namespace {
 
 constexpr int32_t kMaxHostThreads = 16;
 constexpr size_t kLargeCopyBytes = size_t{64} << 10;  // worth ordering a stream of its own
-// Whole waves of split decode items from batch 1 on; shorter splits cost merges (H200).
+// Llama-3-8B's shape on an H200, tokens/s at 1 x 1k, 32 x 1k, 32 x 8k, 256 x 1k: 221, 5654, 2504,
+// 14912; with 512 keys 224, 5265, 2442, 13435; with 1024 220, 5390, 2436, 13752.
 constexpr int64_t kSplitSize = 2048;
 
 class CudaBackend final : public Backend {

@@ -30,6 +30,11 @@ absl::Status CudaGraph::Launch(const CudaStream& stream) {
   }
   cudaGraph_t graph = nullptr;
   RETURN_IF_ERROR(FromCuda(cudaStreamEndCapture(stream.get(), &graph), "capturing a step"));
+  // Steps of one kind may differ in a kernel or two: in whether partial results are merged, in who
+  // samples.
+  size_t num_nodes = 0;
+  RETURN_IF_ERROR(FromCuda(cudaGraphGetNodes(graph, nullptr, &num_nodes), "a captured step"));
+  kind_ = kind_ << 32 | static_cast<int64_t>(num_nodes);
   Executable& executable = Find();
   const absl::Status updated = Update(graph, executable);
   const cudaError_t destroyed = cudaGraphDestroy(graph);

@@ -27,7 +27,8 @@ class CudaGraph {
   void Clear();
 
   // Steps of one kind run the same kernels with the same launch attributes (updating an executable
-  // graph leaves a node's attributes, the size of its clusters among them, as they were).
+  // graph leaves a node's attributes, the size of its clusters among them, as they were). A kind is
+  // a number below 2^31.
   absl::Status Begin(const CudaStream& stream, int64_t kind);
   // Without effect if nothing is being captured.
   absl::Status Launch(const CudaStream& stream);

@@ -28,6 +28,8 @@ class CudaStream {
   static absl::StatusOr<CudaStream> Create();
 
   CudaStream() = default;
+  CudaStream(const CudaStream&) = delete;
+  CudaStream& operator=(const CudaStream&) = delete;
 
   CudaStream(CudaStream&& other) noexcept : stream_(std::exchange(other.stream_, nullptr)) {}
 
@@ -50,6 +52,8 @@ class CudaEvent {
   static absl::StatusOr<CudaEvent> Create();
 
   CudaEvent() = default;
+  CudaEvent(const CudaEvent&) = delete;
+  CudaEvent& operator=(const CudaEvent&) = delete;
 
   CudaEvent(CudaEvent&& other) noexcept : event_(std::exchange(other.event_, nullptr)) {}
 
