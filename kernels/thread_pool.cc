@@ -30,11 +30,11 @@ constexpr auto kWorkerLate = microseconds(300);
 constexpr int kLatePieces = 3;
 constexpr auto kCallerLate = milliseconds(1);
 
-// Late once in a while is noise. A worker that costs more than a twentieth of the time since it was
-// last late (or came back) sits on a core that is taken, and is left out: first for about a
-// scheduler's time slice, then twice as long each time that its return goes no better. The last
-// bounds how long a core that became free stays unused.
-constexpr int kBadShare = 20;
+// Late once in a while is noise. Of n threads, one that makes the others wait for a share of the
+// time above 1 / n does more harm than good; half of that is told from a core that is taken (half
+// the time, whatever n) early enough. Such a worker is left out: first for about a scheduler's time
+// slice, then twice as long each time that its return goes no better. The last bounds how long a
+// core that became free stays unused.
 constexpr auto kFirstBench = milliseconds(4);
 constexpr auto kLastBench = milliseconds(512);
 
@@ -102,7 +102,7 @@ struct ThreadPool::State {
   void RunPieces();
   void JudgeCaller(Clock::duration lost);
   void WaitForOthers(Clock::duration longest_piece);
-  static void JudgeLate(Worker& worker, Clock::duration waited, Clock::time_point now);
+  void JudgeLate(Worker& worker, Clock::duration waited, Clock::time_point now) const;
 
   alignas(128) Loop loop;
   alignas(128) std::atomic<uint64_t> ticket{0};
@@ -179,8 +179,11 @@ void ThreadPool::State::Invite() {
   }
 }
 
-void ThreadPool::State::JudgeLate(Worker& worker, Clock::duration waited, Clock::time_point now) {
-  if (waited * kBadShare < now - worker.since) {
+void ThreadPool::State::JudgeLate(Worker& worker,
+                                  Clock::duration waited,
+                                  Clock::time_point now) const {
+  const auto num_threads = static_cast<int64_t>(workers.size()) + 1;
+  if (waited * 2 * num_threads < now - worker.since) {
     worker.bench /= 2;
     worker.since = now;
     return;
