@@ -27,6 +27,7 @@ struct ServeOptions {
   ModelSource source;
   ServerOptions server;
   double drain_seconds = 30;
+  double resume_seconds = 30;
   std::string log_level = "info";
 };
 
@@ -150,6 +151,23 @@ void AddServeCommand(CLI::App& program, int& exit_code) {
       ->add_option("--max-request-bytes", options->server.max_request_bytes, "Bytes of one request")
       ->check(CLI::Range(1024, 1 << 30))
       ->capture_default_str();
+  command->add_option(
+      "--identity-header",
+      options->server.identity_header,
+      "Metadata key, in lower case, that says who calls, set by a proxy in front that "
+      "lets nobody else reach this server; default: all callers are one");
+  command
+      ->add_option("--resume-timeout",
+                   options->resume_seconds,
+                   "Seconds that resumable streams are kept after they drop or end; 0: never")
+      ->check(CLI::Range(0.0, 86400.0))
+      ->capture_default_str();
+  command
+      ->add_option("--max-kept-streams",
+                   options->server.streams.max_kept,
+                   "Resumable streams at once; each may hold 0.4 MB that was not read")
+      ->check(CLI::Range(int64_t{1}, int64_t{1'000'000}))
+      ->capture_default_str();
   command
       ->add_option("--drain-timeout",
                    options->drain_seconds,
@@ -161,6 +179,7 @@ void AddServeCommand(CLI::App& program, int& exit_code) {
       ->check(CLI::IsMember({"debug", "info", "warn", "error"}))
       ->capture_default_str();
   command->callback([options, &exit_code] {
+    options->server.streams.resume_timeout = absl::Seconds(options->resume_seconds);
     const absl::Status status = Serve(*options);
     exit_code = status.ok() ? kExitOk : Complain(status);
   });

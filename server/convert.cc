@@ -1,6 +1,7 @@
 #include "server/convert.h"
 
 #include <algorithm>
+#include <cctype>
 #include <limits>
 #include <string>
 #include <utility>
@@ -127,14 +128,28 @@ absl::Status ConvertOutput(const v1::OutputOptions& in,
   return absl::OkStatus();
 }
 
-absl::Status ConvertQueueTimeout(const google::protobuf::Duration& in, absl::Duration& out) {
-  constexpr int64_t kDaySeconds = 24 * 60 * 60;
-  const bool whole = in.seconds() >= 0 && in.seconds() <= kDaySeconds && in.nanos() >= 0 &&
-                     in.nanos() < 1'000'000'000;
-  out = whole ? absl::Seconds(in.seconds()) + absl::Nanoseconds(in.nanos()) : absl::ZeroDuration();
-  if (out < absl::Milliseconds(1) || out > absl::Seconds(kDaySeconds)) {
-    return Invalid(
-        "queue_timeout: {} s and {} ns is not in [1 ms, 24 h]", in.seconds(), in.nanos());
+absl::Status ConvertSessionTurn(const v1::SessionTurn& in) {
+  if (in.id().empty()) {
+    return Invalid("session.id: not set");
+  }
+  if (in.has_expected_position() && in.expected_position() < 0) {
+    return Invalid("session.expected_position: {} is below 0", in.expected_position());
+  }
+  if (!v1::OnCancel_IsValid(in.on_cancel())) {
+    return Invalid("session.on_cancel: {} is not in [0, 3]", static_cast<int>(in.on_cancel()));
+  }
+  return absl::UnimplementedError("session: this server's engine keeps no sessions yet");
+}
+
+absl::Status CheckNumCompletions(const v1::GenerateRequest& in) {
+  constexpr int32_t kMaxCompletions = 64;
+  const int32_t n = in.has_n() ? in.n() : 1;
+  if (n < 1 || n > kMaxCompletions) {
+    return Invalid("n: {} is not in [1, {}]", n, kMaxCompletions);
+  }
+  if (n > 1) {
+    return absl::UnimplementedError(
+        fmt::format("n: {}; this server's engine makes one completion of a prompt", n));
   }
   return absl::OkStatus();
 }
@@ -144,6 +159,13 @@ absl::Status ConvertQueueTimeout(const google::protobuf::Duration& in, absl::Dur
 absl::StatusOr<ConvertedRequest> ConvertRequest(const v1::GenerateRequest& in,
                                                 const ServedModel& model) {
   RETURN_IF_ERROR(RefuseUnknownFields(in));
+  if (!in.request_id().empty()) {
+    RETURN_IF_ERROR(CheckRequestId(in.request_id()));
+  }
+  RETURN_IF_ERROR(CheckNumCompletions(in));
+  if (in.has_session()) {
+    RETURN_IF_ERROR(ConvertSessionTurn(in.session()));
+  }
   ConvertedRequest out;
   out.stream.model = model.name();
   out.request.sampling = ConvertSampling(in.sampling());
@@ -151,13 +173,44 @@ absl::StatusOr<ConvertedRequest> ConvertRequest(const v1::GenerateRequest& in,
   RETURN_IF_ERROR(ConvertOutput(in.output(), model, out));
   out.request.priority = in.priority();
   if (in.has_queue_timeout()) {
-    RETURN_IF_ERROR(ConvertQueueTimeout(in.queue_timeout(), out.request.queue_timeout));
+    ASSIGN_OR_RETURN(out.request.queue_timeout,
+                     ConvertDuration(in.queue_timeout(),
+                                     "queue_timeout",
+                                     absl::Milliseconds(1),
+                                     absl::Hours(24),
+                                     "[1 ms, 24 h]"));
   }
   RETURN_IF_ERROR(ConvertPrompt(in, model, out.request.prompt));
   out.stream.first_prompt_token = out.request.prompt.front();
   out.request.stopping.stop_condition = MakeStopCondition(
       *model.tokenizer, out.stream.stop_strings, !out.stream.include_special_tokens);
   return out;
+}
+
+absl::StatusOr<absl::Duration> ConvertDuration(const google::protobuf::Duration& in,
+                                               const std::string& field,
+                                               absl::Duration min,
+                                               absl::Duration max,
+                                               std::string_view range) {
+  constexpr int64_t kYearSeconds = 366LL * 24 * 60 * 60;
+  const bool whole = in.seconds() >= 0 && in.seconds() <= kYearSeconds && in.nanos() >= 0 &&
+                     in.nanos() < 1'000'000'000;
+  const absl::Duration out = absl::Seconds(in.seconds()) + absl::Nanoseconds(in.nanos());
+  if (!whole || out < min || out > max) {
+    return Invalid("{}: {} s and {} ns is not in {}", field, in.seconds(), in.nanos(), range);
+  }
+  return out;
+}
+
+absl::Status CheckRequestId(const std::string& request_id) {
+  constexpr size_t kMaxRequestIdBytes = 64;
+  const bool clean = std::all_of(request_id.begin(), request_id.end(), [](unsigned char c) {
+    return std::isalnum(c) != 0 || c == '.' || c == '_' || c == ':' || c == '-';
+  });
+  if (request_id.empty() || request_id.size() > kMaxRequestIdBytes || !clean) {
+    return Invalid("request_id: not 1 to {} of A-Z a-z 0-9 . _ : -", kMaxRequestIdBytes);
+  }
+  return absl::OkStatus();
 }
 
 absl::Status RefuseUnknownFields(const google::protobuf::Message& message) {

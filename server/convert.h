@@ -1,6 +1,7 @@
 // Messages of the wire to structs of the engine and back. Nobody else converts.
 #pragma once
 
+#include <string>
 #include <string_view>
 
 #include <absl/time/time.h>
@@ -13,15 +14,18 @@
 #include "ringserve/v1/control.pb.h"
 #include "ringserve/v1/inference.pb.h"
 #include "ringserve/v1/models.pb.h"
+#include "server/caller_accounts.h"
 #include "server/event_buffer.h"
 #include "server/served_model.h"
 
 namespace ringserve {
 
-// A request for the engine and what its stream has to know. request_id is the caller's to set.
+// A request for the engine and what its stream has to know. request_id, owner and deadline are the
+// caller's to set.
 struct ConvertedRequest {
   GenerateRequest request;
   StreamOptions stream;
+  bool keeps_delivered = false;  // ON_CANCEL_KEEP_DELIVERED
 };
 
 // Checks everything that the engine does not see (text, presence, lengths, ranges of the wire's
@@ -29,6 +33,17 @@ struct ConvertedRequest {
 // range.
 absl::StatusOr<ConvertedRequest> ConvertRequest(const v1::GenerateRequest& request,
                                                 const ServedModel& model);
+
+// INVALID_ARGUMENT naming `field` and `range`, which is [min, max] in words, if it is not in there.
+// `max` is at most 366 days.
+absl::StatusOr<absl::Duration> ConvertDuration(const google::protobuf::Duration& in,
+                                               const std::string& field,
+                                               absl::Duration min,
+                                               absl::Duration max,
+                                               std::string_view range);
+
+// INVALID_ARGUMENT unless it can name a request.
+absl::Status CheckRequestId(const std::string& request_id);
 
 // INVALID_ARGUMENT naming the first field, at any depth, that this server's messages do not have.
 absl::Status RefuseUnknownFields(const google::protobuf::Message& message);
@@ -41,6 +56,7 @@ v1::Usage ToProto(const Usage& usage);
 v1::Timings ToProto(const Timings& timings);
 v1::Model ToProto(const ServedModel& model, ModelSet::State state);
 v1::ModelLoad ToProto(const EngineLoad& load, std::string_view model);
+v1::GetUsageResponse ToProto(const CallerUsage& usage);
 v1::GetMemoryPlanResponse MemoryPlanToProto(const ServedModel& model);
 
 }  // namespace ringserve

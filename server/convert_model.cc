@@ -57,6 +57,18 @@ v1::ModelLoad ToProto(const EngineLoad& load, std::string_view model) {
   return out;
 }
 
+v1::GetUsageResponse ToProto(const CallerUsage& usage) {
+  v1::GetUsageResponse out;
+  out.set_finished_requests(usage.finished_requests);
+  out.set_failed_requests(usage.failed_requests);
+  out.set_prompt_tokens(usage.usage.prompt_tokens);
+  out.set_cached_tokens(usage.usage.cached_tokens);
+  out.set_reprefilled_tokens(usage.usage.reprefilled_tokens);
+  out.set_evicted_tokens(usage.usage.evicted_tokens);
+  out.set_completion_tokens(usage.usage.completion_tokens);
+  return out;
+}
+
 v1::GetMemoryPlanResponse MemoryPlanToProto(const ServedModel& model) {
   const MemoryPlan& plan = model.plan;
   v1::GetMemoryPlanResponse out;

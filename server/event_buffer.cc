@@ -61,6 +61,9 @@ const v1::GenerateEvent* EventBuffer::Take() {
   pending_bytes_ -= pending_.front().bytes;
   pending_.pop_front();
   taken_.set_sequence(next_sequence_++);
+  if (taken_.has_delta()) {
+    taken_tokens_ = taken_.delta().first_index() + taken_.delta().token_ids_size();
+  }
   return &taken_;
 }
 

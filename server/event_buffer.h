@@ -32,7 +32,7 @@ class EventBuffer {
  public:
   EventBuffer(const Tokenizer& tokenizer, StreamOptions options);
 
-  void set_request_id(uint64_t request_id) { request_id_ = request_id; }
+  void set_request_id(const std::string& request_id) { request_id_ = request_id; }
 
   // In the order in which the engine publishes. Nothing may follow the final event.
   void Push(TokenEvent&& event);
@@ -42,8 +42,14 @@ class EventBuffer {
   // Of what is pending, about.
   int64_t pending_bytes() const { return pending_bytes_; }
 
-  // The next event of the stream, numbered, or null; valid until the next call.
+  // The next event of the stream, numbered, or null; valid until the next call of anything here.
   const v1::GenerateEvent* Take();
+
+  // The number of the event that Take would give next.
+  uint64_t next_sequence() const { return next_sequence_; }
+
+  // Tokens of the completion in the events that were taken.
+  int64_t taken_tokens() const { return taken_tokens_; }
 
   // Once the final event was pushed: how the stream ends after the pending events.
   const std::optional<absl::Status>& final_status() const { return final_status_; }
@@ -72,11 +78,12 @@ class EventBuffer {
   const Tokenizer& tokenizer_;
   const StreamOptions options_;
   StreamDecoder decoder_;
-  uint64_t request_id_ = 0;
+  std::string request_id_;
   std::deque<Pending> pending_;
   v1::GenerateEvent taken_;
   int64_t pending_bytes_ = 0;
   int64_t num_tokens_ = 0;  // of the completion so far
+  int64_t taken_tokens_ = 0;
   uint64_t next_sequence_ = 0;
   bool first_prompt_token_told_ = false;
   std::optional<absl::Status> final_status_;

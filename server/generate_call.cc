@@ -6,23 +6,51 @@
 #include <fmt/format.h>
 #include <grpcpp/server_context.h>
 
+#include "server/caller.h"
 #include "server/convert.h"
+#include "server/generate_stream.h"
 #include "server/status.h"
-#include "server/wire.h"
 
 namespace ringserve {
 namespace {
 
-// A reader that lags by this much pauses its sequence: some thousand tokens, or some hundred with
-// logprobs.
-constexpr int64_t kMaxPendingBytes = 64 << 10;
-
 // A call that ends before it began.
-class RefusedCall final : public grpc::ServerWriteReactor<OutgoingBytes> {
+class RefusedCall final : public GenerateCall::Reactor {
  public:
   explicit RefusedCall(const absl::Status& status) { Finish(ToGrpcStatus(status)); }
 
   void OnDone() override { delete this; }
+};
+
+// A place among the open calls, given back unless a call takes it over.
+class Place {
+ public:
+  explicit Place(CallGate& gate) : gate_(gate), has_(gate.open.fetch_add(1) < gate.max_calls) {
+    if (!has_) {
+      gate_.open.fetch_sub(1);
+    }
+  }
+
+  ~Place() {
+    if (has_) {
+      gate_.open.fetch_sub(1);
+    }
+  }
+
+  Place(const Place&) = delete;
+  Place& operator=(const Place&) = delete;
+
+  absl::Status status() const {
+    return has_ ? absl::OkStatus()
+                : absl::ResourceExhaustedError(fmt::format(
+                      "{} calls are open, the most that this server takes", gate_.max_calls));
+  }
+
+  void Release() { has_ = false; }
+
+ private:
+  CallGate& gate_;
+  bool has_;
 };
 
 absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
@@ -31,142 +59,125 @@ absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
                                                                   : absl::FromChrono(deadline);
 }
 
-absl::StatusOr<std::pair<ServedModel*, ConvertedRequest>> Convert(const grpc::ByteBuffer& bytes,
-                                                                  const ModelSet& models) {
+struct NewStream {
+  std::shared_ptr<GenerateStream> stream;
+  GenerateRequest request;
+};
+
+absl::StatusOr<NewStream> MakeStream(const grpc::CallbackServerContext& context,
+                                     const grpc::ByteBuffer& bytes,
+                                     const CallServices& services,
+                                     std::shared_ptr<Connection> connection) {
   v1::GenerateRequest message;
   RETURN_IF_ERROR(ParseMessage(bytes, message));
-  ASSIGN_OR_RETURN(ServedModel * model, models.Find(message.model()));
-  if (models.state() == ModelSet::State::kDraining) {
+  ASSIGN_OR_RETURN(std::string owner, CallerIdentity(context, services.identity_header));
+  ASSIGN_OR_RETURN(ServedModel * model, services.models.Find(message.model()));
+  if (services.models.state() == ModelSet::State::kDraining) {
     return absl::UnavailableError("the server is draining");
   }
   ASSIGN_OR_RETURN(ConvertedRequest converted, ConvertRequest(message, *model));
-  return std::make_pair(model, std::move(converted));
+  converted.request.deadline = DeadlineOf(context);
+  auto stream = std::make_shared<GenerateStream>(
+      GenerateStream::Setup{.model = *model,
+                            .pump = services.pump,
+                            .registry = services.registry,
+                            .accounts = services.accounts,
+                            .owner = std::move(owner),
+                            .request_id = message.request_id(),
+                            .resumable = message.resumable(),
+                            .keeps_delivered = converted.keeps_delivered,
+                            .options = std::move(converted.stream),
+                            .connection = std::move(connection)});
+  RETURN_IF_ERROR(services.registry.Add(stream));
+  return NewStream{std::move(stream), std::move(converted.request)};
+}
+
+absl::StatusOr<std::pair<std::shared_ptr<GenerateStream>, uint64_t>> FindStream(
+    const grpc::CallbackServerContext& context,
+    const grpc::ByteBuffer& bytes,
+    const CallServices& services) {
+  v1::AttachRequest message;
+  RETURN_IF_ERROR(ParseMessage(bytes, message));
+  RETURN_IF_ERROR(RefuseUnknownFields(message));
+  ASSIGN_OR_RETURN(const std::string owner, CallerIdentity(context, services.identity_header));
+  RETURN_IF_ERROR(CheckRequestId(message.request_id()));
+  auto stream = services.registry.Find(owner, message.request_id());
+  if (stream == nullptr || !stream->resumable()) {
+    return absl::NotFoundError(fmt::format(
+        "request_id: no resumable request \"{}\" is live or kept", message.request_id()));
+  }
+  return std::make_pair(std::move(stream), message.sequence());
 }
 
 }  // namespace
 
-grpc::ServerWriteReactor<OutgoingBytes>* GenerateCall::Start(
-    grpc::CallbackServerContext& context,
-    const grpc::ByteBuffer& request,
-    const ModelSet& models,
-    StreamPump& pump,
-    CallGate& gate,
-    std::shared_ptr<Connection> connection) {
-  if (gate.open.fetch_add(1) >= gate.max_calls) {
-    gate.open.fetch_sub(1);
-    return new RefusedCall(absl::ResourceExhaustedError(
-        fmt::format("{} calls are open, the most that this server takes", gate.max_calls)));
+GenerateCall::Reactor* GenerateCall::Generate(grpc::CallbackServerContext& context,
+                                              const grpc::ByteBuffer& request,
+                                              const CallServices& services,
+                                              std::shared_ptr<Connection> connection) {
+  Place place(services.gate);
+  if (!place.status().ok()) {
+    return new RefusedCall(place.status());
   }
-  auto converted = Convert(request, models);
-  if (!converted.ok()) {
-    gate.open.fetch_sub(1);
-    return new RefusedCall(converted.status());
+  auto made = MakeStream(context, request, services, std::move(connection));
+  if (!made.ok()) {
+    return new RefusedCall(made.status());
   }
-  ServedModel& model = *converted->first;
-  GenerateRequest& engine_request = converted->second.request;
-  auto* call = new GenerateCall(
-      model, std::move(converted->second.stream), pump, gate, std::move(connection));
-  const uint64_t request_id = pump.Register(*call);
-  call->request_id_ = request_id;
-  {
-    absl::MutexLock lock(&call->mutex_);
-    call->buffer_.set_request_id(request_id);
-  }
-  engine_request.request_id = request_id;
-  engine_request.deadline = DeadlineOf(context);
-  const absl::Status submitted = model.engine->Submit(std::move(engine_request));
-  if (!submitted.ok()) {
-    pump.Unregister(request_id);
-    call->Finish(ToGrpcStatus(submitted));
-  }
+  auto* call = new GenerateCall(made->stream, services.gate);
+  place.Release();
+  made->stream->Begin(*call, std::move(made->request));
   return call;  // even if its last event is out already: OnDone comes after this returns
 }
 
-GenerateCall::GenerateCall(ServedModel& model,
-                           StreamOptions options,
-                           StreamPump& pump,
-                           CallGate& gate,
-                           std::shared_ptr<Connection> connection)
-    : pump_(pump),
-      gate_(gate),
-      engine_(*model.engine),
-      connection_(std::move(connection)),
-      buffer_(*model.tokenizer, std::move(options)) {}
+GenerateCall::Reactor* GenerateCall::Attach(grpc::CallbackServerContext& context,
+                                            const grpc::ByteBuffer& request,
+                                            const CallServices& services) {
+  Place place(services.gate);
+  if (!place.status().ok()) {
+    return new RefusedCall(place.status());
+  }
+  auto found = FindStream(context, request, services);
+  if (!found.ok()) {
+    return new RefusedCall(found.status());
+  }
+  auto* call = new GenerateCall(found->first, services.gate);
+  place.Release();
+  if (absl::Status status = found->first->Attach(*call, found->second); !status.ok()) {
+    call->End(status);
+  }
+  return call;
+}
+
+GenerateCall::GenerateCall(std::shared_ptr<GenerateStream> stream, CallGate& gate)
+    : stream_(std::move(stream)), gate_(gate) {}
 
 GenerateCall::~GenerateCall() {
   gate_.open.fetch_sub(1);
 }
 
-void GenerateCall::Push(TokenEvent&& event) {
-  absl::MutexLock lock(&mutex_);
-  buffer_.Push(std::move(event));
-  if (broken_) {
-    buffer_.Drop();
-  }
-}
-
-void GenerateCall::Flush() {
-  mutex_.Lock();
-  sealed_ = buffer_.final_status().has_value();
-  Advance();
-}
-
-void GenerateCall::OnWriteDone(bool ok) {
-  pump_.AwaitFlush();
-  if (!ok) {
-    engine_.Cancel(request_id_);
-  }
-  mutex_.Lock();
-  writing_ = false;
-  if (!ok) {
-    broken_ = true;
-    buffer_.Drop();
-  }
-  Advance();
-}
-
-void GenerateCall::OnCancel() {
-  // The final event that follows finishes the call; if it is out already the engine knows no such
-  // request.
-  engine_.Cancel(request_id_);
-}
-
-void GenerateCall::OnDone() {
-  delete this;
-}
-
-void GenerateCall::Advance() {
-  if (writing_) {
-    if (!paused_ && !sealed_ && buffer_.pending_bytes() > kMaxPendingBytes) {
-      paused_ = true;
-      engine_.SetPaused(request_id_, true);
-    }
-    mutex_.Unlock();
-    return;
-  }
-  const v1::GenerateEvent* event = buffer_.Take();
-  if (event == nullptr) {
-    const bool finish = sealed_;
-    const absl::Status status = finish ? *buffer_.final_status() : absl::OkStatus();
-    mutex_.Unlock();
-    if (finish) {
-      Finish(ToGrpcStatus(status));
-    }
-    return;
-  }
-  message_.Serialize(*event);
-  writing_ = true;
-  if (paused_ && buffer_.empty()) {
-    paused_ = false;
-    engine_.SetPaused(request_id_, false);
-  }
-  const bool last = sealed_ && buffer_.empty() && buffer_.final_status()->ok();
-  mutex_.Unlock();
+void GenerateCall::Write(grpc::Slice bytes, bool last) {
+  message_.Set(std::move(bytes));
   if (last) {
     StartWriteAndFinish(&message_, grpc::WriteOptions(), grpc::Status::OK);
   } else {
     StartWrite(&message_);
   }
+}
+
+void GenerateCall::End(const absl::Status& status) {
+  Finish(ToGrpcStatus(status));
+}
+
+void GenerateCall::OnWriteDone(bool ok) {
+  stream_->OnWritten(*this, ok);
+}
+
+void GenerateCall::OnCancel() {
+  stream_->OnCancel(*this);
+}
+
+void GenerateCall::OnDone() {
+  delete this;
 }
 
 }  // namespace ringserve

@@ -1,23 +1,26 @@
-// One Generate call: a gRPC write reactor with one write in flight, fed by the pump.
+// One Generate or Attach call: a gRPC write reactor with one write in flight, which reads a
+// GenerateStream.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <string>
 
-#include <absl/base/thread_annotations.h>
-#include <absl/synchronization/mutex.h>
 #include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/server_callback.h>
 
 #include "engine/base/status.h"
+#include "server/caller_accounts.h"
 #include "server/connection.h"
-#include "server/event_buffer.h"
 #include "server/served_model.h"
 #include "server/stream_pump.h"
+#include "server/stream_registry.h"
 #include "server/wire.h"
 
 namespace ringserve {
+
+class GenerateStream;
 
 // Our own count of open calls: gRPC would take any number.
 struct CallGate {
@@ -25,23 +28,40 @@ struct CallGate {
   std::atomic<int64_t> open = 0;
 };
 
-// Owned by itself from Start to OnDone.
-class GenerateCall final : public grpc::ServerWriteReactor<OutgoingBytes>, public EventTarget {
+// What calls need; outlives the server.
+struct CallServices {
+  const ModelSet& models;
+  StreamPump& pump;
+  StreamRegistry& registry;
+  CallerAccounts& accounts;
+  CallGate& gate;
+  const std::string identity_header;  // "": all callers are anonymous
+};
+
+// Owned by itself from its start to OnDone.
+class GenerateCall final : public grpc::ServerWriteReactor<OutgoingBytes> {
  public:
+  using Reactor = grpc::ServerWriteReactor<OutgoingBytes>;
+
   // Checks, converts and submits; a request that cannot run ends here with its status. `connection`
-  // may be null. `gate`, `models` and `pump` must outlive the server.
-  static grpc::ServerWriteReactor<OutgoingBytes>* Start(grpc::CallbackServerContext& context,
-                                                        const grpc::ByteBuffer& request,
-                                                        const ModelSet& models,
-                                                        StreamPump& pump,
-                                                        CallGate& gate,
-                                                        std::shared_ptr<Connection> connection);
+  // may be null.
+  static Reactor* Generate(grpc::CallbackServerContext& context,
+                           const grpc::ByteBuffer& request,
+                           const CallServices& services,
+                           std::shared_ptr<Connection> connection);
+  static Reactor* Attach(grpc::CallbackServerContext& context,
+                         const grpc::ByteBuffer& request,
+                         const CallServices& services);
 
-  // EventTarget, on the pump thread.
-  void Push(TokenEvent&& event) override;
-  void Flush() override;
+  // What the stream does, with its mutex free. Each call that began gets one End, or one Write that
+  // is the last; it may be gone then.
+  void Write(grpc::Slice bytes, bool last);
+  void End(const absl::Status& status);
 
-  const std::shared_ptr<Connection>& connection() const override { return connection_; }
+  // The stream's, under its mutex.
+  bool writing = false;
+  int64_t num_tokens = 0;   // of the completion, up to the end of the event in flight
+  absl::Status end_status;  // for a call that is not read from any more, once it is done writing
 
   // Reactions, on gRPC threads.
   void OnWriteDone(bool ok) override;
@@ -49,30 +69,11 @@ class GenerateCall final : public grpc::ServerWriteReactor<OutgoingBytes>, publi
   void OnDone() override;
 
  private:
-  GenerateCall(ServedModel& model,
-               StreamOptions options,
-               StreamPump& pump,
-               CallGate& gate,
-               std::shared_ptr<Connection> connection);
+  GenerateCall(std::shared_ptr<GenerateStream> stream, CallGate& gate);
   ~GenerateCall() override;
 
-  // Writes the next event or finishes, if it is time; then the mutex is free, and after a finish
-  // the call may be gone.
-  void Advance() ABSL_UNLOCK_FUNCTION(mutex_);
-
-  StreamPump& pump_;
+  const std::shared_ptr<GenerateStream> stream_;
   CallGate& gate_;
-  EnginePort& engine_;
-  // Shared with the listener's table: it forgets the connection when it hangs up.
-  const std::shared_ptr<Connection> connection_;
-  uint64_t request_id_ = 0;  // set before any event or reaction
-
-  absl::Mutex mutex_;  // taken before the engine's
-  EventBuffer buffer_ ABSL_GUARDED_BY(mutex_);
-  bool writing_ ABSL_GUARDED_BY(mutex_) = false;
-  bool sealed_ ABSL_GUARDED_BY(mutex_) = false;  // the pump has let go of the call
-  bool broken_ ABSL_GUARDED_BY(mutex_) = false;  // a write failed: nobody reads any more
-  bool paused_ ABSL_GUARDED_BY(mutex_) = false;
   OutgoingBytes message_;  // of the write in flight, untouched until it is done
 };
 

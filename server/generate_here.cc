@@ -1,4 +1,5 @@
 #include <memory>
+#include <string>
 #include <utility>
 
 #include <absl/synchronization/notification.h>
@@ -23,7 +24,7 @@ class Taker final : public EventTarget {
 
   void set_request_id(uint64_t request_id) {
     request_id_ = request_id;
-    buffer_.set_request_id(request_id);
+    buffer_.set_request_id(std::to_string(request_id));
   }
 
   void Push(TokenEvent&& event) override { buffer_.Push(std::move(event)); }

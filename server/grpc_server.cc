@@ -41,9 +41,14 @@ struct GrpcServer::State {
   State(const ServerOptions& options, ModelSet& model_set, StreamPump& pump)
       : models(model_set),
         gate{.max_calls = options.max_calls},
-        context{.models = model_set,
-                .pump = pump,
-                .gate = gate,
+        registry(options.streams),
+        context{.calls = {.models = model_set,
+                          .pump = pump,
+                          .registry = registry,
+                          .accounts = accounts,
+                          .gate = gate,
+                          .identity_header = options.identity_header},
+                .watchers = watchers,
                 .find_connection = [this](const std::string& peer) { return listener->Find(peer); },
                 .count_connections =
                     [this] {
@@ -54,6 +59,9 @@ struct GrpcServer::State {
 
   ModelSet& models;
   CallGate gate;
+  StreamRegistry registry;
+  CallerAccounts accounts;
+  LoadWatchers watchers;
   std::unique_ptr<Listener> listener;
   ServiceContext context;
   std::vector<std::unique_ptr<grpc::Service>> services;
@@ -79,6 +87,7 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const ServerOption
   state->services.push_back(MakeTokenizerService(state->context));
   state->services.push_back(MakeModelsService(state->context));
   state->services.push_back(MakeControlService(state->context));
+  state->services.push_back(MakeSessionsService(state->context));
 
   // By name, so that a static link keeps them.
   grpc::EnableDefaultHealthCheckService(true);
@@ -117,7 +126,8 @@ void GrpcServer::SetServing(bool serving) {
                               "ringserve.v1.Inference",
                               "ringserve.v1.Tokenizer",
                               "ringserve.v1.Models",
-                              "ringserve.v1.Control"}) {
+                              "ringserve.v1.Control",
+                              "ringserve.v1.Sessions"}) {
     health->SetServingStatus(service, serving);
   }
 }
@@ -128,6 +138,7 @@ void GrpcServer::Drain(absl::Time deadline) {
   }
   SetServing(false);
   state_->models.BeginDrain();
+  state_->watchers.EndAll();
   for (const auto& model : state_->models.models()) {
     model->engine->Drain(deadline);
   }
@@ -143,6 +154,7 @@ void GrpcServer::Stop(absl::Time deadline) {
   state_->listener->Stop();
   state_->server->Shutdown(absl::ToChronoTime(deadline));
   state_->server->Wait();
+  state_->registry.Shutdown();
 }
 
 }  // namespace ringserve

@@ -12,6 +12,7 @@
 #include "server/address.h"
 #include "server/served_model.h"
 #include "server/stream_pump.h"
+#include "server/stream_registry.h"
 
 namespace ringserve {
 
@@ -20,6 +21,10 @@ struct ServerOptions {
   int64_t max_connections = 1024;
   int64_t max_calls = 4096;             // Generate calls open at once
   int32_t max_request_bytes = 4 << 20;  // of one request message
+  // The metadata key that says who calls, in lower case, which a proxy in front sets and clients
+  // cannot; empty: all callers are one, the anonymous.
+  std::string identity_header;
+  StreamRegistry::Options streams;
 };
 
 class GrpcServer {

@@ -2,55 +2,35 @@
 
 #include <utility>
 
-#include <fmt/format.h>
-
-#include "ringserve/v1/control.grpc.pb.h"
 #include "ringserve/v1/inference.grpc.pb.h"
 #include "ringserve/v1/models.grpc.pb.h"
 #include "ringserve/v1/tokenizer.grpc.pb.h"
+#include "server/answer.h"
 #include "server/convert.h"
-#include "server/status.h"
 #include "server/wire.h"
 
 namespace ringserve {
 namespace {
-
-// Parses, answers with what handle(request) -> absl::StatusOr<Response> says, and serializes.
-template <typename Request, typename Handle>
-grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context,
-                                 const grpc::ByteBuffer* bytes,
-                                 grpc::ByteBuffer* answer,
-                                 const Handle& handle) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  const auto run = [&]() -> absl::Status {
-    Request request;
-    RETURN_IF_ERROR(ParseMessage(*bytes, request));
-    RETURN_IF_ERROR(RefuseUnknownFields(request));
-    ASSIGN_OR_RETURN(const auto response, handle(request));
-    *answer = SerializeMessage(response);
-    return absl::OkStatus();
-  };
-  reactor->Finish(ToGrpcStatus(run()));
-  return reactor;
-}
 
 // Registered as the generated classes register a method whose messages are bytes, but with a
 // message of our own going out.
 class InferenceService final : public v1::Inference::Service {
  public:
   explicit InferenceService(const ServiceContext& context) : context_(context) {
-    constexpr int kGenerate = 0;  // the only method
+    using Handler = grpc::internal::CallbackServerStreamingHandler<grpc::ByteBuffer, OutgoingBytes>;
+    constexpr int kGenerate = 0;  // in the order of the service's methods
+    constexpr int kAttach = 1;
     MarkMethodRawCallback(
         kGenerate,
-        new grpc::internal::CallbackServerStreamingHandler<grpc::ByteBuffer, OutgoingBytes>(
-            [this](grpc::CallbackServerContext* call, const grpc::ByteBuffer* request) {
-              return GenerateCall::Start(*call,
-                                         *request,
-                                         context_.models,
-                                         context_.pump,
-                                         context_.gate,
-                                         context_.find_connection(call->peer()));
-            }));
+        new Handler([this](grpc::CallbackServerContext* call, const grpc::ByteBuffer* request) {
+          return GenerateCall::Generate(
+              *call, *request, context_.calls, context_.find_connection(call->peer()));
+        }));
+    MarkMethodRawCallback(
+        kAttach,
+        new Handler([this](grpc::CallbackServerContext* call, const grpc::ByteBuffer* request) {
+          return GenerateCall::Attach(*call, *request, context_.calls);
+        }));
   }
 
  private:
@@ -71,7 +51,7 @@ class TokenizerService final
         request,
         response,
         [this](const v1::TokenizeRequest& in) -> absl::StatusOr<v1::TokenizeResponse> {
-          ASSIGN_OR_RETURN(const ServedModel* model, context_.models.Find(in.model()));
+          ASSIGN_OR_RETURN(const ServedModel* model, context_.calls.models.Find(in.model()));
           ASSIGN_OR_RETURN(const auto ids,
                            model->tokenizer->Encode(in.text(), ToEncodeOptions(in.options())));
           v1::TokenizeResponse out;
@@ -91,7 +71,7 @@ class TokenizerService final
         request,
         response,
         [this](const v1::DetokenizeRequest& in) -> absl::StatusOr<v1::DetokenizeResponse> {
-          ASSIGN_OR_RETURN(const ServedModel* model, context_.models.Find(in.model()));
+          ASSIGN_OR_RETURN(const ServedModel* model, context_.calls.models.Find(in.model()));
           const std::span<const int32_t> ids(in.token_ids().data(), in.token_ids().size());
           v1::DetokenizeResponse out;
           ASSIGN_OR_RETURN(*out.mutable_text(),
@@ -118,8 +98,8 @@ class ModelsService final : public v1::Models::WithRawCallbackMethod_List<
         response,
         [this](const v1::ListModelsRequest&) -> absl::StatusOr<v1::ListModelsResponse> {
           v1::ListModelsResponse out;
-          for (const auto& model : context_.models.models()) {
-            *out.add_models() = ToProto(*model, context_.models.state());
+          for (const auto& model : context_.calls.models.models()) {
+            *out.add_models() = ToProto(*model, context_.calls.models.state());
           }
           return out;
         });
@@ -133,59 +113,8 @@ class ModelsService final : public v1::Models::WithRawCallbackMethod_List<
         request,
         response,
         [this](const v1::GetModelRequest& in) -> absl::StatusOr<v1::Model> {
-          ASSIGN_OR_RETURN(const ServedModel* model, context_.models.Find(in.model()));
-          return ToProto(*model, context_.models.state());
-        });
-  }
-
- private:
-  const ServiceContext& context_;
-};
-
-class ControlService final
-    : public v1::Control::WithRawCallbackMethod_GetLoad<
-          v1::Control::WithRawCallbackMethod_GetMemoryPlan<v1::Control::Service>> {
- public:
-  explicit ControlService(const ServiceContext& context) : context_(context) {}
-
-  grpc::ServerUnaryReactor* GetLoad(grpc::CallbackServerContext* call,
-                                    const grpc::ByteBuffer* request,
-                                    grpc::ByteBuffer* response) override {
-    return Answer<v1::GetLoadRequest>(
-        call,
-        request,
-        response,
-        [this](const v1::GetLoadRequest& in) -> absl::StatusOr<v1::GetLoadResponse> {
-          const ServedModel* only = nullptr;
-          if (!in.model().empty()) {
-            ASSIGN_OR_RETURN(only, context_.models.Find(in.model()));
-          }
-          v1::GetLoadResponse out;
-          for (const auto& model : context_.models.models()) {
-            if (only == nullptr || only == model.get()) {
-              *out.add_models() = ToProto(model->engine->load(), model->name());
-            }
-          }
-          const ConnectionCounts connections = context_.count_connections();
-          out.set_calls(context_.gate.open.load());
-          out.set_max_calls(context_.gate.max_calls);
-          out.set_connections(connections.open);
-          out.set_max_connections(connections.max);
-          out.set_refused_connections(connections.refused);
-          return out;
-        });
-  }
-
-  grpc::ServerUnaryReactor* GetMemoryPlan(grpc::CallbackServerContext* call,
-                                          const grpc::ByteBuffer* request,
-                                          grpc::ByteBuffer* response) override {
-    return Answer<v1::GetMemoryPlanRequest>(
-        call,
-        request,
-        response,
-        [this](const v1::GetMemoryPlanRequest& in) -> absl::StatusOr<v1::GetMemoryPlanResponse> {
-          ASSIGN_OR_RETURN(const ServedModel* model, context_.models.Find(in.model()));
-          return MemoryPlanToProto(*model);
+          ASSIGN_OR_RETURN(const ServedModel* model, context_.calls.models.Find(in.model()));
+          return ToProto(*model, context_.calls.models.state());
         });
   }
 
@@ -205,10 +134,6 @@ std::unique_ptr<grpc::Service> MakeTokenizerService(const ServiceContext& contex
 
 std::unique_ptr<grpc::Service> MakeModelsService(const ServiceContext& context) {
   return std::make_unique<ModelsService>(context);
-}
-
-std::unique_ptr<grpc::Service> MakeControlService(const ServiceContext& context) {
-  return std::make_unique<ControlService>(context);
 }
 
 }  // namespace ringserve

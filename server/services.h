@@ -1,5 +1,5 @@
-// The services of package ringserve.v1. They hold no state: models, pump and gate outlive the
-// server.
+// The services of package ringserve.v1. They hold no state: what
+// their context names outlives the server.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +11,7 @@
 
 #include "server/connection.h"
 #include "server/generate_call.h"
-#include "server/served_model.h"
-#include "server/stream_pump.h"
+#include "server/load_watch.h"
 
 namespace ringserve {
 
@@ -24,9 +23,8 @@ struct ConnectionCounts {
 };
 
 struct ServiceContext {
-  const ModelSet& models;
-  StreamPump& pump;
-  CallGate& gate;
+  CallServices calls;
+  LoadWatchers& watchers;
   // The connection of a peer as grpc::ServerContext::peer() names it, or null.
   std::function<std::shared_ptr<Connection>(const std::string& peer)> find_connection;
   std::function<ConnectionCounts()> count_connections;
@@ -37,5 +35,6 @@ std::unique_ptr<grpc::Service> MakeInferenceService(const ServiceContext& contex
 std::unique_ptr<grpc::Service> MakeTokenizerService(const ServiceContext& context);
 std::unique_ptr<grpc::Service> MakeModelsService(const ServiceContext& context);
 std::unique_ptr<grpc::Service> MakeControlService(const ServiceContext& context);
+std::unique_ptr<grpc::Service> MakeSessionsService(const ServiceContext& context);
 
 }  // namespace ringserve

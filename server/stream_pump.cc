@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <functional>
 #include <iterator>
+#include <limits>
 #include <utility>
 #include <variant>
 
@@ -27,6 +28,10 @@ bool IsInternalError(const TokenEvent& event) {
 const std::shared_ptr<Connection>& EventTarget::connection() const {
   static const std::shared_ptr<Connection> none;
   return none;
+}
+
+int64_t EventTarget::DeliveredTokens() {
+  return std::numeric_limits<int64_t>::max();
 }
 
 StreamPump::StreamPump() : thread_([this] { Run(); }) {}

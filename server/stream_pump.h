@@ -31,6 +31,9 @@ class EventTarget {
   // target again, so this call may let it go.
   virtual void Flush() = 0;
 
+  // EventSink::DeliveredTokens. Any thread.
+  virtual int64_t DeliveredTokens();
+
   // Targets of one connection are flushed one after the other, and what they write leaves together.
   // Null: on its own. Constant.
   virtual const std::shared_ptr<Connection>& connection() const;

@@ -71,10 +71,15 @@ absl::Status ParseMessage(const grpc::ByteBuffer& bytes, google::protobuf::Messa
       fmt::format("the request's {} bytes are not a {}", slice.size(), message.GetTypeName()));
 }
 
-grpc::ByteBuffer SerializeMessage(const google::protobuf::Message& message) {
+grpc::Slice SerializeToSlice(const google::protobuf::Message& message) {
   grpc::Slice slice(message.ByteSizeLong());
   // A fresh slice is nobody else's yet; gRPC's own serializer writes into it the same way.
   message.SerializeWithCachedSizesToArray(const_cast<uint8_t*>(slice.begin()));
+  return slice;
+}
+
+grpc::ByteBuffer SerializeMessage(const google::protobuf::Message& message) {
+  const grpc::Slice slice = SerializeToSlice(message);
   return grpc::ByteBuffer(&slice, 1);
 }
 

@@ -5,6 +5,7 @@
 #include <google/protobuf/message.h>
 #include <grpcpp/impl/serialization_traits.h>
 #include <grpcpp/support/byte_buffer.h>
+#include <grpcpp/support/slice.h>
 #include <grpcpp/support/status.h>
 
 #include "engine/base/status.h"
@@ -14,6 +15,7 @@ namespace ringserve {
 // INVALID_ARGUMENT naming the message, and the field where it is text that is not UTF-8.
 absl::Status ParseMessage(const grpc::ByteBuffer& bytes, google::protobuf::Message& message);
 
+grpc::Slice SerializeToSlice(const google::protobuf::Message& message);
 // In one slice.
 grpc::ByteBuffer SerializeMessage(const google::protobuf::Message& message);
 
@@ -22,7 +24,10 @@ grpc::ByteBuffer SerializeMessage(const google::protobuf::Message& message);
 class OutgoingBytes {
  public:
   // Takes the place of what was there.
-  void Serialize(const google::protobuf::Message& message) { bytes_ = SerializeMessage(message); }
+  void Set(const grpc::Slice& bytes) {
+    grpc::ByteBuffer fresh(&bytes, 1);
+    bytes_.Swap(&fresh);
+  }
 
   void MoveTo(grpc::ByteBuffer& out) const { out.Swap(&bytes_); }
 

@@ -34,7 +34,7 @@ TEST_CASE("a stream says what the engine says") {
   const v1::Accepted& accepted = stream.events.front().accepted();
   CHECK(accepted.model() == "fairytale-5m");
   CHECK(accepted.prompt_tokens() == static_cast<int64_t>(prompt.size()));
-  CHECK(accepted.request_id() > 0);
+  CHECK(accepted.request_id().size() == 32);
   const v1::Finished& finished = stream.events.back().finished();
   CHECK(finished.reason() == v1::FINISH_REASON_MAX_TOKENS);
   CHECK_FALSE(finished.has_stop_index());

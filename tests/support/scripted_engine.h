@@ -111,6 +111,11 @@ class ScriptedEngine final : public EnginePort {
     return paused_.count(request_id) > 0;
   }
 
+  bool is_cancelled(uint64_t request_id) const {
+    const absl::MutexLock lock(&mutex_);
+    return cancelled_.count(request_id) > 0;
+  }
+
   int num_pauses() const {
     const absl::MutexLock lock(&mutex_);
     return num_pauses_;

@@ -1,0 +1,22 @@
+// Who calls. What a caller may see (sessions, kept streams, shared prefixes, accounts) follows from
+// this alone, never from a request's fields.
+#pragma once
+
+#include <string>
+
+#include <grpcpp/server_context.h>
+
+#include "engine/base/status.h"
+
+namespace ringserve {
+
+// The caller's identity, at most kMaxOwnerBytes; "" is the one anonymous caller. With an
+// `identity_header` that is what the header says: it is to be set, and what clients put there
+// removed, by the proxy in front, the only one who can reach the server. UNAUTHENTICATED if the
+// header is there twice, empty or too long.
+absl::StatusOr<std::string> CallerIdentity(const grpc::ServerContextBase& context,
+                                           const std::string& identity_header);
+
+inline constexpr size_t kMaxOwnerBytes = 1024;
+
+}  // namespace ringserve

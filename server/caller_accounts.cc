@@ -1,0 +1,35 @@
+#include "server/caller_accounts.h"
+
+#include <utility>
+
+namespace ringserve {
+
+void CallerAccounts::Add(const std::string& owner, const Usage& usage, bool finished) {
+  absl::MutexLock lock(&mutex_);
+  const auto found = by_owner_.find(owner);
+  if (found != by_owner_.end()) {
+    accounts_.splice(accounts_.begin(), accounts_, found->second);
+  } else {
+    if (accounts_.size() == kMaxCallers) {
+      by_owner_.erase(accounts_.back().owner);
+      accounts_.pop_back();
+    }
+    accounts_.push_front({.owner = owner, .usage = {}});
+    by_owner_.emplace(owner, accounts_.begin());
+  }
+  CallerUsage& sum = accounts_.front().usage;
+  ++(finished ? sum.finished_requests : sum.failed_requests);
+  sum.usage.prompt_tokens += usage.prompt_tokens;
+  sum.usage.cached_tokens += usage.cached_tokens;
+  sum.usage.reprefilled_tokens += usage.reprefilled_tokens;
+  sum.usage.evicted_tokens += usage.evicted_tokens;
+  sum.usage.completion_tokens += usage.completion_tokens;
+}
+
+CallerUsage CallerAccounts::Get(const std::string& owner) const {
+  absl::MutexLock lock(&mutex_);
+  const auto found = by_owner_.find(owner);
+  return found == by_owner_.end() ? CallerUsage() : found->second->usage;
+}
+
+}  // namespace ringserve

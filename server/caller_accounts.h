@@ -1,0 +1,42 @@
+// What each caller's requests came to.
+#pragma once
+
+#include <cstdint>
+#include <list>
+#include <string>
+#include <unordered_map>
+
+#include <absl/base/thread_annotations.h>
+#include <absl/synchronization/mutex.h>
+
+#include "engine/request.h"
+
+namespace ringserve {
+
+struct CallerUsage {
+  int64_t finished_requests = 0;
+  int64_t failed_requests = 0;
+  Usage usage;  // sums
+};
+
+// Any thread. Remembers the callers that were heard of last, kMaxCallers of them.
+class CallerAccounts {
+ public:
+  static constexpr size_t kMaxCallers = 65536;
+
+  void Add(const std::string& owner, const Usage& usage, bool finished);
+  // All zero for one who never asked for anything.
+  CallerUsage Get(const std::string& owner) const;
+
+ private:
+  struct Account {
+    std::string owner;
+    CallerUsage usage;
+  };
+
+  mutable absl::Mutex mutex_;
+  std::list<Account> accounts_ ABSL_GUARDED_BY(mutex_);  // last heard of first
+  std::unordered_map<std::string, std::list<Account>::iterator> by_owner_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace ringserve
