@@ -16,9 +16,9 @@ absl::StatusOr<std::string> CallerIdentity(const grpc::ServerContextBase& contex
     return std::string();
   }
   const grpc::string_ref value = begin->second;
-  if (std::next(begin) != end || value.empty() || value.size() > kMaxOwnerBytes) {
+  if (std::next(begin) != end || value.empty() || value.size() > kMaxOwnerLength) {
     return absl::UnauthenticatedError(
-        fmt::format("{}: to be there once, with 1 to {} bytes", identity_header, kMaxOwnerBytes));
+        fmt::format("{}: to be there once, with 1 to {} bytes", identity_header, kMaxOwnerLength));
   }
   return std::string(value.data(), value.size());
 }

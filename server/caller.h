@@ -7,16 +7,15 @@
 #include <grpcpp/server_context.h>
 
 #include "engine/base/status.h"
+#include "engine/request.h"
 
 namespace ringserve {
 
-// The caller's identity, at most kMaxOwnerBytes; "" is the one anonymous caller. With an
+// The caller's identity, at most kMaxOwnerLength; "" is the one anonymous caller. With an
 // `identity_header` that is what the header says: it is to be set, and what clients put there
 // removed, by the proxy in front, the only one who can reach the server. UNAUTHENTICATED if the
 // header is there twice, empty or too long.
 absl::StatusOr<std::string> CallerIdentity(const grpc::ServerContextBase& context,
                                            const std::string& identity_header);
-
-inline constexpr size_t kMaxOwnerBytes = 1024;
 
 }  // namespace ringserve

@@ -128,17 +128,33 @@ absl::Status ConvertOutput(const v1::OutputOptions& in,
   return absl::OkStatus();
 }
 
-absl::Status ConvertSessionTurn(const v1::SessionTurn& in) {
+absl::Status ConvertSessionTurn(const v1::SessionTurn& in, ConvertedRequest& out) {
   if (in.id().empty()) {
     return Invalid("session.id: not set");
   }
-  if (in.has_expected_position() && in.expected_position() < 0) {
-    return Invalid("session.expected_position: {} is below 0", in.expected_position());
+  SessionTurn& turn = out.request.turn.emplace();
+  turn.session_id = in.id();
+  if (in.has_expected_position()) {
+    if (in.expected_position() < 0) {
+      return Invalid("session.expected_position: {} is below 0", in.expected_position());
+    }
+    turn.expected_position = in.expected_position();
   }
-  if (!v1::OnCancel_IsValid(in.on_cancel())) {
-    return Invalid("session.on_cancel: {} is not in [0, 3]", static_cast<int>(in.on_cancel()));
+  switch (in.on_cancel()) {
+    case v1::ON_CANCEL_UNSPECIFIED:
+    case v1::ON_CANCEL_ROLLBACK:
+      turn.on_interrupt = OnInterrupt::kRollback;
+      return absl::OkStatus();
+    case v1::ON_CANCEL_KEEP_DELIVERED:
+      turn.on_interrupt = OnInterrupt::kKeepDelivered;
+      out.keeps_delivered = true;
+      return absl::OkStatus();
+    case v1::ON_CANCEL_KEEP_ALL:
+      turn.on_interrupt = OnInterrupt::kKeepAll;
+      return absl::OkStatus();
+    default:
+      return Invalid("session.on_cancel: {} is not in [0, 3]", static_cast<int>(in.on_cancel()));
   }
-  return absl::UnimplementedError("session: this server's engine keeps no sessions yet");
 }
 
 absl::Status CheckNumCompletions(const v1::GenerateRequest& in) {
@@ -163,10 +179,10 @@ absl::StatusOr<ConvertedRequest> ConvertRequest(const v1::GenerateRequest& in,
     RETURN_IF_ERROR(CheckRequestId(in.request_id()));
   }
   RETURN_IF_ERROR(CheckNumCompletions(in));
-  if (in.has_session()) {
-    RETURN_IF_ERROR(ConvertSessionTurn(in.session()));
-  }
   ConvertedRequest out;
+  if (in.has_session()) {
+    RETURN_IF_ERROR(ConvertSessionTurn(in.session(), out));
+  }
   out.stream.model = model.name();
   out.request.sampling = ConvertSampling(in.sampling());
   RETURN_IF_ERROR(ConvertStopping(in.stopping(), model, out));

@@ -11,9 +11,11 @@
 #include "engine/base/status.h"
 #include "engine/engine.h"
 #include "engine/request.h"
+#include "engine/session_info.h"
 #include "ringserve/v1/control.pb.h"
 #include "ringserve/v1/inference.pb.h"
 #include "ringserve/v1/models.pb.h"
+#include "ringserve/v1/sessions.pb.h"
 #include "server/caller_accounts.h"
 #include "server/event_buffer.h"
 #include "server/served_model.h"
@@ -55,6 +57,7 @@ v1::FinishReason ToProto(FinishReason reason);
 v1::Usage ToProto(const Usage& usage);
 v1::Timings ToProto(const Timings& timings);
 v1::Model ToProto(const ServedModel& model, ModelSet::State state);
+v1::Session ToProto(const SessionInfo& info, const std::string& model);
 v1::ModelLoad ToProto(const EngineLoad& load, std::string_view model);
 v1::GetUsageResponse ToProto(const CallerUsage& usage);
 v1::GetMemoryPlanResponse MemoryPlanToProto(const ServedModel& model);

@@ -39,6 +39,7 @@ v1::ModelLoad ToProto(const EngineLoad& load, std::string_view model) {
   out.set_model(std::string(model));
   out.set_running(load.running);
   out.set_queued(load.queued);
+  out.set_sessions(load.sessions);
   out.set_max_batch(load.max_batch);
   out.set_max_queue(load.max_queue);
   out.set_device_blocks(load.device_blocks);

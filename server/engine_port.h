@@ -3,12 +3,14 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include <absl/time/time.h>
 
 #include "engine/base/status.h"
 #include "engine/engine.h"
 #include "engine/request.h"
+#include "engine/session_info.h"
 
 namespace ringserve {
 
@@ -24,8 +26,38 @@ class EnginePort {
   virtual void Cancel(uint64_t request_id) = 0;
   virtual void SetPaused(uint64_t request_id, bool paused) = 0;
   virtual void Drain(absl::Time deadline) = 0;
+
+  // NOLINTBEGIN(performance-unnecessary-value-param): as Engine's. No sessions: UNIMPLEMENTED.
+  virtual void CreateSession(std::string /*owner*/,
+                             SessionOptions /*options*/,
+                             SessionReply reply) {
+    reply(NoSessions());
+  }
+
+  virtual void GetSession(std::string /*owner*/, std::string /*id*/, SessionReply reply) {
+    reply(NoSessions());
+  }
+
+  virtual void ListSessions(std::string /*owner*/, SessionListReply reply) { reply(NoSessions()); }
+
+  virtual void RollbackSession(std::string /*owner*/,
+                               std::string /*id*/,
+                               int64_t /*position*/,
+                               SessionReply reply) {
+    reply(NoSessions());
+  }
+
+  virtual void CloseSession(std::string /*owner*/, std::string /*id*/, SessionReply reply) {
+    reply(NoSessions());
+  }
+  // NOLINTEND(performance-unnecessary-value-param)
   virtual EngineLoad load() const = 0;
   virtual RequestLimits limits() const = 0;
+
+ private:
+  static absl::Status NoSessions() {
+    return absl::UnimplementedError("this engine keeps no sessions");
+  }
 };
 
 }  // namespace ringserve

@@ -77,6 +77,7 @@ absl::StatusOr<NewStream> MakeStream(const grpc::CallbackServerContext& context,
   }
   ASSIGN_OR_RETURN(ConvertedRequest converted, ConvertRequest(message, *model));
   converted.request.deadline = DeadlineOf(context);
+  converted.request.owner = owner;
   auto stream = std::make_shared<GenerateStream>(
       GenerateStream::Setup{.model = *model,
                             .pump = services.pump,

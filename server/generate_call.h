@@ -53,6 +53,9 @@ class GenerateCall final : public grpc::ServerWriteReactor<OutgoingBytes> {
                          const grpc::ByteBuffer& request,
                          const CallServices& services);
 
+  GenerateCall(const GenerateCall&) = delete;
+  GenerateCall& operator=(const GenerateCall&) = delete;
+
   // What the stream does, with its mutex free. Each call that began gets one End, or one Write that
   // is the last; it may be gone then.
   void Write(grpc::Slice bytes, bool last);

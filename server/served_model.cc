@@ -23,6 +23,29 @@ class RealEngine final : public EnginePort {
     engine_->SetPaused(request_id, paused);
   }
 
+  void CreateSession(std::string owner, SessionOptions options, SessionReply reply) override {
+    engine_->CreateSession(std::move(owner), options, std::move(reply));
+  }
+
+  void GetSession(std::string owner, std::string id, SessionReply reply) override {
+    engine_->GetSession(std::move(owner), std::move(id), std::move(reply));
+  }
+
+  void ListSessions(std::string owner, SessionListReply reply) override {
+    engine_->ListSessions(std::move(owner), std::move(reply));
+  }
+
+  void RollbackSession(std::string owner,
+                       std::string id,
+                       int64_t position,
+                       SessionReply reply) override {
+    engine_->RollbackSession(std::move(owner), std::move(id), position, std::move(reply));
+  }
+
+  void CloseSession(std::string owner, std::string id, SessionReply reply) override {
+    engine_->CloseSession(std::move(owner), std::move(id), std::move(reply));
+  }
+
   void Drain(absl::Time deadline) override { engine_->Drain(deadline); }
 
   EngineLoad load() const override { return engine_->load(); }

@@ -1,19 +1,241 @@
 #include <memory>
+#include <string>
+#include <utility>
+
+#include <fmt/format.h>
 
 #include "ringserve/v1/sessions.grpc.pb.h"
+#include "server/answer.h"
+#include "server/caller.h"
+#include "server/convert.h"
 #include "server/services.h"
 
 namespace ringserve {
 namespace {
 
-// This server's engine keeps no sessions yet: every call is answered UNIMPLEMENTED, by the
-// generated class.
-class SessionsService final : public v1::Sessions::CallbackService {};
+// What a method's raw form is called in generated code, from the inside out.
+using RawCreate = v1::Sessions::WithRawCallbackMethod_Create<v1::Sessions::Service>;
+using RawGet = v1::Sessions::WithRawCallbackMethod_Get<RawCreate>;
+using RawList = v1::Sessions::WithRawCallbackMethod_List<RawGet>;
+using RawFork = v1::Sessions::WithRawCallbackMethod_Fork<RawList>;
+using RawRollback = v1::Sessions::WithRawCallbackMethod_Rollback<RawFork>;
+using RawClose = v1::Sessions::WithRawCallbackMethod_Close<RawRollback>;
+using RawExport = v1::Sessions::WithRawCallbackMethod_Export<RawClose>;
+using RawImport = v1::Sessions::WithRawCallbackMethod_Import<RawExport>;
+
+// Streams that end before they began.
+class RefusedExport final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
+ public:
+  explicit RefusedExport(const absl::Status& status) { Finish(ToGrpcStatus(status)); }
+
+  void OnDone() override { delete this; }
+};
+
+class RefusedImport final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
+ public:
+  explicit RefusedImport(const absl::Status& status) { Finish(ToGrpcStatus(status)); }
+
+  void OnDone() override { delete this; }
+};
+
+absl::Status CheckSessionId(const std::string& id) {
+  constexpr size_t kMaxIdBytes = 128;
+  if (id.empty() || id.size() > kMaxIdBytes) {
+    return absl::InvalidArgumentError(
+        fmt::format("id: {} bytes, not in [1, {}]", id.size(), kMaxIdBytes));
+  }
+  return absl::OkStatus();
+}
+
+class SessionsService final : public RawImport {
+ public:
+  explicit SessionsService(const ServiceContext& context) : context_(context) {}
+
+  grpc::ServerUnaryReactor* Create(grpc::CallbackServerContext* call,
+                                   const grpc::ByteBuffer* request,
+                                   grpc::ByteBuffer* response) override {
+    return Ask<v1::CreateSessionRequest>(
+        call,
+        request,
+        response,
+        [](const v1::CreateSessionRequest& in, Question& question) -> absl::Status {
+          SessionOptions options;
+          if (in.buffer_size() < 0) {
+            return absl::InvalidArgumentError(
+                fmt::format("buffer_size: {} is below 0", in.buffer_size()));
+          }
+          options.buffer_size = in.buffer_size();
+          if (in.has_idle_timeout()) {
+            ASSIGN_OR_RETURN(options.idle_timeout,
+                             ConvertDuration(in.idle_timeout(),
+                                             "idle_timeout",
+                                             absl::Seconds(1),
+                                             absl::Hours(24 * 365),
+                                             "[1 s, 365 days]"));
+          }
+          question.engine.CreateSession(
+              std::move(question.owner), options, std::move(question.reply));
+          return absl::OkStatus();
+        });
+  }
+
+  grpc::ServerUnaryReactor* Get(grpc::CallbackServerContext* call,
+                                const grpc::ByteBuffer* request,
+                                grpc::ByteBuffer* response) override {
+    return Ask<v1::GetSessionRequest>(
+        call,
+        request,
+        response,
+        [](const v1::GetSessionRequest& in, Question& question) -> absl::Status {
+          RETURN_IF_ERROR(CheckSessionId(in.id()));
+          question.engine.GetSession(std::move(question.owner), in.id(), std::move(question.reply));
+          return absl::OkStatus();
+        });
+  }
+
+  grpc::ServerUnaryReactor* Rollback(grpc::CallbackServerContext* call,
+                                     const grpc::ByteBuffer* request,
+                                     grpc::ByteBuffer* response) override {
+    return Ask<v1::RollbackSessionRequest>(
+        call,
+        request,
+        response,
+        [](const v1::RollbackSessionRequest& in, Question& question) -> absl::Status {
+          RETURN_IF_ERROR(CheckSessionId(in.id()));
+          if (!in.has_position()) {
+            return absl::InvalidArgumentError("position: not set");
+          }
+          question.engine.RollbackSession(
+              std::move(question.owner), in.id(), in.position(), std::move(question.reply));
+          return absl::OkStatus();
+        });
+  }
+
+  grpc::ServerUnaryReactor* Close(grpc::CallbackServerContext* call,
+                                  const grpc::ByteBuffer* request,
+                                  grpc::ByteBuffer* response) override {
+    return Ask<v1::CloseSessionRequest>(
+        call,
+        request,
+        response,
+        [](const v1::CloseSessionRequest& in, Question& question) -> absl::Status {
+          RETURN_IF_ERROR(CheckSessionId(in.id()));
+          question.engine.CloseSession(
+              std::move(question.owner), in.id(), std::move(question.reply));
+          return absl::OkStatus();
+        });
+  }
+
+  grpc::ServerUnaryReactor* Fork(grpc::CallbackServerContext* call,
+                                 const grpc::ByteBuffer* /*request*/,
+                                 grpc::ByteBuffer* /*response*/) override {
+    grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
+    reactor->Finish(ToGrpcStatus(Unimplemented("Fork")));
+    return reactor;
+  }
+
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* Export(grpc::CallbackServerContext* /*call*/,
+                                                     const grpc::ByteBuffer* /*request*/) override {
+    return new RefusedExport(Unimplemented("Export"));
+  }
+
+  grpc::ServerReadReactor<grpc::ByteBuffer>* Import(grpc::CallbackServerContext* /*call*/,
+                                                    grpc::ByteBuffer* /*response*/) override {
+    return new RefusedImport(Unimplemented("Import"));
+  }
+
+  grpc::ServerUnaryReactor* List(grpc::CallbackServerContext* call,
+                                 const grpc::ByteBuffer* request,
+                                 grpc::ByteBuffer* response) override {
+    grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
+    v1::ListSessionsRequest in;
+    absl::StatusOr<Target> target = FindTarget(*call, *request, in);
+    if (!target.ok()) {
+      reactor->Finish(ToGrpcStatus(target.status()));
+      return reactor;
+    }
+    target->model->engine->ListSessions(
+        std::move(target->owner),
+        [reactor, response, model = target->model->name()](
+            const absl::StatusOr<std::vector<SessionInfo>>& sessions) {
+          if (sessions.ok()) {
+            v1::ListSessionsResponse out;
+            for (const SessionInfo& info : *sessions) {
+              *out.add_sessions() = ToProto(info, model);
+            }
+            *response = SerializeMessage(out);
+          }
+          reactor->Finish(ToGrpcStatus(sessions.status()));
+        });
+    return reactor;
+  }
+
+ private:
+  // Whose sessions of which model.
+  struct Target {
+    ServedModel* model;
+    std::string owner;
+  };
+
+  // What is put to an engine: `reply` ends the call. To be moved from.
+  struct Question {
+    EnginePort& engine;
+    std::string owner;
+    SessionReply reply;
+  };
+
+  static absl::Status Unimplemented(const char* method) {
+    return absl::UnimplementedError(
+        fmt::format("Sessions.{}: this server's engine cannot do it yet", method));
+  }
+
+  template <typename Request>
+  absl::StatusOr<Target> FindTarget(const grpc::CallbackServerContext& call,
+                                    const grpc::ByteBuffer& bytes,
+                                    Request& request) const {
+    RETURN_IF_ERROR(ParseMessage(bytes, request));
+    RETURN_IF_ERROR(RefuseUnknownFields(request));
+    ASSIGN_OR_RETURN(std::string owner, CallerIdentity(call, context_.calls.identity_header));
+    ASSIGN_OR_RETURN(ServedModel * model, context_.calls.models.Find(request.model()));
+    return Target{model, std::move(owner)};
+  }
+
+  // Parses, and lets ask(request, question) -> absl::Status put the question to the engine, whose
+  // answer ends the call; as does a status that is not OK, if nothing was asked.
+  template <typename Request, typename AskEngine>
+  grpc::ServerUnaryReactor* Ask(grpc::CallbackServerContext* call,
+                                const grpc::ByteBuffer* bytes,
+                                grpc::ByteBuffer* answer,
+                                const AskEngine& ask) const {
+    grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
+    Request request;
+    absl::StatusOr<Target> target = FindTarget(*call, *bytes, request);
+    absl::Status status = target.status();
+    if (status.ok()) {
+      Question question{.engine = *target->model->engine,
+                        .owner = std::move(target->owner),
+                        .reply = [reactor, answer, model = target->model->name()](
+                                     const absl::StatusOr<SessionInfo>& info) {
+                          if (info.ok()) {
+                            *answer = SerializeMessage(ToProto(*info, model));
+                          }
+                          reactor->Finish(ToGrpcStatus(info.status()));
+                        }};
+      status = ask(request, question);
+    }
+    if (!status.ok()) {
+      reactor->Finish(ToGrpcStatus(status));
+    }
+    return reactor;
+  }
+
+  const ServiceContext& context_;
+};
 
 }  // namespace
 
-std::unique_ptr<grpc::Service> MakeSessionsService(const ServiceContext& /*context*/) {
-  return std::make_unique<SessionsService>();
+std::unique_ptr<grpc::Service> MakeSessionsService(const ServiceContext& context) {
+  return std::make_unique<SessionsService>(context);
 }
 
 }  // namespace ringserve

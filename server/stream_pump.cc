@@ -67,6 +67,13 @@ void StreamPump::Publish(std::span<TokenEvent> events) {
       queue_.end(), std::make_move_iterator(events.begin()), std::make_move_iterator(events.end()));
 }
 
+int64_t StreamPump::DeliveredTokens(uint64_t request_id) {
+  absl::MutexLock lock(&targets_mutex_);
+  const auto it = targets_.find(request_id);
+  RS_CHECK(it != targets_.end());
+  return it->second->DeliveredTokens();
+}
+
 void StreamPump::Run() {
   std::vector<TokenEvent> events;
   for (;;) {

@@ -61,6 +61,8 @@ class StreamPump final : public EventSink {
   // one that does not keep up is paused (generate_call.h).
   void Publish(std::span<TokenEvent> events) override;
 
+  int64_t DeliveredTokens(uint64_t request_id) override;
+
   // Waits while the pump flushes the streams of a round (some microseconds each). For reactions to
   // writes: each write that completes wakes a thread of gRPC, which finds little to do and sleeps
   // again, once per token. Kept waiting here, it finds the whole round done.
