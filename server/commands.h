@@ -16,6 +16,7 @@ inline constexpr int kExitUsage = 2;
 // outlive the parse.
 void AddServeCommand(CLI::App& program, int& exit_code);
 void AddGenerateCommand(CLI::App& program, int& exit_code);
+void AddChatCommand(CLI::App& program, int& exit_code);
 void AddHealthCommand(CLI::App& program, int& exit_code);
 void AddPlanCommand(CLI::App& program, int& exit_code);
 void AddCheckCommand(CLI::App& program, int& exit_code);

@@ -9,6 +9,7 @@
 #include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
+#include <grpcpp/support/channel_arguments.h>
 
 #include "server/listener.h"
 #include "server/services.h"
@@ -118,6 +119,10 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const ServerOption
 
 const std::vector<ListeningSocket>& GrpcServer::sockets() const {
   return state_->listener->sockets();
+}
+
+std::shared_ptr<grpc::Channel> GrpcServer::InProcessChannel() {
+  return state_->server->InProcessChannel(grpc::ChannelArguments());
 }
 
 void GrpcServer::SetServing(bool serving) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include <absl/time/time.h>
+#include <grpcpp/channel.h>
 
 #include "engine/base/status.h"
 #include "server/address.h"
@@ -17,14 +18,14 @@
 namespace ringserve {
 
 struct ServerOptions {
-  std::vector<std::string> listen = {"127.0.0.1:50051"};
+  std::vector<std::string> listen = {"127.0.0.1:50051"};  // none: InProcessChannel alone
   int64_t max_connections = 1024;
   int64_t max_calls = 4096;             // Generate calls open at once
   int32_t max_request_bytes = 4 << 20;  // of one request message
   // The metadata key that says who calls, in lower case, which a proxy in front sets and clients
   // cannot; empty: all callers are one, the anonymous.
-  std::string identity_header;
-  StreamRegistry::Options streams;
+  std::string identity_header{};
+  StreamRegistry::Options streams{};
 };
 
 class GrpcServer {
@@ -40,6 +41,8 @@ class GrpcServer {
   GrpcServer& operator=(const GrpcServer&) = delete;
 
   const std::vector<ListeningSocket>& sockets() const;
+  // To this server, without a socket.
+  std::shared_ptr<grpc::Channel> InProcessChannel();
 
   // What health says of the whole server and of each service.
   void SetServing(bool serving);

@@ -26,6 +26,7 @@ int Main(int argc, char** argv) {
   int exit_code = kExitOk;
   AddServeCommand(program, exit_code);
   AddGenerateCommand(program, exit_code);
+  AddChatCommand(program, exit_code);
   AddHealthCommand(program, exit_code);
   AddPlanCommand(program, exit_code);
   AddCheckCommand(program, exit_code);

@@ -1,0 +1,78 @@
+// A conversation on a session: lines in, text out, and commands that begin with a slash.
+#pragma once
+
+#include <cstdint>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <absl/base/thread_annotations.h>
+#include <absl/synchronization/mutex.h>
+#include <grpcpp/channel.h>
+#include <grpcpp/client_context.h>
+
+#include "engine/base/status.h"
+#include "ringserve/v1/inference.grpc.pb.h"
+#include "ringserve/v1/sessions.grpc.pb.h"
+
+namespace ringserve {
+
+struct ChatOptions {
+  // What every turn asks for; its prompt is replaced.
+  v1::GenerateRequest request;
+  std::string separator = "\n";  // between an answer and the line after it
+};
+
+// One thread, but for Interrupt.
+class Chat {
+ public:
+  Chat(const std::shared_ptr<grpc::Channel>& channel, ChatOptions options, std::FILE* out);
+
+  // Makes the session.
+  absl::Status Open();
+  // A turn, or a command. Errors are those of the server, and the conversation may go on.
+  absl::Status TakeLine(const std::string& line);
+  // Closes the sessions that were made here.
+  absl::Status Close();
+
+  // After /quit.
+  bool is_over() const { return is_over_; }
+
+  // Any thread. Ends the turn in progress, which keeps what was delivered; false if there is none.
+  bool Interrupt();
+
+ private:
+  struct Branch {
+    std::string session_id;
+    int64_t position = 0;
+    std::vector<int64_t> turn_starts{};  // positions before the turns that are left
+  };
+
+  absl::Status Turn(const std::string& line);
+  absl::Status Command(const std::string& name, const std::string& argument);
+  absl::Status Rollback(const std::string& argument);
+  absl::Status Fork();
+  absl::Status Switch(const std::string& argument);
+  absl::Status Info();
+  absl::Status Export(const std::string& file);
+  absl::Status Import(const std::string& file);
+  // What the server says of the present session, whose position is noted.
+  absl::StatusOr<v1::Session> Get();
+  void Add(const v1::Session& session);
+
+  Branch& branch() { return branches_[current_]; }
+
+  const std::unique_ptr<v1::Inference::Stub> inference_;
+  const std::unique_ptr<v1::Sessions::Stub> sessions_;
+  const ChatOptions options_;
+  std::FILE* const out_;
+  std::vector<Branch> branches_;
+  size_t current_ = 0;
+  bool is_over_ = false;
+
+  absl::Mutex mutex_;
+  grpc::ClientContext* turn_ ABSL_GUARDED_BY(mutex_) = nullptr;  // in progress
+};
+
+}  // namespace ringserve
