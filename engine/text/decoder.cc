@@ -1,5 +1,6 @@
 #include "engine/text/decoder.h"
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -19,6 +20,7 @@ using Kind = Stage::Kind;
 constexpr size_t kMaxStages = 32;
 constexpr int kMaxDepth = 8;
 constexpr size_t kMaxContentBytes = 1024;
+constexpr size_t kMaxGrowth = 4096;           // of a token, by all replacements together
 constexpr size_t kMaxTextPatternBytes = 256;  // compared with the end of the text at every piece
 
 absl::StatusOr<std::string> ReadText(JsonReader* reader, std::string_view key, size_t min_bytes) {
@@ -36,6 +38,16 @@ absl::StatusOr<std::string> ReadCharacter(JsonReader* reader, std::string_view k
     return reader->Error(key, "not one character");
   }
   return text;
+}
+
+// How many times as long a replacement can make a token.
+size_t GrowthOf(const Stage& stage) {
+  if (stage.kind != Kind::kReplace) {
+    return 1;
+  }
+  const bool is_literal = stage.pattern->is_literal();
+  const size_t replaced = is_literal ? stage.pattern->literal().size() : 1;
+  return std::max<size_t>(1, (stage.text.size() + replaced - 1) / replaced + (is_literal ? 0 : 1));
 }
 
 absl::StatusOr<Stage> ReadReplace(JsonReader* reader, bool is_text) {
@@ -171,12 +183,19 @@ void Decoder::Add(const nlohmann::json& value,
   }
   if (type != "Sequence") {
     bool is_text = false;
+    size_t growth = 1;
     for (const Stage& before : stages_) {
+      growth *= GrowthOf(before);
       is_text = is_text || before.kind == Kind::kFuse || before.kind == Kind::kByteLevel;
     }
     std::optional<Stage> stage;
     if (problems->Take(ReadStage(&*reader, type, is_text), stage)) {
       problems->Add(reader->Finish());
+      if (growth * GrowthOf(*stage) > kMaxGrowth) {
+        problems->Add(fmt::format(
+            "{}: all replacements make a token more than {} times as long", path, kMaxGrowth));
+        return;
+      }
       stages_.push_back(*std::move(stage));
     }
     return;

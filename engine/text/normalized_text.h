@@ -20,6 +20,12 @@ struct NormalizedText {
   size_t head = 0;     // so many bytes at its start have the original offset 0
 };
 
+// How long a normalizer may make a text. NFKC makes a character 11 times as long at most; beyond
+// this only a file that means harm goes.
+inline size_t MaxNormalizedBytes(size_t original_bytes) {
+  return (size_t{1} << 20) + 64 * original_bytes;
+}
+
 // The head of a text that begins where the original begins and has not been changed.
 inline size_t FirstHead(std::string_view text) {
   return text.empty() ? 0 : Utf8Length(text[0]);

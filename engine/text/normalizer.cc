@@ -193,8 +193,13 @@ void Normalizer::Add(const nlohmann::json& value,
 }
 
 absl::Status Normalizer::Apply(NormalizedText* text, RegexScratch* scratch) const {
+  const size_t max_bytes = MaxNormalizedBytes(text->text.size());
   for (const auto& step : steps_) {
     RETURN_IF_ERROR(step->Apply(text, scratch));
+    if (text->text.size() > max_bytes) {
+      return absl::ResourceExhaustedError(
+          fmt::format("text: more than {} bytes when it is normalized", max_bytes));
+    }
   }
   return absl::OkStatus();
 }

@@ -18,11 +18,9 @@ class NormalizerStep {
  public:
   virtual ~NormalizerStep() = default;
   // RESOURCE_EXHAUSTED if a pattern gives up (regex.h), or if the text grows beyond
-  // kMaxNormalizedBytes.
+  // MaxNormalizedBytes of what it is.
   virtual absl::Status Apply(NormalizedText* text, RegexScratch* scratch) const = 0;
 };
-
-inline constexpr size_t kMaxNormalizedBytes = size_t{1} << 30;
 
 class Normalizer {
  public:
@@ -34,6 +32,7 @@ class Normalizer {
 
   bool empty() const { return steps_.empty(); }
 
+  // RESOURCE_EXHAUSTED as above, where the limit holds for all steps together.
   absl::Status Apply(NormalizedText* text, RegexScratch* scratch) const;
 
  private:

@@ -40,6 +40,11 @@ void MapCharacters(NormalizedText* text, Map map) {
   text->text = std::move(out);
 }
 
+absl::Status TooLong(size_t max_bytes) {
+  return absl::ResourceExhaustedError(
+      fmt::format("text: more than {} bytes when it is normalized", max_bytes));
+}
+
 class NormalFormStep final : public NormalizerStep {
  public:
   explicit NormalFormStep(NormalForm form) : form_(form) {}
@@ -169,9 +174,9 @@ class ReplaceStep final : public NormalizerStep {
     if (matches.empty()) {
       return absl::OkStatus();
     }
-    if (text->text.size() + matches.size() * content_.size() > kMaxNormalizedBytes) {
-      return absl::ResourceExhaustedError(
-          fmt::format("text: more than {} bytes when it is normalized", kMaxNormalizedBytes));
+    const size_t max_bytes = MaxNormalizedBytes(text->text.size());
+    if (matches.size() * content_.size() > max_bytes) {
+      return TooLong(max_bytes);
     }
     const std::string_view old = text->text;
     std::string out;
@@ -212,9 +217,10 @@ class PrecompiledStep final : public NormalizerStep {
     std::string out;
     out.reserve(text->text.size());
     HeadTracker tracker(*text, 0);
+    const size_t max_bytes = MaxNormalizedBytes(text->text.size());
     bool too_long = false;
     charsmap_.ForEachEdit(text->text, [&](const Charsmap::Edit& edit) {
-      too_long = too_long || out.size() + edit.replacement.size() > kMaxNormalizedBytes;
+      too_long = too_long || out.size() + edit.replacement.size() > max_bytes;
       if (too_long) {
         return;
       }
@@ -223,8 +229,7 @@ class PrecompiledStep final : public NormalizerStep {
       Track(edit.replacement, edit.replaced ? removed : edit.replacement, &tracker);
     });
     if (too_long) {
-      return absl::ResourceExhaustedError(
-          fmt::format("text: more than {} bytes when it is normalized", kMaxNormalizedBytes));
+      return TooLong(max_bytes);
     }
     text->text = std::move(out);
     text->head = tracker.head();

@@ -16,6 +16,7 @@ namespace {
 
 constexpr size_t kMaxStages = 64;
 constexpr int kMaxDepth = 8;
+constexpr int kMaxByteLevelStages = 4;  // each may double the text
 constexpr size_t kBlockBytes = size_t{64} << 10;
 // What ByteLevel splits by unless told not to (GPT-2's).
 constexpr std::string_view kByteLevelPattern =
@@ -235,6 +236,11 @@ void PreTokenizer::Add(const nlohmann::json& value,
   }
   if (type != "Sequence") {
     problems->Add(AddStage(&*reader, type, &stages_));
+    const auto num_byte_level = std::count_if(
+        stages_.begin(), stages_.end(), [](const auto& stage) { return stage->is_byte_level(); });
+    if (num_byte_level > kMaxByteLevelStages) {
+      problems->Add(fmt::format("{}: more than {} ByteLevel", path, kMaxByteLevelStages));
+    }
     return;
   }
   const nlohmann::json* list = nullptr;
