@@ -1,4 +1,5 @@
 // Tokenizers in the styles of known models on any text and any ids, and any bytes as a charsmap.
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -22,12 +23,14 @@ using Tokenizers = std::vector<std::unique_ptr<Tokenizer>>;
 Tokenizers LoadAll() {
   Tokenizers tokenizers;
   for (const char* name : {"tokenizer_styles.json", "tokenizer_parts.json"}) {
-    const auto text = ReadFile(std::string(RINGSERVE_SOURCE_DIR "/tests/fixtures/") + name, 1 << 26);
+    const auto text =
+        ReadFile(std::string(RINGSERVE_SOURCE_DIR "/tests/fixtures/") + name, 1 << 26);
     RS_CHECK(text.ok());
     const auto entries = nlohmann::json::parse(*text);
     for (nlohmann::json entry : entries) {
       if (entry.contains("model_of")) {
-        entry["tokenizer"]["model"] = entries[entry["model_of"].get<size_t>()]["tokenizer"]["model"];
+        entry["tokenizer"]["model"] =
+            entries[entry["model_of"].get<size_t>()]["tokenizer"]["model"];
       }
       auto tokenizer = Tokenizer::Parse(entry["tokenizer"].dump());
       RS_CHECK(tokenizer.ok());
