@@ -1,18 +1,18 @@
 #include "engine/text/tokenizer.h"
 
+#include <filesystem>
 #include <optional>
+#include <system_error>
 #include <utility>
 
 #include <fmt/format.h>
 
-#include "engine/base/json_reader.h"
 #include "engine/text/tokenizer_json.h"
 #include "engine/text/utf8.h"
 
 namespace ringserve {
 namespace {
 
-constexpr int64_t kMaxFileBytes = int64_t{256} << 20;
 constexpr size_t kMaxTextBytes = size_t{1} << 30;
 
 }  // namespace
@@ -72,25 +72,20 @@ Tokenizer::Tokenizer(std::unique_ptr<const State> state) : state_(std::move(stat
 Tokenizer::~Tokenizer() = default;
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Load(const std::string& model_dir) {
-  const std::string path = model_dir + "/tokenizer.json";
-  ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxFileBytes));
-  auto tokenizer = Parse(text);
-  if (!tokenizer.ok()) {
-    return absl::Status(tokenizer.status().code(),
-                        fmt::format("{}: {}", path, std::string(tokenizer.status().message())));
+  Problems problems;
+  std::unique_ptr<Tokenizer> tokenizer = Load(model_dir, &problems);
+  if (tokenizer == nullptr) {
+    std::error_code error;
+    const bool there = std::filesystem::exists(model_dir + "/tokenizer.json", error) ||
+                       std::filesystem::exists(model_dir + "/tokenizer.model", error);
+    const std::string& problem = problems.list().front();
+    return there ? absl::InvalidArgumentError(problem) : absl::NotFoundError(problem);
   }
   return tokenizer;
 }
 
 std::unique_ptr<Tokenizer> Tokenizer::Load(const std::string& model_dir, Problems* problems) {
-  const std::string path = model_dir + "/tokenizer.json";
-  std::string text;
-  if (!problems->Take(ReadFile(path, kMaxFileBytes), text)) {
-    return nullptr;
-  }
-  Problems found;
-  std::optional<TokenizerParts> parts = ParseTokenizerJson(text, &found);
-  problems->Add(path + ": ", found);
+  std::optional<TokenizerParts> parts = LoadTokenizer(model_dir, problems);
   if (!parts) {
     return nullptr;
   }

@@ -23,8 +23,8 @@ struct EncodeOptions {
 
 class Tokenizer {
  public:
-  // Reads DIR/tokenizer.json. Anything in it that this tokenizer cannot do exactly is an error that
-  // names it.
+  // Reads DIR/tokenizer.json, or DIR/tokenizer.model where that is not there. Anything in it that
+  // this tokenizer cannot do exactly is an error that names it.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Load(const std::string& model_dir);
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Parse(std::string_view tokenizer_json);
   // The same, and adds all that is wrong to `problems`. Null if anything is.

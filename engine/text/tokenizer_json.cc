@@ -112,9 +112,13 @@ const nlohmann::json& SectionOrNull(JsonReader* root,
 
 std::optional<TokenizerParts> ParseTokenizerJson(std::string_view text, Problems* problems) {
   nlohmann::json json;
+  return problems->Take(ParseJson(text, "tokenizer.json"), json) ? ReadTokenizerJson(json, problems)
+                                                                 : std::nullopt;
+}
+
+std::optional<TokenizerParts> ReadTokenizerJson(const nlohmann::json& json, Problems* problems) {
   std::optional<JsonReader> root;
-  if (!problems->Take(ParseJson(text, "tokenizer.json"), json) ||
-      !problems->Take(JsonReader::Create(json, ""), root)) {
+  if (!problems->Take(JsonReader::Create(json, ""), root)) {
     return std::nullopt;
   }
   CheckHead(&*root, problems);

@@ -4,7 +4,10 @@
 
 #include <memory>
 #include <optional>
+#include <string>
 #include <string_view>
+
+#include <nlohmann/json.hpp>
 
 #include "engine/base/problems.h"
 #include "engine/text/added_tokens.h"
@@ -29,6 +32,11 @@ struct TokenizerParts {
 };
 
 // None if there are problems.
+std::optional<TokenizerParts> ReadTokenizerJson(const nlohmann::json& json, Problems* problems);
 std::optional<TokenizerParts> ParseTokenizerJson(std::string_view text, Problems* problems);
+
+// DIR/tokenizer.json; without that DIR/tokenizer.model (sentencepiece_model.h), with what
+// DIR/tokenizer_config.json says of bos and eos.
+std::optional<TokenizerParts> LoadTokenizer(const std::string& model_dir, Problems* problems);
 
 }  // namespace ringserve
