@@ -1,4 +1,5 @@
-// rope.h on a CUDA device. All pointers are device memory, 16-byte aligned; head_dim is a multiple of 8; q_dtype and the pool's are both bf16 or both f16.
+// rope.h on a CUDA device. All pointers are device memory, 16-byte aligned; head_dim is a multiple
+// of 8; q_dtype and the pool's are both bf16 or both f16.
 #pragma once
 
 #include <cuda_runtime.h>
