@@ -140,17 +140,20 @@ void AttentionItem::AddTile(const Tile& tile) {
     split = -1;
     key = RotateSinks(entry, tile);
   }
-  for (int32_t i = 0; i < tile.num_keys; ++i, ++position) {
-    const int64_t number = position / kGroupKeys;
+  for (int32_t i = 0; i < tile.num_keys;) {
+    const int64_t number = (position + i) / kGroupKeys;
     const Group& latest = groups_[(num_groups_ + 1) % 2];
     if (num_groups_ == 0 || latest.split != split || latest.number != number) {
       OpenGroup(split, number);
     }
     Group& group = groups_[(num_groups_ + 1) % 2];
-    const int64_t lane = position % kGroupKeys;
-    group.keys[lane] = key + int64_t{i} * row_bytes_;
-    group.values[lane] = value + int64_t{i} * row_bytes_;
-    group.present |= uint64_t{1} << lane;
+    const auto lane = static_cast<int32_t>((position + i) % kGroupKeys);
+    const int32_t end = lane + std::min(tile.num_keys - i, kGroupKeys - lane);
+    for (int32_t to = lane; to < end; ++to, ++i) {
+      group.keys[to] = key + int64_t{i} * row_bytes_;
+      group.values[to] = value + int64_t{i} * row_bytes_;
+    }
+    group.present |= LaneMask(lane, end);
     group.masked = group.masked || tile.kind == TileKind::kTriangle;
   }
 }

@@ -1,0 +1,177 @@
+// What the two files of bf16 attention share: loading keys in pairs of dimensions, softmax,
+// fetching. Included once by each, on x86-64 only.
+#pragma once
+
+#if defined(__GNUC__) && !defined(__clang__)
+// GCC's headers make undefined vectors by initialising a variable with itself and then warn of it.
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
+#include <algorithm>
+#include <cstdint>
+#include <hwy/base.h>
+#include <immintrin.h>
+#include <limits>
+
+#include "kernels/attention_kernel.h"
+
+HWY_PUSH_ATTRIBUTES("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
+
+namespace ringserve {
+
+namespace {
+
+constexpr int64_t kPairs = kGroupKeys / 2;
+
+constexpr int64_t kVectors = 4;  // of a row of scores
+
+HWY_INLINE __m512bh AsBf16(__m512i bits) {
+  return (__m512bh)bits;
+}
+
+HWY_INLINE __m512bh Broadcast(const uint32_t* pair) {
+  return AsBf16(_mm512_set1_epi32(static_cast<int>(*pair)));
+}
+
+// Pairs [pair, pair + kCount) of 16 keys, transposed: block[i] holds pair i of each key. Eight
+// pairs at a time and constant counts, so that two blocks fit into registers.
+template <int kCount>
+HWY_INLINE void LoadTransposed(const std::byte* const* rows, int64_t pair, __m512i (&block)[8]) {
+  constexpr auto kMask = static_cast<__mmask8>((1U << kCount) - 1);
+  const auto load = [&](int64_t key) __attribute__((always_inline)) {
+    const std::byte* from = rows[key] + 4 * pair;
+    return kCount == 8 ? _mm256_loadu_epi32(from) : _mm256_maskz_loadu_epi32(kMask, from);
+  };
+  __m512i both[8];  // two keys each: first 0 to 3 with 4 to 7, then 8 to 11 with 12 to 15
+  for (int64_t i = 0; i < 8; ++i) {
+    const int64_t key = i < 4 ? i : i + 4;
+    both[i] = _mm512_inserti64x4(_mm512_castsi256_si512(load(key)), load(key + 4), 1);
+  }
+  // 4 x 4 transpositions inside 128 bits: the four parts of quad[4 * h + j] hold pairs j and j + 4
+  // of keys 8 h to 8 h + 3, then of the four keys after these.
+  __m512i quad[8];
+  for (int64_t h = 0; h < 2; ++h) {
+    const __m512i low01 = _mm512_unpacklo_epi32(both[4 * h], both[4 * h + 1]);
+    const __m512i high01 = _mm512_unpackhi_epi32(both[4 * h], both[4 * h + 1]);
+    const __m512i low23 = _mm512_unpacklo_epi32(both[4 * h + 2], both[4 * h + 3]);
+    const __m512i high23 = _mm512_unpackhi_epi32(both[4 * h + 2], both[4 * h + 3]);
+    quad[4 * h] = _mm512_unpacklo_epi64(low01, low23);
+    quad[4 * h + 1] = _mm512_unpackhi_epi64(low01, low23);
+    quad[4 * h + 2] = _mm512_unpacklo_epi64(high01, high23);
+    quad[4 * h + 3] = _mm512_unpackhi_epi64(high01, high23);
+  }
+  for (int32_t j = 0; j < 4; ++j) {
+    block[j] = _mm512_shuffle_i32x4(quad[j], quad[4 + j], 0x88);
+    block[4 + j] = _mm512_shuffle_i32x4(quad[j], quad[4 + j], 0xdd);
+  }
+}
+
+// Pairs up the elements of two keys. Unpacking works inside 128 bits, so the first vector gets
+// dimensions 0-3, 8-11, 16-19, 24-27 of 32 and the second one the others; the accumulators keep
+// this order (NaturalOrder).
+HWY_INLINE __m512i PairLow(__m512i a, __m512i b) {
+  return _mm512_unpacklo_epi16(a, b);
+}
+
+HWY_INLINE __m512i PairHigh(__m512i a, __m512i b) {
+  return _mm512_unpackhi_epi16(a, b);
+}
+
+// 2^x for x <= 1; 0 below the normal range; NaN stays NaN.
+HWY_INLINE __m512 Exp2(__m512 x) {
+  // x is the second operand: that is what vmaxps returns if one is NaN.
+  const __m512 bounded = _mm512_max_ps(_mm512_set1_ps(-160.0F), x);
+  const __m512 whole = _mm512_roundscale_ps(bounded, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const __m512 part = _mm512_sub_ps(bounded, whole);
+  __m512 poly = _mm512_set1_ps(kExp2Poly[5]);
+  for (int i = 4; i >= 0; --i) {
+    poly = _mm512_fmadd_ps(poly, part, _mm512_set1_ps(kExp2Poly[i]));
+  }
+  poly = _mm512_fmadd_ps(poly, part, _mm512_set1_ps(1.0F));
+  return _mm512_scalef_ps(poly, whole);
+}
+
+// Softmax of one row over the group: probabilities in bf16 to `p`, returns what the row's
+// accumulators are to be multiplied with.
+HWY_INLINE float Softmax(
+    const float* scores, uint64_t visible, float scale, float& max, float* sum, uint16_t* p) {
+  __m512 x[kVectors];
+  __mmask16 mask[kVectors];
+  for (int64_t v = 0; v < kVectors; ++v) {
+    mask[v] = static_cast<__mmask16>(visible >> (16 * v));
+    x[v] = _mm512_mask_load_ps(
+        _mm512_set1_ps(-std::numeric_limits<float>::infinity()), mask[v], scores + 16 * v);
+  }
+  const float largest =
+      _mm512_reduce_max_ps(_mm512_max_ps(_mm512_max_ps(x[0], x[1]), _mm512_max_ps(x[2], x[3])));
+  const float new_max = std::max(max, largest * scale);
+  const __m512 correction = Exp2(_mm512_set1_ps(max - new_max));
+  max = new_max;
+  for (int64_t v = 0; v < kVectors; ++v) {
+    x[v] = Exp2(_mm512_fmsub_ps(x[v], _mm512_set1_ps(scale), _mm512_set1_ps(new_max)));
+    x[v] = _mm512_maskz_mov_ps(mask[v], x[v]);
+  }
+  const __m512 total = _mm512_add_ps(_mm512_add_ps(x[0], x[1]), _mm512_add_ps(x[2], x[3]));
+  _mm512_store_ps(sum, _mm512_fmadd_ps(_mm512_load_ps(sum), correction, total));
+  _mm512_store_si512(p, (__m512i)_mm512_cvtne2ps_pbh(x[1], x[0]));
+  _mm512_store_si512(p + 32, (__m512i)_mm512_cvtne2ps_pbh(x[3], x[2]));
+  return _mm512_cvtss_f32(correction);
+}
+
+// Softmax of R rows from `row` on: probabilities and what to multiply their accumulators with.
+template <int R>
+HWY_INLINE void SoftmaxRows(
+    const AttendArgs& args, int32_t row, float* scores, uint32_t* p, float* correction) {
+  for (int64_t r = 0; r < R; ++r) {
+    const uint64_t visible = args.visible == nullptr ? ~uint64_t{0} : args.visible[row + r];
+    if (visible == 0) {
+      correction[r] = 1;
+      std::fill_n(p + r * kPairs, kPairs, 0U);
+      continue;
+    }
+    if (args.rule != nullptr) {
+      AdjustScores(
+          *args.rule, args.rule_row + row + static_cast<int32_t>(r), scores + r * kGroupKeys);
+    }
+    correction[r] = Softmax(scores + r * kGroupKeys,
+                            visible,
+                            args.scale,
+                            args.max[row + r],
+                            args.sum + int64_t{row + r} * kSumLanes,
+                            reinterpret_cast<uint16_t*>(p + r * kPairs));
+  }
+}
+
+// Brings rows near, one after the other, a few at each step: into the second-level cache,
+// for the first level has too few miss buffers to keep memory busy (Zen 4, decode at 8k keys,
+// head_dim 128: 41 % of read bandwidth into the first level, 71 % into the second).
+class Fetcher {
+ public:
+  // Of `rows`, if not null, in num_steps steps.
+  HWY_INLINE Fetcher(const GroupRows* rows, int32_t head_dim, int32_t num_steps)
+      : row_(rows == nullptr ? nullptr : *rows),
+        end_(rows == nullptr ? nullptr : *rows + kGroupKeys),
+        step_rows_(CeilDiv(kGroupKeys, num_steps)),
+        row_bytes_(2 * head_dim) {}
+
+  HWY_INLINE void Step() {
+    const std::byte* const* const end = std::min(row_ + step_rows_, end_);
+    for (; row_ < end; ++row_) {
+      for (int32_t byte = 0; byte < row_bytes_; byte += 64) {
+        _mm_prefetch(*row_ + byte, _MM_HINT_T1);
+      }
+    }
+  }
+
+ private:
+  const std::byte* const* row_;
+  const std::byte* const* end_;
+  int32_t step_rows_;
+  int32_t row_bytes_;
+};
+
+}  // namespace
+}  // namespace ringserve
+
+HWY_POP_ATTRIBUTES

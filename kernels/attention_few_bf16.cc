@@ -1,0 +1,167 @@
+// Few rows, bf16: the dot products of attention_kernel_bf16.cc from keys and values as they lie,
+// transposed or paired up in registers. The same bits.
+#include "kernels/attention_few_bf16.h"
+
+#include <hwy/base.h>
+
+#if HWY_ARCH_X86_64
+#include <algorithm>
+#include <iterator>
+
+#include "kernels/attention_bf16_inl.h"
+
+HWY_PUSH_ATTRIBUTES("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
+
+namespace ringserve {
+namespace {
+
+// Adds pairs [pair, pair + kCount) of kBlocks times 16 keys to their scores.
+template <int R, int kBlocks, int kCount>
+HWY_INLINE void AddPairs(const std::byte* const* rows,
+                         const uint32_t* q,
+                         int32_t pairs,
+                         int64_t pair,
+                         __m512 (&sum)[kBlocks][R]) {
+  __m512i block[kBlocks][8];
+  HWY_UNROLL(2)
+  for (int64_t b = 0; b < kBlocks; ++b) {
+    LoadTransposed<kCount>(rows + 16 * b, pair, block[b]);
+  }
+  HWY_UNROLL(8)
+  for (int64_t i = 0; i < kCount; ++i) {
+    HWY_UNROLL(8)
+    for (int64_t r = 0; r < R; ++r) {
+      const __m512bh element = Broadcast(q + int64_t{r} * pairs + pair + i);
+      HWY_UNROLL(2)
+      for (int64_t b = 0; b < kBlocks; ++b) {
+        sum[b][r] = _mm512_dpbf16_ps(sum[b][r], AsBf16(block[b][i]), element);
+      }
+    }
+  }
+}
+
+// scores[r][key] = q of row r . key, from the keys as they lie.
+template <int R>
+void ScoresFew(const AttendArgs& args, float* scores) {
+  const int32_t pairs = args.head_dim / 2;
+  const auto* q = static_cast<const uint32_t*>(args.q);
+  // Few rows are few chains of products, too few to hide their latency: two blocks of keys then
+  // run side by side.
+  constexpr int kBlocks = R <= 4 ? 2 : 1;
+  Fetcher fetcher(args.value_rows, args.head_dim, CeilDiv(pairs, 8) * (kGroupKeys / 16 / kBlocks));
+  for (int64_t first_key = 0; first_key < kGroupKeys; first_key += 16 * kBlocks) {
+    const std::byte* const* rows = *args.key_rows + first_key;
+    __m512 sum[kBlocks][R];
+    HWY_UNROLL(2)
+    for (int64_t b = 0; b < kBlocks; ++b) {
+      HWY_UNROLL(8)
+      for (int64_t r = 0; r < R; ++r) {
+        sum[b][r] = _mm512_setzero_ps();
+      }
+    }
+    int64_t pair = 0;
+    for (; pair + 8 <= pairs; pair += 8) {
+      fetcher.Step();
+      AddPairs<R, kBlocks, 8>(rows, q, pairs, pair, sum);
+    }
+    if (pair < pairs) {
+      AddPairs<R, kBlocks, 4>(rows, q, pairs, pair, sum);
+    }
+    HWY_UNROLL(2)
+    for (int64_t b = 0; b < kBlocks; ++b) {
+      HWY_UNROLL(8)
+      for (int64_t r = 0; r < R; ++r) {
+        _mm512_store_ps(scores + r * kGroupKeys + first_key + 16 * b, sum[b][r]);
+      }
+    }
+  }
+}
+
+// Accumulate from the values as they lie, for V vectors of dimensions from `dim` on.
+template <int R, int64_t V>
+void AccumulateFew(const AttendArgs& args,
+                   int64_t dim,
+                   const uint32_t* p,
+                   const float* correction,
+                   Fetcher& fetcher) {
+  const int32_t padded = RoundUp(args.head_dim, kDimUnit);
+  float* acc = args.acc + dim;
+  __m512 sum[R][V];
+  for (int64_t r = 0; r < R; ++r) {
+    for (int64_t v = 0; v < V; ++v) {
+      sum[r][v] = _mm512_fmadd_ps(_mm512_load_ps(acc + int64_t{r} * padded + 16 * v),
+                                  _mm512_set1_ps(correction[r]),
+                                  _mm512_setzero_ps());
+    }
+  }
+  const int64_t last = std::min<int64_t>(32, args.head_dim - dim - 16 * (V - 2));
+  const auto mask = static_cast<__mmask32>((uint64_t{1} << last) - 1);
+  for (int64_t i = 0; i < kPairs; ++i) {
+    const std::byte* rows[2] = {(*args.value_rows)[2 * i], (*args.value_rows)[2 * i + 1]};
+    fetcher.Step();
+    __m512i value[V];
+    for (int64_t v = 0; v < V; v += 2) {
+      const int64_t offset = 2 * (int64_t{dim} + 16 * v);
+      const __mmask32 part = v + 2 == V ? mask : ~__mmask32{0};
+      const __m512i a = _mm512_maskz_loadu_epi16(part, rows[0] + offset);
+      const __m512i b = _mm512_maskz_loadu_epi16(part, rows[1] + offset);
+      value[v] = PairLow(a, b);
+      value[v + 1] = PairHigh(a, b);
+    }
+    for (int64_t r = 0; r < R; ++r) {
+      const __m512bh pair = Broadcast(p + r * kPairs + i);
+      for (int64_t v = 0; v < V; ++v) {
+        sum[r][v] = _mm512_dpbf16_ps(sum[r][v], AsBf16(value[v]), pair);
+      }
+    }
+  }
+  for (int64_t r = 0; r < R; ++r) {
+    for (int64_t v = 0; v < V; ++v) {
+      _mm512_store_ps(acc + int64_t{r} * padded + 16 * v, sum[r][v]);
+    }
+  }
+}
+
+template <int R>
+void AttendRows(const AttendArgs& args) {
+  alignas(64) float scores[R * kGroupKeys];
+  alignas(64) uint32_t p[R * kPairs];
+  float correction[R];
+  ScoresFew<R>(args, scores);
+  SoftmaxRows<R>(args, 0, scores, p, correction);
+  constexpr int32_t kStepDims = R <= 4 ? 64 : 32;
+  Fetcher fetcher(args.next_key_rows,
+                  args.head_dim,
+                  static_cast<int32_t>(kPairs) * CeilDiv(args.head_dim, kStepDims));
+  int64_t dim = 0;
+  if constexpr (R <= 4) {
+    for (; dim + 64 <= args.head_dim; dim += 64) {
+      AccumulateFew<R, 4>(args, dim, p, correction, fetcher);
+    }
+  }
+  for (; dim < args.head_dim; dim += 32) {
+    AccumulateFew<R, 2>(args, dim, p, correction, fetcher);
+  }
+}
+
+constexpr void (*kAttendRows[])(const AttendArgs&) = {AttendRows<1>,
+                                                      AttendRows<2>,
+                                                      AttendRows<3>,
+                                                      AttendRows<4>,
+                                                      AttendRows<5>,
+                                                      AttendRows<6>,
+                                                      AttendRows<7>,
+                                                      AttendRows<8>};
+static_assert(std::size(kAttendRows) == kMaxFewBf16);
+
+}  // namespace
+
+void AttendFewBf16(const AttendArgs& args) {
+  kAttendRows[args.num_rows - 1](args);
+}
+
+}  // namespace ringserve
+
+HWY_POP_ATTRIBUTES
+
+#endif
