@@ -11,9 +11,10 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/attention_kernel_f32.cc"
-#include <hwy/cache_control.h>
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
+
+#include "kernels/attention_pack_f32_inl.h"
 
 HWY_BEFORE_NAMESPACE();
 
@@ -21,12 +22,7 @@ namespace ringserve {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-using Floats = HWY_CAPPED(float, 16);
 using Ints = hn::RebindToSigned<Floats>;
-using Words = hn::RebindToUnsigned<Floats>;
-using Vector = hn::Vec<Floats>;
-
-constexpr auto kLanes = static_cast<int32_t>(hn::MaxLanes(Floats()));
 
 // Rows that share a loaded key or value, and vectors of it: as many accumulators as the register
 // file (32 or 16) holds beside the operands.
@@ -36,131 +32,6 @@ constexpr int32_t kVectors = 4;
 #else
 constexpr int32_t kVectors = 2;
 #endif
-
-#if HWY_TARGET == HWY_SCALAR
-
-void PackAndFetch(
-    const GroupRows& rows, const GroupRows& /*next*/, DType dtype, int32_t head_dim, float* out) {
-  for (int64_t key = 0; key < kGroupKeys; ++key) {
-    for (int64_t dim = 0; dim < head_dim; ++dim) {
-      out[int64_t{dim} * kGroupKeys + key] =
-          dtype == DType::kF32 ? reinterpret_cast<const float*>(rows[key])[dim]
-                               : ToFloat(reinterpret_cast<const Bf16*>(rows[key])[dim]);
-    }
-  }
-}
-
-#else
-
-// 32-bit words [word, word + 4) of every fourth row, as many rows as fill a vector.
-hn::Vec<Words> LoadWords(const std::byte* const* rows, int32_t word) {
-  const Words d;
-  const auto at = [&](int32_t row) {
-    return reinterpret_cast<const uint32_t*>(rows[4 * row]) + word;
-  };
-  if constexpr (kLanes == 4) {
-    return hn::LoadU(d, at(0));
-  } else {
-    const hn::Half<Words> d2;
-    if constexpr (kLanes == 8) {
-      return hn::Combine(d, hn::LoadU(d2, at(1)), hn::LoadU(d2, at(0)));
-    } else {
-      const hn::Half<decltype(d2)> d4;
-      return hn::Combine(d,
-                         hn::Combine(d2, hn::LoadU(d4, at(3)), hn::LoadU(d4, at(2))),
-                         hn::Combine(d2, hn::LoadU(d4, at(1)), hn::LoadU(d4, at(0))));
-    }
-  }
-}
-
-// One word of kLanes keys: one dimension of float32, two of bf16.
-void StoreWords(hn::Vec<Words> words, DType dtype, int32_t word, float* out) {
-  const Words d;
-  auto* to = reinterpret_cast<uint32_t*>(out);
-  if (dtype == DType::kF32) {
-    hn::Store(words, d, to + int64_t{word} * kGroupKeys);
-  } else {
-    hn::Store(hn::ShiftLeft<16>(words), d, to + 2 * int64_t{word} * kGroupKeys);
-    hn::Store(
-        hn::And(words, hn::Set(d, 0xffff0000U)), d, to + (2 * int64_t{word} + 1) * kGroupKeys);
-  }
-}
-
-// Transposes; fetches `next` meanwhile.
-void PackAndFetch(
-    const GroupRows& rows, const GroupRows& next, DType dtype, int32_t head_dim, float* out) {
-  const Words d;
-  const hn::RepartitionToWide<Words> d64;
-  const int32_t num_words = head_dim * DTypeBytes(dtype) / 4;  // a multiple of 4
-  for (int64_t key = 0; key < kGroupKeys; key += kLanes) {
-    for (int32_t word = 0; word < num_words; word += 4) {
-      if (word % 16 == 0) {
-        for (int64_t i = 0; i < kLanes; ++i) {
-          hwy::Prefetch(next[key + i] + 4 * int64_t{word});
-        }
-      }
-      const auto row0 = LoadWords(rows + key, word);
-      const auto row1 = LoadWords(rows + key + 1, word);
-      const auto row2 = LoadWords(rows + key + 2, word);
-      const auto row3 = LoadWords(rows + key + 3, word);
-      const auto low01 = hn::BitCast(d64, hn::InterleaveLower(d, row0, row1));
-      const auto high01 = hn::BitCast(d64, hn::InterleaveUpper(d, row0, row1));
-      const auto low23 = hn::BitCast(d64, hn::InterleaveLower(d, row2, row3));
-      const auto high23 = hn::BitCast(d64, hn::InterleaveUpper(d, row2, row3));
-      StoreWords(hn::BitCast(d, hn::InterleaveLower(d64, low01, low23)), dtype, word, out + key);
-      StoreWords(
-          hn::BitCast(d, hn::InterleaveUpper(d64, low01, low23)), dtype, word + 1, out + key);
-      StoreWords(
-          hn::BitCast(d, hn::InterleaveLower(d64, high01, high23)), dtype, word + 2, out + key);
-      StoreWords(
-          hn::BitCast(d, hn::InterleaveUpper(d64, high01, high23)), dtype, word + 3, out + key);
-    }
-  }
-}
-
-#endif
-
-void PackKeys(const GroupRows& rows, DType dtype, int32_t head_dim, void* packed) {
-  PackAndFetch(rows, rows, dtype, head_dim, static_cast<float*>(packed));
-}
-
-template <class D>
-hn::Vec<D> LoadAs(D d, const std::byte* row, DType dtype, int64_t dim) {
-  if (dtype == DType::kF32) {
-    return hn::LoadU(d, reinterpret_cast<const float*>(row) + dim);
-  }
-  const hn::RebindToUnsigned<D> bits;
-  const hn::Rebind<uint16_t, D> halves;
-  const auto half = hn::LoadU(halves, reinterpret_cast<const uint16_t*>(row) + dim);
-  return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(bits, half)));
-}
-
-// Dimensions [dim, dim + kLanes) of a row, zeros from head_dim on: a multiple of 8, which only a
-// vector of 16 can pass.
-HWY_INLINE Vector LoadValues(const std::byte* row,
-                             DType dtype,
-                             int64_t dim,
-                             [[maybe_unused]] int32_t head_dim) {
-  const Floats d;
-#if HWY_TARGET != HWY_SCALAR
-  if (dim + kLanes > head_dim) {
-    return hn::ZeroExtendVector(d, LoadAs(hn::Half<Floats>(), row, dtype, dim));
-  }
-#endif
-  return LoadAs(d, row, dtype, dim);
-}
-
-void PackValues(const GroupRows& rows, DType dtype, int32_t head_dim, void* packed) {
-  const int32_t padded = RoundUp(head_dim, kDimUnit);
-  auto* out = static_cast<float*>(packed);
-  for (const std::byte* row : rows) {
-    for (int64_t dim = 0; dim < head_dim; dim += kLanes) {
-      hn::Store(LoadValues(row, dtype, dim, head_dim), Floats(), out + dim);
-    }
-    std::fill(out + RoundUp(head_dim, kLanes), out + padded, 0.0F);
-    out += padded;
-  }
-}
 
 // scores[r][key] = q of row r . key, for kVectors vectors of keys.
 template <int R>
