@@ -58,7 +58,10 @@ absl::StatusOr<EngineConfig> DefaultEngineConfig(const std::string& model_dir) {
   }
   config.attention.tile_size = rings.block_size;
   config.scheduler = {.prefill_size = 512, .max_batch = kMaxSessions, .max_queue = 1024};
-  config.sessions = {.max_sessions = kMaxIdleSessions, .idle_timeout_s = kIdleTimeoutS};
+  config.sessions = {.max_sessions = kMaxIdleSessions,
+                     .idle_timeout_s = kIdleTimeoutS,
+                     .share_prefixes = false,
+                     .prefix_groups = {}};
   const KvLayout kv = MakeKvLayout(rings, model, RunDType(config.model.dtype, model));
   const int64_t session_bytes = BlocksPerSession(config, model) * kv.block_bytes();
   config.memory.device_bytes = std::clamp(

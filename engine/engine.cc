@@ -77,6 +77,8 @@ void Engine::State::Start(EventSink& sink) {
   parts.scheduler = config.scheduler;
   parts.sessions = config.sessions;
   parts.device_blocks = static_cast<int32_t>(plan.device_blocks);
+  parts.host_blocks = static_cast<int32_t>(plan.pinned_blocks);
+  parts.host_pool = pinned_pool.data();
   parts.eos_token_ids = model_config.eos_token_ids;
   loop = std::make_unique<EngineLoop>(parts, sink);
   thread.emplace(*loop);
@@ -127,6 +129,13 @@ void Engine::GetSession(std::string owner, std::string id, SessionReply reply) {
 
 void Engine::ListSessions(std::string owner, SessionListReply reply) {
   state_->loop->ListSessions(std::move(owner), std::move(reply));
+}
+
+void Engine::ForkSession(std::string owner,
+                         std::string id,
+                         std::optional<int64_t> position,
+                         SessionReply reply) {
+  state_->loop->ForkSession(std::move(owner), std::move(id), position, std::move(reply));
 }
 
 void Engine::RollbackSession(std::string owner,

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include <absl/time/time.h>
@@ -26,10 +27,17 @@ struct EngineLoad {
   int64_t max_queue = 0;
   int64_t sessions = 0;
   int64_t device_blocks = 0;
-  int64_t device_blocks_free = 0;
+  int64_t device_blocks_free = 0;  // places that hold nothing, or only what can be given up
+  int64_t host_blocks = 0;
+  int64_t host_blocks_free = 0;  // of device_blocks_free and these, one is never given
+  int64_t spilled_blocks = 0;    // copied to the host since start
+  int64_t restored_blocks = 0;   // copied back since start
+  int64_t prefix_blocks =
+      0;              // that the prefix cache knows, in use or not; the others count as free
   int64_t steps = 0;  // since start, as all below
   int64_t prompt_tokens = 0;
   int64_t completion_tokens = 0;
+  int64_t cached_tokens = 0;  // Usage::cached_tokens of all that was admitted
   int64_t reprefilled_tokens = 0;
   int64_t evicted_tokens = 0;
   int64_t tiles_dense = 0;
@@ -60,9 +68,9 @@ class Engine {
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
-  // Any thread. OK means that exactly one FinishedEvent or FailedEvent will follow. Otherwise
-  // nothing follows: INVALID_ARGUMENT, RESOURCE_EXHAUSTED (queue full, or more than the pools can
-  // ever hold), UNAVAILABLE (draining).
+  // Any thread. OK means that exactly one FinishedEvent or FailedEvent will follow for the request
+  // and for each of its siblings. Otherwise nothing follows: INVALID_ARGUMENT, RESOURCE_EXHAUSTED
+  // (queue full, or more than the pools can ever hold), UNAVAILABLE (draining).
   absl::Status Submit(GenerateRequest request);
   // Any thread; unknown ids are ignored (the request may just have ended). The request ends
   // CANCELLED, its blocks free, at the next step.
@@ -80,6 +88,14 @@ class Engine {
   void GetSession(std::string owner, std::string id, SessionReply reply);
   // The owner's sessions in the order of creation.
   void ListSessions(std::string owner, SessionListReply reply);
+  // A session of its own that continues from here, or from `position`: it refers to the same full
+  // blocks, so that it costs at most two blocks however long the text is. ABORTED (busy),
+  // INVALID_ARGUMENT (position is not in [rollback_floor, position of the session]),
+  // RESOURCE_EXHAUSTED (sessions.max_sessions, memory).
+  void ForkSession(std::string owner,
+                   std::string id,
+                   std::optional<int64_t> position,
+                   SessionReply reply);
   // Makes the session's text end at `position`. ABORTED (busy), INVALID_ARGUMENT (position is not
   // in [rollback_floor, position of the session]).
   void RollbackSession(std::string owner, std::string id, int64_t position, SessionReply reply);

@@ -5,6 +5,7 @@
 #include <cctype>
 #include <filesystem>
 #include <limits>
+#include <set>
 #include <utility>
 
 #include <fmt/format.h>
@@ -155,24 +156,41 @@ void ReadScheduler(JsonReader& reader, EngineConfig& config, Problems& problems)
   problems.Take(reader.Int32("prefill_size", {1, 65536}), scheduler.prefill_size);
   problems.Take(reader.Int32("max_batch", {1, 4096}), scheduler.max_batch);
   problems.Take(reader.Int32("max_queue", {1, 1 << 20}), scheduler.max_queue);
-  if (problems.Take(reader.Int32("max_token_gap_ms", {0, 3'600'000}), scheduler.max_token_gap_ms) &&
-      scheduler.max_token_gap_ms != 0) {
-    problems.Add(reader.Error("max_token_gap_ms",
-                              fmt::format("{} must be 0: this version does not bound the gap yet; "
-                                          "prefill_size limits what one step may take",
-                                          scheduler.max_token_gap_ms)));
-  }
+  problems.Take(reader.Int32("max_token_gap_ms", {0, 3'600'000}), scheduler.max_token_gap_ms);
 }
 
 void ReadMemory(JsonReader& reader, EngineConfig& config, Problems& problems) {
   EngineConfig::Memory& memory = config.memory;
   problems.Take(reader.Int64("device_bytes", {0, kMaxBytes}), memory.device_bytes);
-  if (problems.Take(reader.Int64("pinned_bytes", {0, kMaxBytes}), memory.pinned_bytes) &&
-      memory.pinned_bytes != 0) {
+  problems.Take(reader.Int64("pinned_bytes", {0, kMaxBytes}), memory.pinned_bytes);
+}
+
+void ReadPrefixGroups(const JsonReader& reader,
+                      const nlohmann::json& json,
+                      std::vector<std::vector<std::string>>& groups,
+                      Problems& problems) {
+  const auto complain = [&] {
     problems.Add(
-        reader.Error("pinned_bytes",
-                     fmt::format("{} must be 0: this version keeps no sessions in host memory yet",
-                                 memory.pinned_bytes)));
+        reader.Error("prefix_groups", "not a list of lists of names, each in one place only"));
+  };
+  if (!json.is_array()) {
+    complain();
+    return;
+  }
+  std::set<std::string> names;
+  for (const nlohmann::json& members : json) {
+    if (!members.is_array()) {
+      complain();
+      return;
+    }
+    groups.emplace_back();
+    for (const nlohmann::json& member : members) {
+      if (!member.is_string() || !names.insert(member.get<std::string>()).second) {
+        complain();
+        return;
+      }
+      groups.back().push_back(member.get<std::string>());
+    }
   }
 }
 
@@ -180,6 +198,11 @@ void ReadSessions(JsonReader& reader, EngineConfig& config, Problems& problems) 
   EngineConfig::Sessions& sessions = config.sessions;
   problems.Take(reader.Int64("max_sessions", {0, 1 << 24}), sessions.max_sessions);
   problems.Take(reader.Int64("idle_timeout_s", {0, 31'536'000}), sessions.idle_timeout_s);
+  problems.Take(reader.Bool("share_prefixes"), sessions.share_prefixes);
+  const nlohmann::json* groups = nullptr;
+  if (problems.Take(reader.Any("prefix_groups"), groups)) {
+    ReadPrefixGroups(reader, *groups, sessions.prefix_groups, problems);
+  }
 }
 
 EngineConfig ReadText(std::string_view text, const std::string& base_dir, Problems& problems) {
@@ -264,7 +287,9 @@ std::string EngineConfigJson(const EngineConfig& config) {
         {"pinned_bytes", config.memory.pinned_bytes}}},
       {"sessions",
        {{"max_sessions", config.sessions.max_sessions},
-        {"idle_timeout_s", config.sessions.idle_timeout_s}}},
+        {"idle_timeout_s", config.sessions.idle_timeout_s},
+        {"share_prefixes", config.sessions.share_prefixes},
+        {"prefix_groups", config.sessions.prefix_groups}}},
       {"device", NameOf(config.device, kDeviceNames)},
       {"num_threads", config.num_threads}};
   // A path need not be UTF-8.

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "engine/base/problems.h"
 #include "engine/base/status.h"
@@ -40,20 +41,26 @@ struct EngineConfig {
   } attention;
 
   struct Scheduler {
-    int32_t prefill_size = 0;      // most prompt tokens in one step; [1, 65536]
-    int32_t max_batch = 0;         // most sequences in one step; [1, 4096]
-    int32_t max_queue = 0;         // most requests waiting; [1, 1048576]
-    int32_t max_token_gap_ms = 0;  // 0: no bound, all that this version has
+    int32_t prefill_size = 0;  // most prompt tokens in one step; [1, 65536]
+    int32_t max_batch = 0;     // most sequences in one step; [1, 4096]
+    int32_t max_queue = 0;     // most requests waiting; [1, 1048576]
+    // Between two tokens of a running stream while prompts load: prompts are cut so that steps
+    // stay below it, as far as 16 rows do. 0: no bound; [0, 3600000]
+    int32_t max_token_gap_ms = 0;
   } scheduler;
 
   struct Memory {
     int64_t device_bytes = 0;  // of the device KV pool; 0: max_batch sessions of buffer_size
-    int64_t pinned_bytes = 0;  // of the host KV pool; 0: none, all that this version has
+    int64_t pinned_bytes = 0;  // of the host KV pool; 0: none, else two blocks or more
   } memory;
 
   struct Sessions {
-    int64_t max_sessions = 0;    // that exist at once; [0, 16777216]
-    int64_t idle_timeout_s = 0;  // of sessions that ask for none; 0: never; [0, 31536000]
+    int64_t max_sessions = 0;     // that exist at once; [0, 16777216]
+    int64_t idle_timeout_s = 0;   // of sessions that ask for none; 0: never; [0, 31536000]
+    bool share_prefixes = false;  // texts of one scope that begin alike share blocks
+    // Owners that form one scope together; each owner else is a scope of its own. No owner is in
+    // two groups.
+    std::vector<std::vector<std::string>> prefix_groups = {};
   } sessions;
 
   DevicePolicy device = DevicePolicy::kAuto;

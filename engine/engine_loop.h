@@ -10,6 +10,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -20,6 +21,8 @@
 
 #include "engine/cache/block_pool.h"
 #include "engine/cache/kv_memory.h"
+#include "engine/cache/prefix_cache.h"
+#include "engine/cache/residency.h"
 #include "engine/engine.h"
 #include "engine/engine_config.h"
 #include "engine/plan/request_queue.h"
@@ -42,6 +45,8 @@ class EngineLoop {
     EngineConfig::Scheduler scheduler;
     EngineConfig::Sessions sessions;
     int32_t device_blocks = 0;
+    int32_t host_blocks = 0;         // 0: no host tier
+    std::byte* host_pool = nullptr;  // that many blocks of host memory
     std::vector<int32_t> eos_token_ids;
     std::function<absl::Time()> clock = absl::Now;
     std::function<std::string()> make_session_id;  // SessionStore::Parts::make_id
@@ -61,6 +66,10 @@ class EngineLoop {
   void CreateSession(std::string owner, SessionOptions options, SessionReply reply);
   void GetSession(std::string owner, std::string id, SessionReply reply);
   void ListSessions(std::string owner, SessionListReply reply);
+  void ForkSession(std::string owner,
+                   std::string id,
+                   std::optional<int64_t> position,
+                   SessionReply reply);
   void RollbackSession(std::string owner, std::string id, int64_t position, SessionReply reply);
   void CloseSession(std::string owner, std::string id, SessionReply reply);
 
@@ -85,11 +94,16 @@ class EngineLoop {
   const BlockPool& pool() const { return pool_; }
 
  private:
-  // Urgency: higher priority first, then arrival.
+  // Higher priority first, then arrival.
   using WaitingKey = std::pair<int32_t, int64_t>;
+
+  // So many others at most are admitted before a request that is first of its priority in the
+  // order of arrival.
+  static constexpr int64_t kMaxOvertaken = 64;
 
   struct Waiting {
     QueuedRequest queued;
+    int64_t num_overtaken = 0;
     SessionEntry* entry = nullptr;  // whose turn it is; null: the request stands alone
   };
 
@@ -100,10 +114,17 @@ class EngineLoop {
   // Blocks that the request may come to take, and whether all that are live can have theirs.
   int64_t GrowthOf(const Waiting& waiting) const;
   bool HasRoomFor(int64_t num_blocks) const;
+  // Adds the blocks that hold the beginning of the request's text, with a reference each.
+  void FindPrefix(const Waiting& waiting, std::vector<int32_t>& blocks);
+  // What the sequence has computed may be found by others from now on.
+  void SharePrefix(const Sequence& sequence);
+  std::string ScopeOf(const std::string& owner) const;
   int64_t NumUsedBlocks() const;
   // RESOURCE_EXHAUSTED if the pool cannot hold that many whatever else it holds.
   absl::Status CheckFits(int64_t num_blocks) const;
   absl::StatusOr<SessionEntry*> BeginTurn(const GenerateRequest& request);
+  // Whose turn it is: of the highest priority, the owner with the fewest that run, by arrival.
+  std::map<WaitingKey, Waiting>::iterator MostUrgent();
   void Admit(absl::Time now);
 
   // A step that was launched. Its sequences may end before it lands; their results are nobody's.
@@ -113,6 +134,18 @@ class EngineLoop {
     std::chrono::steady_clock::time_point launched;
   };
 
+  // Siblings take over what their leader has read; one whose leader has ended before reads the
+  // prompt in its place.
+  void FindLeaders();
+  void ForkSiblings(const Sequence& leader);
+  void ForkPrompt(const Sequence& leader, Sequence& sibling);
+  Sequence* FindRunning(uint64_t request_id) const;
+  // Ends everything if a copy has failed, and says so.
+  // Leaves out of this step who does not fit on the device beside the more urgent.
+  void FitDevice(int32_t max_prefill_rows);
+  // Builds the batch and brings its blocks to the device.
+  absl::Status BuildBatch(Flight& flight);
+  bool FaultIfNotCopied();
   bool RunStep();
   // True if the next step can be launched before the results of the one under way are known.
   bool MayRunAhead() const;
@@ -146,6 +179,8 @@ class EngineLoop {
   RequestQueue queue_;
   BlockPool pool_;
   KvMemory memory_;
+  PrefixCache prefixes_;
+  Residency residency_;
   SessionStore sessions_;
   StepRunner runner_;
   const bool runs_ahead_;
@@ -161,13 +196,24 @@ class EngineLoop {
   std::vector<RequestCommand> commands_;
   std::vector<std::function<void()>> calls_;
   std::vector<SequenceView> views_;
+  std::vector<int32_t> prefix_;
+  std::unordered_map<std::string, int64_t> num_running_of_;  // by owner
+  std::vector<int32_t> blocks_;
+  std::vector<size_t> order_;
+  int64_t next_front_rank_ = -1;
   std::array<Flight, 2> flights_;
   Flight* flying_ = nullptr;  // one of flights_; null: no step is under way
   std::chrono::steady_clock::time_point last_landing_;
 
+  absl::Status copied_;  // the first error of a copy in this step
   EngineLoad counters_;
   mutable absl::Mutex load_mutex_;
   EngineLoad load_ ABSL_GUARDED_BY(load_mutex_);
 };
+
+template <typename Event>
+void EngineLoop::Tell(uint64_t request_id, Event event) {
+  events_.push_back({request_id, std::move(event)});
+}
 
 }  // namespace ringserve

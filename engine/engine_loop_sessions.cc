@@ -1,4 +1,6 @@
 // What other threads ask about sessions: each call becomes one on the engine thread.
+#include <algorithm>
+#include <limits>
 #include <utility>
 
 #include <fmt/format.h>
@@ -32,6 +34,15 @@ void EngineLoop::ListSessions(std::string owner, SessionListReply reply) {
   Ask(std::move(reply), [this, owner = std::move(owner)] { return sessions_.List(owner); });
 }
 
+void EngineLoop::ForkSession(std::string owner,
+                             std::string id,
+                             std::optional<int64_t> position,
+                             SessionReply reply) {
+  Ask(std::move(reply), [this, owner = std::move(owner), id = std::move(id), position] {
+    return sessions_.Fork(owner, id, position, parts_.clock());
+  });
+}
+
 void EngineLoop::RollbackSession(std::string owner,
                                  std::string id,
                                  int64_t position,
@@ -53,27 +64,6 @@ void EngineLoop::CloseSession(std::string owner, std::string id, SessionReply re
         sessions_.Erase(*entry);
         return info;
       });
-}
-
-absl::StatusOr<SessionEntry*> EngineLoop::BeginTurn(const GenerateRequest& request) {
-  ASSIGN_OR_RETURN(SessionEntry* const entry, sessions_.BeginTurn(request));
-  const absl::Status fits = CheckFits(
-      WorstCaseBlocks(entry->session->shape(), entry->position() + MaxPositions(request)));
-  if (!fits.ok()) {
-    sessions_.EndTurn(*entry, parts_.clock());
-    return fits;
-  }
-  return entry;
-}
-
-absl::Status EngineLoop::CheckFits(int64_t num_blocks) const {
-  if (num_blocks <= parts_.device_blocks) {
-    return absl::OkStatus();
-  }
-  return absl::ResourceExhaustedError(
-      fmt::format("the request may need {} blocks of KV memory, the pool has {}",
-                  num_blocks,
-                  parts_.device_blocks));
 }
 
 }  // namespace ringserve

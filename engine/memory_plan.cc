@@ -50,6 +50,31 @@ void CheckSlide(const EngineConfig& config, const ModelConfig& model, Problems& 
   }
 }
 
+// As many whole blocks as memory.pinned_bytes hold. One is kept free so that blocks can change
+// places.
+absl::StatusOr<int64_t> PinnedBlocks(const EngineConfig& config,
+                                     const KvLayout& kv,
+                                     int64_t device_blocks) {
+  const int64_t wanted = config.memory.pinned_bytes;
+  const int64_t blocks = wanted / kv.block_bytes();
+  if (wanted != 0 && blocks < 2) {
+    return Invalid(
+        fmt::format("memory.pinned_bytes: {} hold {} blocks of {} bytes; at least 2 are needed",
+                    wanted,
+                    blocks,
+                    kv.block_bytes()));
+  }
+  if (blocks > kMaxBlocks - device_blocks) {
+    return Invalid(
+        fmt::format("memory.pinned_bytes: {} blocks of {} tokens are too many beside "
+                    "the {} of the device; take a larger rings.block_size",
+                    blocks,
+                    kv.block_size,
+                    device_blocks));
+  }
+  return blocks;
+}
+
 absl::StatusOr<int64_t> DeviceBlocks(const EngineConfig& config,
                                      const KvLayout& kv,
                                      int64_t blocks_per_session) {
@@ -200,6 +225,7 @@ absl::StatusOr<MemoryPlan> PlanMemory(const EngineConfig& config,
   plan.staging_bytes = steps.pinned_bytes;
   plan.blocks_per_session = BlocksPerSession(config, model);
   ASSIGN_OR_RETURN(plan.device_blocks, DeviceBlocks(config, plan.kv, plan.blocks_per_session));
+  ASSIGN_OR_RETURN(plan.pinned_blocks, PinnedBlocks(config, plan.kv, plan.device_blocks));
   plan.max_sessions = plan.device_blocks / plan.blocks_per_session;
   if (plan.device_blocks > kMaxPlanBytes / plan.kv.block_bytes() ||
       plan.weight_bytes > kMaxPlanBytes || plan.workspace_bytes > kMaxPlanBytes) {

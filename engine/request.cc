@@ -114,6 +114,22 @@ absl::Status CheckStopping(const StoppingParams& stopping, int32_t vocab_size) {
   return absl::OkStatus();
 }
 
+absl::Status CheckSiblings(const GenerateRequest& request) {
+  RETURN_IF_ERROR(CheckCount("siblings", request.siblings.size(), kMaxSiblings));
+  if (!request.siblings.empty() && request.turn.has_value()) {
+    return Invalid("siblings: a session's turn has one completion");
+  }
+  std::vector<uint64_t> ids = {request.request_id};
+  for (const Sibling& sibling : request.siblings) {
+    ids.push_back(sibling.request_id);
+  }
+  std::sort(ids.begin(), ids.end());
+  if (std::adjacent_find(ids.begin(), ids.end()) != ids.end()) {
+    return Invalid("siblings: a request_id is named twice");
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckTurn(const SessionTurn& turn) {
   if (turn.session_id.empty()) {
     return Invalid("session.id: it is empty");
@@ -146,6 +162,7 @@ absl::Status CheckGenerateRequest(const GenerateRequest& request, const RequestL
                            std::min(kMaxLogprobs, limits.vocab_size)));
   RETURN_IF_ERROR(CheckInt("priority", request.priority, -100, 100));
   RETURN_IF_ERROR(CheckOwner(request.owner));
+  RETURN_IF_ERROR(CheckSiblings(request));
   if (request.turn.has_value()) {
     RETURN_IF_ERROR(CheckTurn(*request.turn));
   }

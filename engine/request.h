@@ -88,10 +88,19 @@ struct SessionTurn {
   OnInterrupt on_interrupt = OnInterrupt::kRollback;
 };
 
+// A further completion of a request's prompt: in all else a request like it, with an id, events and
+// an end of its own. The prompt is read once; the others then refer to its blocks, and their
+// usage.cached_tokens says so.
+struct Sibling {
+  uint64_t request_id = 0;
+  uint64_t seed = 0;
+  std::unique_ptr<StopCondition> stop_condition;  // null: none
+};
+
 struct GenerateRequest {
   uint64_t request_id = 0;  // unique among live requests; chosen by the caller
   // Who asks, as the front door authenticated it; at most kMaxOwnerLength bytes. Sessions belong to
-  // it.
+  // it, and beginnings of texts are shared within its scope.
   std::string owner;
   std::optional<SessionTurn> turn;  // none: the request stands alone
   std::vector<int32_t> prompt;
@@ -101,6 +110,7 @@ struct GenerateRequest {
   int32_t priority = 0;                          // higher runs first; [-100, 100]
   absl::Time deadline = absl::InfiniteFuture();  // holds while queued and at every step
   absl::Duration queue_timeout = absl::InfiniteDuration();
+  std::vector<Sibling> siblings;  // at most kMaxSiblings; none of a session's turn
 };
 
 struct TokenLogprob {
@@ -124,7 +134,8 @@ enum class FinishReason {
 struct Usage {
   int64_t prompt_tokens = 0;  // of the request's own prompt
   // Tokens of the context that were not computed for this request: what the session held before its
-  // turn. (The last token of an answer is read with the next prompt.)
+  // turn, or the whole blocks at the beginning of the prompt that another text of the same scope
+  // begins with. (The last token of an answer is read with the next prompt.)
   int64_t cached_tokens = 0;
   int64_t reprefilled_tokens = 0;  // computed a second time; stays 0
   int64_t evicted_tokens = 0;      // dropped from the window so far
@@ -215,6 +226,7 @@ class EventSink {
 inline constexpr size_t kMaxLogitBiases = 1024;
 inline constexpr size_t kMaxStopTokenIds = 1024;
 inline constexpr int32_t kMaxLogprobs = 20;
+inline constexpr size_t kMaxSiblings = 127;
 inline constexpr size_t kMaxOwnerLength = 1024;
 
 struct RequestLimits {

@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "engine/base/check.h"
-#include "engine/session_store.h"
 
 namespace ringserve {
 namespace {
@@ -21,18 +20,24 @@ int64_t MaxPositions(const GenerateRequest& request) {
   return static_cast<int64_t>(request.prompt.size()) + request.stopping.max_tokens - 1;
 }
 
+int64_t NumShared(const GenerateRequest& request, int32_t block_size) {
+  return (static_cast<int64_t>(request.prompt.size()) - 1) / block_size;
+}
+
 Sequence::Sequence(QueuedRequest queued, const Setup& setup)
     : request_(std::move(queued.request)),
       arrival_(queued.arrival),
       arrival_time_(queued.arrival_time),
       admitted_time_(setup.now),
       entry_(setup.entry),
-      session_(entry_ != nullptr
-                   ? *entry_->session
-                   : own_session_.emplace(setup.shape, MaxPositions(request_), *setup.pool)),
-      start_(session_.position()),
+      start_(entry_ != nullptr ? entry_->session->position() : 0),
       stop_ids_(request_.stopping.stop_token_ids),
-      is_paused_(queued.is_paused) {
+      rank_(queued.arrival),
+      is_paused_(queued.is_paused),
+      leader_(queued.leader) {
+  if (entry_ == nullptr) {
+    own_session_.emplace(setup.shape, MaxPositions(request_), *setup.pool);
+  }
   if (!request_.stopping.ignore_eos) {
     stop_ids_.insert(stop_ids_.end(), setup.eos_token_ids.begin(), setup.eos_token_ids.end());
   }
@@ -49,29 +54,57 @@ Sequence::Sequence(QueuedRequest queued, const Setup& setup)
     AddToHistory();
   }
   usage_.prompt_tokens = static_cast<int64_t>(request_.prompt.size());
-  usage_.cached_tokens = start_;
+  const size_t num_shared = setup.prefix.size() * static_cast<size_t>(session().shape().block_size);
+  if (num_shared > 0) {
+    mutable_session().BeginWith(std::span(rows_).first(num_shared), setup.prefix);
+  }
+  usage_.cached_tokens = session().position();
 }
 
 // Of a session, the text that its next row sees: what lies further back is not kept.
 void Sequence::AddToHistory() {
   std::vector<int32_t> before;
-  for (int64_t position = std::max(session_.window_first(), WindowFirst(session_.shape(), start_));
+  for (int64_t position =
+           std::max(session().window_first(), WindowFirst(session().shape(), start_));
        position < start_;
        ++position) {
-    before.push_back(session_.TokenAt(position));
+    before.push_back(session().TokenAt(position));
   }
   history_.emplace().AddPrompt(before);
   history_->AddPrompt(rows_);
 }
 
+int64_t Sequence::known_position() const {
+  return std::min(session().position(),
+                  start_ + static_cast<int64_t>(rows_.size()) + usage_.completion_tokens);
+}
+
+bool Sequence::MayBeginShared(const GenerateRequest& request, const SessionEntry* entry) {
+  return (entry == nullptr || entry->position() == 0) && !request.output.prompt_logprobs;
+}
+
 int64_t Sequence::Growth() const {
   const int64_t most = WorstCaseBlocks(
-      session_.shape(), start_ + (pending_.has_value() ? 1 : 0) + MaxPositions(request_));
-  return std::max<int64_t>(most - session_.num_blocks(), 0);
+      session().shape(), start_ + (pending_.has_value() ? 1 : 0) + MaxPositions(request_));
+  return std::max<int64_t>(most - session().num_blocks(), 0);
+}
+
+void Sequence::TakePrompt(const Sequence& leader, std::vector<BlockCopy>& copies) {
+  RS_CHECK(session().position() == 0);
+  RS_CHECK(leader.prompt_left() == 0);
+  // The last token is read by each, for its own logits.
+  usage_.cached_tokens = usage_.prompt_tokens - 1;
+  if (usage_.cached_tokens > 0) {
+    own_session_.emplace(*leader.own_session_, usage_.cached_tokens, copies);
+  }
+  // The windows that moved meanwhile, in one notice.
+  evicted_now_ = session().window_first();
+  usage_.evicted_tokens = evicted_now_;
+  leader_.reset();
 }
 
 int64_t Sequence::prompt_left() const {
-  return std::max<int64_t>(start_ + static_cast<int64_t>(rows_.size()) - session_.position(), 0);
+  return std::max<int64_t>(start_ + static_cast<int64_t>(rows_.size()) - session().position(), 0);
 }
 
 int64_t Sequence::NumPrefilled(int64_t position) const {
@@ -81,18 +114,18 @@ int64_t Sequence::NumPrefilled(int64_t position) const {
 
 SequenceView Sequence::View() const {
   return {.prompt_left = prompt_left(),
-          .max_rows = session_.MaxRows(),
+          .max_rows = session().MaxRows(),
           .arrival = arrival_,
           .last_step = last_step_,
           .priority = request_.priority,
-          .is_paused = is_paused_ || (num_expected_ > 0 && !MayRunAhead())};
+          .is_paused = is_paused_ || leader_.has_value() || (num_expected_ > 0 && !MayRunAhead())};
 }
 
 // A row whose token is not known yet can be followed by the next one unless that one cannot exist,
 // or could not be undone.
 bool Sequence::MayRunAhead() const {
   return usage_.completion_tokens + num_expected_ < request_.stopping.max_tokens &&
-         session_.MaxRows() > 0 && !session_.MovesWindow();
+         session().MaxRows() > 0 && !session().MovesWindow();
 }
 
 void Sequence::ExpectToken(int32_t place) {
@@ -110,12 +143,23 @@ std::span<const int32_t> Sequence::Advance(const ScheduledRows& rows, int64_t st
   const auto num_rows = static_cast<size_t>(rows.num_rows);
   const std::span<const int32_t> token_ids =
       rows.is_prefill ? std::span<const int32_t>(rows_).subspan(
-                            static_cast<size_t>(session_.position() - start_), num_rows)
+                            static_cast<size_t>(session().position() - start_), num_rows)
                       : std::span<const int32_t>(&next_token_, 1);
-  evicted_now_ = session_.Append(
+  const int64_t evicted = mutable_session().Append(
       token_ids, rows.is_prefill ? Session::Phase::kPrefill : Session::Phase::kDecode);
-  usage_.evicted_tokens += evicted_now_;
+  evicted_now_ += evicted;
+  usage_.evicted_tokens += evicted;
   return token_ids;
+}
+
+int64_t Sequence::NewBlocks(int64_t max_rows) const {
+  const int64_t num_rows =
+      std::min({std::max<int64_t>(prompt_left(), 1), max_rows, session().MaxRows()});
+  const int64_t block_size = session().shape().block_size;
+  const int64_t end = session().position() + num_rows;
+  const bool takes_sinks = session().shape().sink_size > 0 && session().position() == 0;
+  return CeilDiv(end, block_size) - CeilDiv(session().position(), block_size) +
+         (takes_sinks ? 1 : 0);
 }
 
 std::optional<ContextNoticeEvent> Sequence::TakeNotice() {
@@ -123,12 +167,12 @@ std::optional<ContextNoticeEvent> Sequence::TakeNotice() {
     return std::nullopt;
   }
   return ContextNoticeEvent{.evicted_tokens = std::exchange(evicted_now_, 0),
-                            .first_position = session_.window_first()};
+                            .first_position = session().window_first()};
 }
 
 SampleRow Sequence::RowToSample() const {
   SampleRow row;
-  row.position = session_.position();
+  row.position = session().position();
   row.params = &request_.sampling;
   row.history = history_.has_value() ? &*history_ : nullptr;
   if (usage_.completion_tokens < request_.stopping.min_tokens) {
@@ -164,7 +208,7 @@ std::optional<FinishReason> Sequence::TakeToken(const ScoredToken& token, absl::
   RS_DCHECK(num_expected_ >= 1);
   const bool ran_ahead = --num_expected_ > 0;
   if (ran_ahead) {
-    session_.SetToken(session_.position() - 1, token_id);
+    mutable_session().SetToken(session().position() - 1, token_id);
   } else {
     next_token_ = token_id;
   }
@@ -177,7 +221,7 @@ std::optional<FinishReason> Sequence::TakeToken(const ScoredToken& token, absl::
 
 // The row launched after the last token: what its step makes of it is nobody's.
 void Sequence::UndoRow(int32_t token_id) {
-  RollBackTo(session_.position() - 1);
+  RollBackTo(session().position() - 1);
   next_token_ = token_id;
   num_expected_ = 0;
 }
@@ -202,7 +246,7 @@ std::optional<FinishReason> Sequence::ReasonToEnd(const ScoredToken& token, bool
   if (usage_.completion_tokens >= request_.stopping.max_tokens) {
     return FinishReason::kMaxTokens;
   }
-  if (!ran_ahead && session_.MaxRows() == 0) {
+  if (!ran_ahead && session().MaxRows() == 0) {
     return FinishReason::kContextFull;
   }
   return std::nullopt;
@@ -215,7 +259,8 @@ AcceptedEvent Sequence::Accepted() const {
 }
 
 FinishedEvent Sequence::Finish(FinishReason reason, absl::Time now) {
-  session_.Commit();
+  mutable_session().Commit();
+  has_finished_ = true;
   if (entry_ != nullptr) {
     KeepTurn(usage_.completion_tokens);
     ++entry_->counters.turns;
@@ -235,7 +280,7 @@ FinishedEvent Sequence::Finish(FinishReason reason, absl::Time now) {
 int64_t Sequence::Interrupt(OnInterrupt policy, int64_t num_delivered) {
   RS_CHECK(entry_ != nullptr);
   // What was overwritten cannot be returned to: then a turn keeps what was delivered.
-  if (policy == OnInterrupt::kRollback && session_.rollback_floor() > start_) {
+  if (policy == OnInterrupt::kRollback && session().rollback_floor() > start_) {
     policy = OnInterrupt::kKeepDelivered;
   }
   const int64_t num_kept = policy == OnInterrupt::kRollback ? 0
@@ -246,10 +291,10 @@ int64_t Sequence::Interrupt(OnInterrupt policy, int64_t num_delivered) {
     KeepTurn(num_kept);
   } else if (policy != OnInterrupt::kKeepAll) {
     UndoTurn();
-  } else if (session_.position() == start_) {
+  } else if (session().position() == start_) {
     entry_->pending_token = pending_;
   }
-  session_.Commit();
+  mutable_session().Commit();
   ++entry_->counters.interrupted_turns;
   CountUsage();
   return entry_->position();
@@ -258,7 +303,7 @@ int64_t Sequence::Interrupt(OnInterrupt policy, int64_t num_delivered) {
 // The text ends with the first `num_tokens` of the completion, at least one.
 void Sequence::KeepTurn(int64_t num_tokens) {
   const int64_t end = start_ + static_cast<int64_t>(rows_.size()) + num_tokens;
-  if (session_.position() < end) {
+  if (session().position() < end) {
     entry_->pending_token = next_token_;
   } else {
     RollBackTo(end);
@@ -267,14 +312,14 @@ void Sequence::KeepTurn(int64_t num_tokens) {
 
 void Sequence::UndoTurn() {
   RollBackTo(start_);
-  if (session_.position() == start_) {
+  if (session().position() == start_) {
     entry_->pending_token = pending_;
   }
 }
 
 void Sequence::RollBackTo(int64_t position) {
   std::vector<BlockCopy> copies;
-  session_.Rollback(std::max(position, session_.rollback_floor()), copies);
+  mutable_session().Rollback(std::max(position, session().rollback_floor()), copies);
   // The block at the turn's start is the session's own since its last turn, and so are later ones.
   RS_CHECK(copies.empty());
 }

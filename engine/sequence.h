@@ -16,14 +16,16 @@
 #include "engine/sample/sampler.h"
 #include "engine/sample/token_history.h"
 #include "engine/session.h"
+#include "engine/session_store.h"
 
 namespace ringserve {
-
-struct SessionEntry;
 
 // The most positions whose keys and values a request can come to need beyond what its session
 // holds: the last token it makes needs none.
 int64_t MaxPositions(const GenerateRequest& request);
+
+// Full blocks of the prompt that a sibling refers to instead of taking them.
+int64_t NumShared(const GenerateRequest& request, int32_t block_size);
 
 class Sequence {
  public:
@@ -33,6 +35,8 @@ class Sequence {
     SessionEntry* entry = nullptr;           // whose turn it is, outlives the sequence; or null:
     SessionShape shape;                      // of the session of its own that it makes
     BlockPool* pool = nullptr;
+    std::span<const int32_t> prefix;  // blocks that hold the beginning of its text, if it has not
+                                      // begun: their references are taken over
   };
 
   Sequence(QueuedRequest queued, const Setup& setup);
@@ -41,13 +45,30 @@ class Sequence {
 
   const GenerateRequest& request() const { return request_; }
 
-  const Session& session() const { return session_; }
+  const Session& session() const { return entry_ != nullptr ? *entry_->session : *own_session_; }
+
+  // True if the text may begin with blocks of others: it has not begun, and nobody wants to know
+  // what was thought of its tokens.
+  static bool MayBeginShared(const GenerateRequest& request, const SessionEntry* entry);
 
   // Null if the request stands alone.
   SessionEntry* entry() const { return entry_; }
 
   // Blocks that it may still come to take.
   int64_t Growth() const;
+
+  // A sibling waits until its leader has read the prompt, and then takes it over. Requires that the
+  // leader has and has not gone further, and that this one has not begun.
+  const std::optional<uint64_t>& leader() const { return leader_; }
+
+  void set_leader(std::optional<uint64_t> leader) { leader_ = leader; }
+
+  void TakePrompt(const Sequence& leader, std::vector<BlockCopy>& copies);
+
+  bool has_finished() const { return has_finished_; }
+
+  // The session's position but for rows whose token is not known yet.
+  int64_t known_position() const;
 
   const Usage& usage() const { return usage_; }
 
@@ -60,7 +81,7 @@ class Sequence {
 
   // Tokens of the request's own prompt that were prefilled: so far, and once the session's position
   // was `position`.
-  int64_t num_prefilled() const { return NumPrefilled(session_.position()); }
+  int64_t num_prefilled() const { return NumPrefilled(session().position()); }
 
   int64_t NumPrefilled(int64_t position) const;
 
@@ -74,6 +95,23 @@ class Sequence {
   void ExpectToken(int32_t place);
   // True if a sampled token must be known before the next one can be chosen.
   bool NeedsEveryToken() const;
+
+  // Which of those that want the device's memory comes first: the lower rank, at first the order of
+  // arrival.
+  int64_t rank() const { return rank_; }
+
+  void set_rank(int64_t rank) {
+    rank_ = rank;
+    num_steps_left_out_ = 0;
+  }
+
+  // Steps since it last had the memory to take part.
+  int64_t num_steps_left_out() const { return num_steps_left_out_; }
+
+  void set_left_out(bool left_out) { num_steps_left_out_ = left_out ? num_steps_left_out_ + 1 : 0; }
+
+  // Blocks that a step of at most `max_rows` rows may take.
+  int64_t NewBlocks(int64_t max_rows) const;
 
   // What the last Advance dropped from the window, once.
   std::optional<ContextNoticeEvent> TakeNotice();
@@ -100,6 +138,8 @@ class Sequence {
   int64_t Interrupt(OnInterrupt policy, int64_t num_delivered);
 
  private:
+  Session& mutable_session() { return entry_ != nullptr ? *entry_->session : *own_session_; }
+
   void KeepTurn(int64_t num_tokens);
   void UndoTurn();
   void RollBackTo(int64_t position);
@@ -116,8 +156,7 @@ class Sequence {
   const absl::Time admitted_time_;
   absl::Time first_token_time_;
   SessionEntry* const entry_;
-  std::optional<Session> own_session_;  // if there is no entry
-  Session& session_;
+  std::optional<Session> own_session_;   // if there is no entry
   const int64_t start_;                  // the session's position before the turn
   std::optional<int32_t> pending_;       // its last token, which the turn reads first
   std::vector<int32_t> rows_;            // the pending token and the prompt
@@ -126,11 +165,15 @@ class Sequence {
   ReplayDigest digest_;
   Usage usage_;
   int64_t last_step_ = 0;
+  int64_t rank_;
+  int64_t num_steps_left_out_ = 0;
   int64_t evicted_now_ = 0;  // by the last Advance
   int32_t stop_index_ = -1;
   int32_t next_token_ = 0;    // sampled, not yet in the rings; or ~place of one to be sampled
   int32_t num_expected_ = 0;  // rows launched whose tokens were not taken yet; at most two
   bool is_paused_ = false;
+  bool has_finished_ = false;
+  std::optional<uint64_t> leader_;
 };
 
 }  // namespace ringserve

@@ -155,6 +155,21 @@ void Session::SetToken(int64_t position, int32_t token_id) {
   token_ids_[static_cast<size_t>(position) % token_ids_.size()] = token_id;
 }
 
+void Session::BeginWith(std::span<const int32_t> token_ids, std::span<const int32_t> blocks) {
+  RS_CHECK(position_ == 0);
+  RS_CHECK(token_ids.size() == blocks.size() * static_cast<size_t>(shape_.block_size));
+  RS_CHECK(token_ids.size() <= token_ids_.size());
+  // Sinks are kept apart, unrotated, and a shared block has none.
+  RS_CHECK(shape_.sink_size == 0 || blocks.empty());
+  RS_CHECK(feedback_.empty());
+  for (const int32_t block : blocks) {
+    forward_.Append(block);
+  }
+  feedback_.Restart(forward_.end());
+  std::copy(token_ids.begin(), token_ids.end(), token_ids_.begin());
+  position_ = static_cast<int64_t>(token_ids.size());
+}
+
 int64_t Session::Slot(int64_t position) const {
   const int32_t block = BlockAt(position / shape_.block_size);
   return int64_t{block} * shape_.block_size + position % shape_.block_size;
@@ -213,7 +228,7 @@ void Session::Rollback(int64_t position, std::vector<BlockCopy>& copies) {
   if (num_keys > 0) {
     const int64_t index = feedback_.end() - 1;
     const int32_t shared = feedback_[index];
-    if (pool_.num_owners(shared) > 1) {
+    if (pool_.is_shared(shared)) {
       pool_.Release(feedback_.Exchange(index, OwnCopy(shared, num_keys, copies)));
     }
   }
@@ -221,6 +236,24 @@ void Session::Rollback(int64_t position, std::vector<BlockCopy>& copies) {
     const int32_t shared = sink_block_;
     sink_block_ = OwnCopy(shared, position, copies);
     pool_.Release(shared);
+  }
+}
+
+int64_t Session::NumCopies(int64_t position) const {
+  const bool splits =
+      position % shape_.block_size != 0 && pool_.is_shared(BlockAt(position / shape_.block_size));
+  const bool reopens_sinks =
+      position < shape_.sink_size && sink_block_ >= 0 && pool_.is_shared(sink_block_);
+  return (splits ? 1 : 0) + (reopens_sinks ? 1 : 0);
+}
+
+void Session::CollectBeginning(std::vector<int32_t>& blocks) const {
+  if (window_first() > 0 || shape_.sink_size > 0) {
+    return;
+  }
+  const int64_t end = std::min(position_, shape_.buffer_size) / shape_.block_size;
+  for (int64_t index = 0; index < end; ++index) {
+    blocks.push_back(BlockAt(index));
   }
 }
 

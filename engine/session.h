@@ -119,6 +119,11 @@ class Session {
   // Replaces the token of a position inside the window that was appended before it was known.
   void SetToken(int64_t position, int32_t token_id);
 
+  // Begins with the text that `blocks` hold, whole blocks of which the session takes over a
+  // reference each. Requires position() == 0 and token_ids.size() == blocks.size() * block_size <=
+  // buffer_size.
+  void BeginWith(std::span<const int32_t> token_ids, std::span<const int32_t> blocks);
+
   // Where keys and values of a position lie. Requires a position inside the window.
   int64_t Slot(int64_t position) const;
   // Where its unrotated key lies, -1 if it is not a sink.
@@ -144,6 +149,13 @@ class Session {
   // which the caller fills by the copies that are added to `copies`: at most two.
   // Requires rollback_floor() <= position <= position().
   void Rollback(int64_t position, std::vector<BlockCopy>& copies);
+
+  // How many copies Rollback to `position` would make. Requires what Rollback does.
+  int64_t NumCopies(int64_t position) const;
+
+  // The full blocks of the text from its first token on, as far as no window moves over them: what
+  // they hold depends on the tokens alone. Empty once the first has left the window.
+  void CollectBeginning(std::vector<int32_t>& blocks) const;
 
   // Every reference that the session holds.
   void CollectBlocks(std::vector<int32_t>& blocks) const;

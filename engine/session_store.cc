@@ -42,6 +42,15 @@ absl::Status CheckOptions(const SessionOptions& options, const SessionShape& sha
   return absl::OkStatus();
 }
 
+absl::Status CheckPosition(const SessionEntry& entry, int64_t position) {
+  const int64_t floor = entry.session->rollback_floor();
+  if (position >= floor && position <= entry.position()) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      fmt::format("position: {} is not in [{}, {}]", position, floor, entry.position()));
+}
+
 }  // namespace
 
 SessionStore::SessionStore(Parts parts, BlockPool& pool, KvMemory& memory)
@@ -52,10 +61,7 @@ absl::StatusOr<SessionInfo> SessionStore::Create(const std::string& owner,
                                                  absl::Time now) {
   RETURN_IF_ERROR(CheckOwner(owner));
   RETURN_IF_ERROR(CheckOptions(options, parts_.shape));
-  if (size() >= parts_.limits.max_sessions) {
-    return absl::ResourceExhaustedError(
-        fmt::format("there are {} sessions, as many as sessions.max_sessions allows", size()));
-  }
+  RETURN_IF_ERROR(CheckCount());
   SessionShape shape = parts_.shape;
   if (options.buffer_size != 0 && shape.window > 0) {
     shape.max_length = options.buffer_size;
@@ -66,6 +72,60 @@ absl::StatusOr<SessionInfo> SessionStore::Create(const std::string& owner,
   auto entry = std::make_unique<SessionEntry>(shape, pool_);
   entry->idle_timeout = options.idle_timeout;
   return Add(std::move(entry), owner, now);
+}
+
+absl::Status SessionStore::CheckCount() const {
+  if (size() < parts_.limits.max_sessions) {
+    return absl::OkStatus();
+  }
+  return absl::ResourceExhaustedError(
+      fmt::format("there are {} sessions, as many as sessions.max_sessions allows", size()));
+}
+
+absl::Status SessionStore::CheckRoom(int64_t num_blocks) const {
+  if (num_blocks == 0 || parts_.has_room(num_blocks)) {
+    return absl::OkStatus();
+  }
+  return absl::ResourceExhaustedError(
+      fmt::format("there is no KV memory for {} blocks more: close some sessions", num_blocks));
+}
+
+absl::Status SessionStore::CopyBlocks(const std::vector<BlockCopy>& copies) {
+  for (const BlockCopy& copy : copies) {
+    const absl::Status status = memory_.CopyBlock(copy.from, copy.to);
+    copy_status_.Update(status);
+    RETURN_IF_ERROR(status);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SessionStore::TakeCopyStatus() {
+  return std::exchange(copy_status_, absl::OkStatus());
+}
+
+absl::StatusOr<SessionInfo> SessionStore::Fork(const std::string& owner,
+                                               const std::string& id,
+                                               std::optional<int64_t> position,
+                                               absl::Time now) {
+  ASSIGN_OR_RETURN(SessionEntry* const from, FindIdle(owner, id));
+  RETURN_IF_ERROR(CheckCount());
+  const int64_t at = position.value_or(from->position());
+  RETURN_IF_ERROR(CheckPosition(*from, at));
+  const Session& session = *from->session;
+  const int64_t end = std::min(at, session.position());
+  const SessionShape& shape = session.shape();
+  // Where contexts slide, each owner of a block counts.
+  RETURN_IF_ERROR(CheckRoom(shape.slides                  ? session.num_blocks()
+                            : end % shape.block_size != 0 ? 1
+                                                          : 0));
+  std::vector<BlockCopy> copies;
+  auto fork = std::make_unique<SessionEntry>(std::make_unique<Session>(session, end, copies));
+  if (at > end) {
+    fork->pending_token = from->pending_token;
+  }
+  fork->idle_timeout = from->idle_timeout;
+  RETURN_IF_ERROR(CopyBlocks(copies));
+  return Add(std::move(fork), owner, now);
 }
 
 SessionInfo SessionStore::Add(std::unique_ptr<SessionEntry> added,
@@ -117,18 +177,14 @@ absl::StatusOr<SessionInfo> SessionStore::Rollback(const std::string& owner,
                                                    int64_t position,
                                                    absl::Time now) {
   ASSIGN_OR_RETURN(SessionEntry* const entry, FindIdle(owner, id));
+  RETURN_IF_ERROR(CheckPosition(*entry, position));
   Session& session = *entry->session;
-  if (position < session.rollback_floor() || position > entry->position()) {
-    return absl::InvalidArgumentError(fmt::format(
-        "position: {} is not in [{}, {}]", position, session.rollback_floor(), entry->position()));
-  }
   if (position <= session.position()) {
+    RETURN_IF_ERROR(CheckRoom(session.NumCopies(position)));
     std::vector<BlockCopy> copies;
     session.Rollback(position, copies);
     entry->pending_token.reset();
-    for (const BlockCopy& copy : copies) {
-      RETURN_IF_ERROR(memory_.CopyBlock(copy.from, copy.to));
-    }
+    RETURN_IF_ERROR(CopyBlocks(copies));
   }
   ++entry->counters.rollbacks;
   Unfile(*entry);

@@ -59,6 +59,8 @@ class SessionStore {
   struct Parts {
     SessionShape shape;  // of a session that asks for no sizes of its own
     EngineConfig::Sessions limits;
+    // True if so many blocks more can be taken and all that was admitted still gets its own.
+    std::function<bool(int64_t num_blocks)> has_room;
     // Unguessable and unique; empty: 128 random bits.
     std::function<std::string()> make_id;
   };
@@ -73,7 +75,14 @@ class SessionStore {
   absl::StatusOr<SessionInfo> Get(const std::string& owner, const std::string& id) const;
   // In the order of creation.
   std::vector<SessionInfo> List(const std::string& owner) const;
-  // Makes the text end at `position`. INVALID_ARGUMENT outside [rollback_floor, position].
+  // A new session of the same owner that stands where this one does, or stood at `position`.
+  // RESOURCE_EXHAUSTED (max_sessions, memory), INVALID_ARGUMENT outside [rollback_floor, position].
+  absl::StatusOr<SessionInfo> Fork(const std::string& owner,
+                                   const std::string& id,
+                                   std::optional<int64_t> position,
+                                   absl::Time now);
+  // Makes the text end at `position`. INVALID_ARGUMENT outside [rollback_floor, position];
+  // RESOURCE_EXHAUSTED if there is no memory for a copy of a shared block.
   absl::StatusOr<SessionInfo> Rollback(const std::string& owner,
                                        const std::string& id,
                                        int64_t position,
@@ -95,17 +104,25 @@ class SessionStore {
 
   int64_t size() const { return static_cast<int64_t>(entries_.size()); }
 
+  // The first error of a copy since the last call: then blocks do not hold what they are to hold,
+  // and the device is lost.
+  absl::Status TakeCopyStatus();
+
   // Every reference that sessions hold.
   void CollectBlocks(std::vector<int32_t>& blocks) const;
 
  private:
   absl::StatusOr<SessionEntry*> FindIdle(const std::string& owner, const std::string& id) const;
+  absl::Status CheckCount() const;
+  absl::Status CheckRoom(int64_t num_blocks) const;
+  absl::Status CopyBlocks(const std::vector<BlockCopy>& copies);
   SessionInfo Add(std::unique_ptr<SessionEntry> added, const std::string& owner, absl::Time now);
   SessionInfo InfoOf(const SessionEntry& entry) const;
   // Files an idle entry under when it expires; takes a busy one out.
   void File(SessionEntry& entry);
   void Unfile(SessionEntry& entry);
 
+  absl::Status copy_status_;
   const Parts parts_;
   BlockPool& pool_;
   KvMemory& memory_;

@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cstddef>
 
+#include "engine/base/check.h"
+#include "engine/cache/block_pool.h"
+
 namespace ringserve {
 
 void StepBatch::Build(std::span<const ScheduledRows> plan,
@@ -69,6 +72,37 @@ void StepBatch::Add(const ScheduledRows& rows, Sequence& sequence, int64_t step)
                        .first_position = first_position,
                        .first_entry = first_entry,
                        .num_entries = static_cast<int32_t>(entries.size()) - first_entry});
+}
+
+void StepBatch::CollectBlocks(int32_t block_size, std::vector<int32_t>& blocks) const {
+  for (const BlockEntry& entry : entries) {
+    blocks.push_back(entry.block);  // the rows' own slots are part of the context
+  }
+  for (const int64_t slot : sink_slots) {
+    if (slot >= 0) {
+      blocks.push_back(static_cast<int32_t>(slot / block_size));
+    }
+  }
+}
+
+void StepBatch::Place(const BlockPool& pool, int32_t block_size) {
+  const auto place = [&](int64_t& slot) {
+    const auto block = static_cast<int32_t>(slot / block_size);
+    RS_DCHECK(pool.is_on_device(block));
+    slot = int64_t{pool.place(block)} * block_size + slot % block_size;
+  };
+  for (int64_t& slot : slots) {
+    place(slot);
+  }
+  for (int64_t& slot : sink_slots) {
+    if (slot >= 0) {
+      place(slot);
+    }
+  }
+  for (BlockEntry& entry : entries) {
+    RS_DCHECK(pool.is_on_device(entry.block));
+    entry.block = pool.place(entry.block);
+  }
 }
 
 }  // namespace ringserve

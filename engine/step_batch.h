@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "engine/cache/block_pool.h"
 #include "engine/plan/scheduler.h"
 #include "engine/request.h"
 #include "engine/sample/sampler.h"
@@ -38,6 +39,11 @@ struct StepBatch {
   void Build(std::span<const ScheduledRows> plan,
              std::span<const std::unique_ptr<Sequence>> all_sequences,
              int64_t step);
+
+  // Adds each block that the step reads or writes, at least once.
+  void CollectBlocks(int32_t block_size, std::vector<int32_t>& blocks) const;
+  // From blocks to their places in the device pool: all must be there.
+  void Place(const BlockPool& pool, int32_t block_size);
 
  private:
   void Add(const ScheduledRows& rows, Sequence& sequence, int64_t step);

@@ -7,24 +7,57 @@
 #include <fmt/format.h>
 
 namespace ringserve {
+namespace {
+
+// The request that a sibling of `request` is.
+GenerateRequest RequestOfSibling(const GenerateRequest& request, Sibling sibling) {
+  GenerateRequest own;
+  own.request_id = sibling.request_id;
+  own.owner = request.owner;
+  own.prompt = request.prompt;
+  own.sampling = request.sampling;
+  own.sampling.seed = sibling.seed;
+  own.stopping.max_tokens = request.stopping.max_tokens;
+  own.stopping.min_tokens = request.stopping.min_tokens;
+  own.stopping.ignore_eos = request.stopping.ignore_eos;
+  own.stopping.stop_token_ids = request.stopping.stop_token_ids;
+  own.stopping.stop_condition = std::move(sibling.stop_condition);
+  own.output.num_logprobs = request.output.num_logprobs;
+  own.priority = request.priority;
+  own.deadline = request.deadline;
+  own.queue_timeout = request.queue_timeout;
+  return own;
+}
+
+}  // namespace
 
 absl::Status RequestQueue::Push(GenerateRequest request, absl::Time now) {
   const absl::MutexLock lock(&mutex_);
   if (!closed_.ok()) {
     return closed_;
   }
-  if (num_waiting_ + num_running_ >= max_waiting_ + std::max(max_running_, num_running_)) {
+  const auto count = static_cast<int64_t>(request.siblings.size()) + 1;
+  if (num_waiting_ + num_running_ + count > max_waiting_ + std::max(max_running_, num_running_)) {
     return absl::ResourceExhaustedError(
         fmt::format("the queue is full: {} requests wait, scheduler.max_queue is {}",
                     num_waiting_,
                     max_waiting_));
   }
-  ++num_waiting_;
+  num_waiting_ += count;
   has_news_ = true;
-  requests_.push_back({.request = std::move(request),
-                       .arrival_time = now,
-                       .arrival = next_arrival_++,
-                       .is_paused = false});
+  std::vector<Sibling> siblings = std::exchange(request.siblings, {});
+  const size_t leader = requests_.size();
+  requests_.push_back(
+      {.request = std::move(request), .arrival_time = now, .arrival = next_arrival_++});
+  for (Sibling& sibling : siblings) {
+    const GenerateRequest& shared = requests_[leader].request;
+    const uint64_t leader_id = shared.request_id;
+    GenerateRequest own = RequestOfSibling(shared, std::move(sibling));
+    requests_.push_back({.request = std::move(own),
+                         .arrival_time = now,
+                         .arrival = next_arrival_++,
+                         .leader = leader_id});
+  }
   return absl::OkStatus();
 }
 

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <vector>
 
 #include <absl/base/thread_annotations.h>
@@ -22,6 +23,7 @@ struct QueuedRequest {
   absl::Time arrival_time;
   int64_t arrival = 0;  // rank in the order of submission
   bool is_paused = false;
+  std::optional<uint64_t> leader = std::nullopt;  // of a sibling: whose prompt it shares
 };
 
 struct RequestCommand {
@@ -38,7 +40,8 @@ class RequestQueue {
   RequestQueue(int32_t max_waiting, int32_t max_running)
       : max_waiting_(max_waiting), max_running_(max_running) {}
 
-  // Any thread. RESOURCE_EXHAUSTED if the queue is full; after Close, its status.
+  // Any thread. RESOURCE_EXHAUSTED if the queue has no room for the request and its siblings; after
+  // Close, its status.
   absl::Status Push(GenerateRequest request, absl::Time now);
   void Command(RequestCommand command);
   // `call` is to be made on the engine thread, exactly once if the answer is OK. RESOURCE_EXHAUSTED

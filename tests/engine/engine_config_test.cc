@@ -1,6 +1,7 @@
 #include "engine/engine_config.h"
 
 #include <string>
+#include <vector>
 
 #include <nlohmann/json.hpp>
 
@@ -22,7 +23,8 @@ Json Sound() {
     "attention": {"tile_size": 64, "head_tile_size": 0, "tile_order": "auto"},
     "scheduler": {"prefill_size": 512, "max_batch": 8, "max_queue": 16, "max_token_gap_ms": 0},
     "memory": {"device_bytes": 0, "pinned_bytes": 0},
-    "sessions": {"max_sessions": 20, "idle_timeout_s": 60},
+    "sessions": {"max_sessions": 20, "idle_timeout_s": 60,
+                 "share_prefixes": true, "prefix_groups": [["ann", "bob"], ["eve"]]},
     "device": "cpu", "num_threads": 3})");
 }
 
@@ -68,6 +70,13 @@ TEST_CASE("Every key of a sound config is read") {
   CHECK(config.memory.pinned_bytes == 0);
   CHECK(config.sessions.max_sessions == 20);
   CHECK(config.sessions.idle_timeout_s == 60);
+  CHECK(config.sessions.share_prefixes);
+  CHECK(config.sessions.prefix_groups ==
+        std::vector<std::vector<std::string>>{{"ann", "bob"}, {"eve"}});
+  for (const char* const bad : {R"("ann")", R"([3])", R"([["ann"], ["ann"]])", R"([[1]])"}) {
+    CHECK(Error("sessions", "prefix_groups", Json::parse(bad)) ==
+          "sessions.prefix_groups: not a list of lists of names, each in one place only");
+  }
   CHECK(config.device == DevicePolicy::kCpu);
   CHECK(config.num_threads == 3);
 }
@@ -166,14 +175,13 @@ TEST_CASE("Values out of range and of wrong type are named") {
   CHECK(Error("scheduler", "max_batch", 0) == "scheduler.max_batch: 0 is not in [1, 4096]");
   CHECK(Error("scheduler", "max_batch", 4097) == "scheduler.max_batch: 4097 is not in [1, 4096]");
   CHECK(Error("scheduler", "max_queue", 0) == "scheduler.max_queue: 0 is not in [1, 1048576]");
-  CHECK(Error("scheduler", "max_token_gap_ms", 50) ==
-        "scheduler.max_token_gap_ms: 50 must be 0: this version does not bound the gap yet; "
-        "prefill_size limits what one step may take");
+  CHECK(Error("scheduler", "max_token_gap_ms", 3'600'001) ==
+        "scheduler.max_token_gap_ms: 3600001 is not in [0, 3600000]");
   CHECK(Error("memory", "device_bytes", -1) ==
         "memory.device_bytes: -1 is not in [0, 1125899906842624]");
   CHECK(Error("memory", "device_bytes", 1e18).starts_with("memory.device_bytes: 1e+18 is not an "));
-  CHECK(Error("memory", "pinned_bytes", 1) ==
-        "memory.pinned_bytes: 1 must be 0: this version keeps no sessions in host memory yet");
+  CHECK(Error("memory", "pinned_bytes", -1) ==
+        "memory.pinned_bytes: -1 is not in [0, 1125899906842624]");
   Json json = Sound();
   json["device"] = "gpu";
   CHECK(Error(json.dump()) == "device: \"gpu\" is not one of: auto, cpu, cuda");

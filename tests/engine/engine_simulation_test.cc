@@ -1,13 +1,17 @@
 // Random operations on an engine, one thread, a clock that stands still: every request ends exactly
-// once and is answered with what its own text demands; blocks never leak and never have two
-// writers. A failure prints its seed; RINGSERVE_SIMULATION_SEED replays one, and
-// RINGSERVE_SIMULATION_SEEDS sets how many are run.
+// once and is answered with what its own text demands, a session's text is what its turns, forks
+// and rollbacks made it, wherever its blocks lie and whoever shares them; blocks never leak. A
+// failure prints its seed; RINGSERVE_SIMULATION_SEED replays one, and RINGSERVE_SIMULATION_SEEDS
+// sets how many are run.
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
+#include <limits>
 #include <map>
 #include <optional>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/engine_loop.h"
@@ -19,9 +23,23 @@ namespace {
 
 // A request that was submitted, and what has happened to it since.
 struct Live {
-  GenerateRequest request;  // without a StopCondition
+  GenerateRequest request;  // without a StopCondition; of a turn, the prompt is the whole text
+  SessionShape shape;
+  bool is_sibling = false;  // hears once of all windows that moved while its leader read the prompt
+  std::string session;      // of a turn
+  size_t num_before = 0;    // of a turn: tokens of the text that are not its prompt
+  OnInterrupt on_interrupt = OnInterrupt::kRollback;
+  int64_t num_delivered = 0;
+  std::optional<absl::StatusCode> refusal = std::nullopt;  // what the turn must be answered
   bool was_cancelled = false;
   bool was_paused = false;
+};
+
+// What a session is, as text.
+struct ModelSession {
+  std::vector<int32_t> text;
+  SessionShape shape;
+  std::optional<uint64_t> request_id = std::nullopt;  // of its live turn
 };
 
 // Copies what ExpectedAnswer needs; a request owns its StopCondition and cannot be copied whole.
@@ -35,6 +53,7 @@ GenerateRequest Copy(const GenerateRequest& from) {
   to.stopping.ignore_eos = from.stopping.ignore_eos;
   to.stopping.stop_token_ids = from.stopping.stop_token_ids;
   to.output = from.output;
+  to.owner = from.owner;
   to.priority = from.priority;
   to.deadline = from.deadline;
   to.queue_timeout = from.queue_timeout;
@@ -75,6 +94,13 @@ class Simulation {
     const int64_t per_session = WorstCaseBlocks(options.shape, INT64_MAX);
     options.device_blocks =
         static_cast<int32_t>(per_session * between(1, 4) + between(0, per_session));
+    if (random() % 2 == 0) {
+      options.host_blocks = static_cast<int32_t>(between(2, 6 * per_session));
+    }
+    options.sessions = {.max_sessions = 5,
+                        .idle_timeout_s = 0,
+                        .share_prefixes = random() % 2 == 0,
+                        .prefix_groups = {}};
     options.max_logits_rows = static_cast<int32_t>(between(1, 8));
     options.runs_ahead = random() % 2 == 0;
     return options;
@@ -92,9 +118,12 @@ class Simulation {
     request.request_id = ++last_id_;
     const auto max_prompt = static_cast<uint64_t>(shape.buffer_size * (shape.slides ? 3 : 1));
     request.prompt.resize(1 + random_() % max_prompt);
+    // Beginnings that meet.
+    const auto letters = static_cast<int32_t>(OneIn(2) ? 1 : engine_.config().vocab_size);
     for (int32_t& token_id : request.prompt) {
-      token_id = RandomToken();
+      token_id = RandomToken() % letters;
     }
+    request.owner = OneIn(2) ? "ann" : "bob";
     request.sampling.temperature = OneIn(3) ? 0.0F : 1.0F;
     request.sampling.seed = random_();
     if (OneIn(3)) {
@@ -122,8 +151,10 @@ class Simulation {
   }
 
   void Operate() {
-    const uint64_t kind = random_() % 20;
-    if (kind < 5) {
+    const uint64_t kind = random_() % 26;
+    if (kind >= 20) {
+      OperateOnSessions(kind);
+    } else if (kind < 5) {
       Submit();
     } else if (kind < 14) {
       for (uint64_t steps = 1 + random_() % 6; steps > 0; --steps) {
@@ -162,12 +193,149 @@ class Simulation {
                                   .max_prompt_tokens = max_prompt,
                                   .max_context_tokens = max_prompt})
                 .ok());
-    Live live{.request = Copy(request)};
+    std::vector<Live> lives(1);
+    lives[0].request = Copy(request);
+    lives[0].shape = engine_.options().shape;
+    while (OneIn(4)) {
+      Sibling sibling;
+      sibling.request_id = ++last_id_;
+      sibling.seed = random_();
+      Live live;
+      live.request = Copy(request);
+      live.shape = engine_.options().shape;
+      live.is_sibling = true;
+      live.request.request_id = sibling.request_id;
+      live.request.sampling.seed = sibling.seed;
+      live.request.output.prompt_logprobs = false;
+      lives.push_back(std::move(live));
+      request.siblings.push_back(std::move(sibling));
+    }
     const absl::Status status = engine_.loop().Submit(std::move(request));
-    if (status.ok()) {
-      live_.emplace(live.request.request_id, std::move(live));
-    } else {
+    for (Live& live : lives) {
+      const uint64_t id = live.request.request_id;
+      if (status.ok()) {
+        live_.emplace(id, std::move(live));
+      }
+    }
+    if (!status.ok()) {
       REQUIRE((absl::IsResourceExhausted(status) || (may_fault_ && absl::IsUnavailable(status))));
+    }
+  }
+
+  void OperateOnSessions(uint64_t kind) {
+    if (sessions_.empty() || OneIn(8)) {
+      CreateSession();
+      return;
+    }
+    auto at = sessions_.begin();
+    std::advance(at, static_cast<std::ptrdiff_t>(random_() % sessions_.size()));
+    if (kind < 24) {
+      SubmitTurn(at->first, at->second);
+    } else if (kind == 24) {
+      OneIn(2) ? RollbackSession(at->first) : ForkSession(at->first);
+    } else if (OneIn(3)) {
+      if (at->second.request_id.has_value()) {
+        live_.at(*at->second.request_id).was_cancelled = true;
+      }
+      const absl::StatusOr<SessionInfo> closed = engine_.Close(at->first);
+      if (closed.ok()) {
+        Check();  // of the turn that it ended
+        sessions_.erase(at);
+      } else {
+        REQUIRE(may_fault_);
+      }
+    }
+  }
+
+  void CreateSession() {
+    const SessionShape& shape = engine_.options().shape;
+    SessionOptions options;
+    ModelSession session;
+    session.shape = shape;
+    const int64_t num_blocks = shape.buffer_size / shape.block_size;
+    if (num_blocks > 2 && OneIn(2)) {
+      options.buffer_size =
+          shape.block_size *
+          (2 + static_cast<int64_t>(random_() % static_cast<uint64_t>(num_blocks - 1)));
+      session.shape.buffer_size = options.buffer_size;
+      session.shape.feedback_size = std::min(shape.feedback_size, options.buffer_size);
+    }
+    const absl::StatusOr<SessionInfo> made = engine_.Create(options);
+    if (made.ok()) {
+      sessions_.emplace(made->id, std::move(session));
+    } else {
+      REQUIRE((may_fault_ || (absl::IsResourceExhausted(made.status()) && sessions_.size() == 5)));
+    }
+  }
+
+  void SubmitTurn(const std::string& id, ModelSession& session) {
+    GenerateRequest request = RandomRequest();
+    request.owner.clear();
+    request.sampling.repetition_penalty = 1;  // its history ends where the window does
+    request.sampling.frequency_penalty = 0;
+    request.output.prompt_logprobs = false;
+    request.prompt.resize(1 + request.prompt.size() / 3);
+    request.turn.emplace();
+    request.turn->session_id = id;
+    request.turn->on_interrupt = static_cast<OnInterrupt>(random_() % 3);
+    Live live;
+    live.request = Copy(request);
+    live.shape = session.shape;
+    live.session = id;
+    live.on_interrupt = request.turn->on_interrupt;
+    live.num_before = session.text.size();
+    live.num_delivered = static_cast<int64_t>(random_() % 12);
+    live.request.prompt = session.text;
+    live.request.prompt.insert(
+        live.request.prompt.end(), request.prompt.begin(), request.prompt.end());
+    if (session.request_id.has_value()) {
+      live.refusal = absl::StatusCode::kAborted;
+    } else if (OneIn(10)) {
+      request.turn->expected_position = static_cast<int64_t>(session.text.size()) + 1;
+      live.refusal = absl::StatusCode::kAborted;
+    } else if (!session.shape.slides &&
+               live.request.prompt.size() > static_cast<size_t>(session.shape.buffer_size)) {
+      live.refusal = absl::StatusCode::kInvalidArgument;
+    }
+    const uint64_t request_id = request.request_id;
+    engine_.sink().SetDelivered(request_id, live.num_delivered);
+    const absl::Status status = engine_.loop().Submit(std::move(request));
+    if (!status.ok()) {
+      REQUIRE((absl::IsResourceExhausted(status) || (may_fault_ && absl::IsUnavailable(status))));
+      return;
+    }
+    if (!live.refusal.has_value()) {
+      session.request_id = request_id;
+    }
+    live_.emplace(request_id, std::move(live));
+  }
+
+  void RollbackSession(const std::string& id) {
+    const auto wanted = static_cast<int64_t>(random_() % (sessions_.at(id).text.size() + 2));
+    const bool was_busy = sessions_.at(id).request_id.has_value();
+    const absl::StatusOr<SessionInfo> done = engine_.Rollback(id, wanted);
+    Check();
+    ModelSession& session = sessions_.at(id);
+    if (done.ok()) {
+      session.text.resize(static_cast<size_t>(wanted));
+      REQUIRE(done->position == wanted);
+    } else {
+      REQUIRE((was_busy || may_fault_ || absl::IsResourceExhausted(done.status()) ||
+               wanted > static_cast<int64_t>(session.text.size()) || session.shape.slides));
+    }
+  }
+
+  void ForkSession(const std::string& id) {
+    const bool was_busy = sessions_.at(id).request_id.has_value();
+    const absl::StatusOr<SessionInfo> fork = engine_.Fork(id);
+    Check();
+    if (fork.ok()) {
+      ModelSession copy = sessions_.at(id);
+      copy.request_id.reset();
+      REQUIRE(fork->position == static_cast<int64_t>(copy.text.size()));
+      sessions_.emplace(fork->id, std::move(copy));
+    } else {
+      REQUIRE((was_busy || may_fault_ || absl::IsResourceExhausted(fork.status())));
     }
   }
 
@@ -181,10 +349,7 @@ class Simulation {
   }
 
   void Check() {
-    const BlockPool& pool = engine_.loop().pool();
     REQUIRE(engine_.loop().PoolBalances());
-    // Nothing is shared here, so a block with two owners would have two writers.
-    REQUIRE(pool.num_references() == pool.num_blocks() - pool.num_free());
     for (const uint64_t id : engine_.sink().TakeEnded()) {
       const auto found = live_.find(id);
       REQUIRE(found != live_.end());
@@ -207,16 +372,37 @@ class Simulation {
     }
     Check();
     REQUIRE(live_.empty());
-    REQUIRE(engine_.loop().pool().num_references() == 0);
+    for (const auto& [id, session] : sessions_) {
+      REQUIRE(!session.request_id.has_value());
+      const absl::StatusOr<SessionInfo> closed = engine_.Close(id);
+      REQUIRE((closed.ok() || may_fault_));
+      if (closed.ok()) {
+        REQUIRE(closed->position == static_cast<int64_t>(session.text.size()));
+        REQUIRE(closed->counters.reprefilled_tokens == 0);
+      }
+    }
+    if (!may_fault_) {
+      REQUIRE(engine_.loop().pool().num_references() == 0);
+    }
     engine_.loop().queue().AwaitIdle();
   }
 
   void CheckEnd(const Live& live, const Transcript& got) {
     const GenerateRequest& request = live.request;
-    CAPTURE(request.request_id);
-    const Expected expected = ExpectedAnswer(request, engine_.config(), engine_.options().shape);
+    CAPTURE(request.request_id, live.session);
+    if (live.refusal.has_value()) {
+      REQUIRE(got.failed.has_value());
+      REQUIRE((got.failed->status.code() == *live.refusal || may_fault_));
+      REQUIRE(!got.accepted.has_value());
+      return;
+    }
+    const Expected expected = ExpectedAnswer(request, engine_.config(), live.shape);
+    if (!live.session.empty()) {
+      CheckTurn(live, got);
+    }
     REQUIRE(got.tokens.size() <= expected.tokens.size());
     REQUIRE(got.prompt.size() <= expected.prompt.size());
+    // A turn tells only of the windows that move while it runs.
     REQUIRE(got.notices.size() <= expected.notices.size());
     for (size_t i = 0; i < got.tokens.size(); ++i) {
       CheckToken(got.tokens[i], expected.tokens[i]);
@@ -224,14 +410,15 @@ class Simulation {
     for (size_t i = 0; i < got.prompt.size(); ++i) {
       CheckToken(got.prompt[i], expected.prompt[i]);
     }
-    for (size_t i = 0; i < got.notices.size(); ++i) {
+    const bool tells_all = live.session.empty() && !live.is_sibling;
+    for (size_t i = 0; tells_all && i < got.notices.size(); ++i) {
       REQUIRE(got.notices[i].first_position == expected.notices[i].first_position);
       REQUIRE(got.notices[i].evicted_tokens == expected.notices[i].evicted_tokens);
     }
     if (got.finished.has_value()) {
       REQUIRE(got.tokens.size() == expected.tokens.size());
       REQUIRE(got.prompt.size() == expected.prompt.size());
-      REQUIRE(got.notices.size() == expected.notices.size());
+      REQUIRE((!tells_all || got.notices.size() == expected.notices.size()));
       REQUIRE(got.finished->reason == expected.reason);
       REQUIRE(got.finished->replay_digest == expected.digest);
       return;
@@ -244,7 +431,48 @@ class Simulation {
     REQUIRE(((absl::IsCancelled(status) && live.was_cancelled) ||
              (absl::IsDeadlineExceeded(status) && is_late) ||
              (absl::IsInternal(status) && (may_fault_ || may_poison_)) ||
+             // Idle sessions hold what it needs.
+             (absl::IsResourceExhausted(status) && !got.accepted.has_value()) ||
              (absl::IsUnavailable(status) && may_fault_)));
+  }
+
+  // What the turn made of its session's text.
+  void CheckTurn(const Live& live, const Transcript& got) {
+    ModelSession& session = sessions_.at(live.session);
+    REQUIRE(session.request_id == live.request.request_id);
+    session.request_id.reset();
+    std::vector<int32_t> text = live.request.prompt;
+    for (const int32_t token_id : got.token_ids()) {
+      text.push_back(token_id);
+    }
+    const auto length = static_cast<int64_t>(text.size());
+    if (got.finished.has_value()) {
+      REQUIRE(got.finished->usage.reprefilled_tokens == 0);
+      REQUIRE(got.finished->session_position == length);
+      session.text = std::move(text);
+      return;
+    }
+    const int64_t kept = got.failed->session_position;
+    const auto before = static_cast<int64_t>(live.num_before);
+    const auto num_tokens = static_cast<int64_t>(got.tokens.size());
+    REQUIRE(kept >= before);
+    REQUIRE(kept <= length);
+    if (!session.shape.slides && !may_fault_) {
+      const int64_t num_delivered = std::min(live.num_delivered, num_tokens);
+      switch (live.on_interrupt) {
+        case OnInterrupt::kRollback:
+          REQUIRE(kept == before);
+          break;
+        case OnInterrupt::kKeepDelivered:
+          REQUIRE(kept == (num_delivered > 0 ? length - num_tokens + num_delivered : before));
+          break;
+        case OnInterrupt::kKeepAll:
+          REQUIRE((num_tokens == 0 || kept == length));
+          break;
+      }
+    }
+    text.resize(static_cast<size_t>(kept));
+    session.text = std::move(text);
   }
 
   static void CheckToken(const ScoredToken& got, const ScoredToken& expected) {
@@ -256,6 +484,7 @@ class Simulation {
   std::mt19937_64 random_;
   FakeEngine engine_;
   std::map<uint64_t, Live> live_;
+  std::map<std::string, ModelSession> sessions_;
   uint64_t last_id_ = 0;
   bool may_fault_ = false;
   bool may_poison_ = false;
@@ -270,7 +499,7 @@ TEST_CASE("random operations leave every answer as its text demands") {
   const std::optional<uint64_t> one = Variable("RINGSERVE_SIMULATION_SEED");
   const uint64_t first = one.value_or(0);
   const uint64_t count =
-      one.has_value() ? 1 : Variable("RINGSERVE_SIMULATION_SEEDS").value_or(1500);
+      one.has_value() ? 1 : Variable("RINGSERVE_SIMULATION_SEEDS").value_or(2000);
   for (uint64_t seed = first; seed < first + count; ++seed) {
     CAPTURE(seed);
     Simulation(seed).Run();

@@ -22,7 +22,7 @@ inline EngineConfig FairytaleConfig() {
   config.rings = {.buffer_size = 1024, .block_size = 64};
   config.attention = {.tile_size = 64};
   config.scheduler = {.prefill_size = 512, .max_batch = 8, .max_queue = 1000};
-  config.sessions = {.max_sessions = 1000};
+  config.sessions = {.max_sessions = 1000, .share_prefixes = false, .prefix_groups = {}};
   config.device = DevicePolicy::kCpu;
   return config;
 }

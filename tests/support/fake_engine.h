@@ -26,8 +26,10 @@ namespace ringserve {
 struct FakeEngineOptions {
   SessionShape shape = {.buffer_size = 32, .block_size = 8, .feedback_size = 32};
   EngineConfig::Scheduler scheduler = {.prefill_size = 16, .max_batch = 4, .max_queue = 8};
-  EngineConfig::Sessions sessions = {.max_sessions = 1000};
+  EngineConfig::Sessions sessions = {
+      .max_sessions = 1000, .idle_timeout_s = 0, .share_prefixes = false, .prefix_groups = {}};
   int32_t device_blocks = 64;
+  int32_t host_blocks = 0;
   int32_t max_logits_rows = 5;
   bool runs_ahead = false;  // as a device does
 };
@@ -56,7 +58,11 @@ class FakeEngine {
                          .dtype = DType::kF32};
     pool_ = *backend_.Allocate(static_cast<size_t>(options.device_blocks * kv.block_bytes()),
                                MemoryKind::kDevice);
+    host_pool_ = *backend_.Allocate(static_cast<size_t>(options.host_blocks * kv.block_bytes()),
+                                    MemoryKind::kPinned);
     EngineLoop::Parts parts;
+    parts.host_blocks = options.host_blocks;
+    parts.host_pool = host_pool_.data();
     parts.runner = {.backend = &backend_,
                     .model = model_.get(),
                     .kv_pool = pool_.data(),
@@ -106,6 +112,13 @@ class FakeEngine {
         [&](SessionListReply reply) { loop_->ListSessions(owner, std::move(reply)); });
   }
 
+  absl::StatusOr<SessionInfo> Fork(const std::string& id,
+                                   std::optional<int64_t> position = std::nullopt,
+                                   const std::string& owner = "") {
+    return Await<SessionInfo>(
+        [&](SessionReply reply) { loop_->ForkSession(owner, id, position, std::move(reply)); });
+  }
+
   absl::StatusOr<SessionInfo> Rollback(const std::string& id,
                                        int64_t position,
                                        const std::string& owner = "") {
@@ -153,6 +166,7 @@ class FakeEngine {
   int64_t last_session_ = 0;
   std::unique_ptr<Model> model_;
   Buffer pool_;
+  Buffer host_pool_;
   std::unique_ptr<EngineLoop> loop_;
 };
 

@@ -1,0 +1,209 @@
+// Who may begin: in the order of urgency, if what it may come to need fits beside the others' worst
+// case, with as much of its text as is known already.
+#include <algorithm>
+#include <limits>
+#include <span>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "engine/engine_loop.h"
+
+namespace ringserve {
+
+absl::Status EngineLoop::Submit(GenerateRequest request) {
+  if (!request.turn.has_value()) {
+    RETURN_IF_ERROR(CheckFits(WorstCaseBlocks(parts_.shape, MaxPositions(request))));
+  }
+  return queue_.Push(std::move(request), parts_.clock());
+}
+
+absl::Status EngineLoop::CheckFits(int64_t num_blocks) const {
+  if (num_blocks <= parts_.device_blocks) {
+    return absl::OkStatus();
+  }
+  return absl::ResourceExhaustedError(
+      fmt::format("the request may need {} blocks of KV memory, the pool has {}",
+                  num_blocks,
+                  parts_.device_blocks));
+}
+
+void EngineLoop::Enqueue(QueuedRequest queued) {
+  const WaitingKey key = {-queued.request.priority, queued.arrival};
+  Waiting waiting{.queued = std::move(queued)};
+  if (waiting.queued.request.turn.has_value()) {
+    absl::StatusOr<SessionEntry*> entry = BeginTurn(waiting.queued.request);
+    if (!entry.ok()) {
+      FailWaiting(waiting, entry.status());
+      return;
+    }
+    waiting.entry = *entry;
+  }
+  waiting_.emplace(key, std::move(waiting));
+}
+
+absl::StatusOr<SessionEntry*> EngineLoop::BeginTurn(const GenerateRequest& request) {
+  ASSIGN_OR_RETURN(SessionEntry* const entry, sessions_.BeginTurn(request));
+  const absl::Status fits = CheckFits(
+      WorstCaseBlocks(entry->session->shape(), entry->position() + MaxPositions(request)));
+  if (!fits.ok()) {
+    sessions_.EndTurn(*entry, parts_.clock());
+    return fits;
+  }
+  return entry;
+}
+
+std::map<EngineLoop::WaitingKey, EngineLoop::Waiting>::iterator EngineLoop::MostUrgent() {
+  if (waiting_.begin()->second.num_overtaken >= kMaxOvertaken) {
+    return waiting_.begin();
+  }
+  const int32_t first = waiting_.begin()->first.first;
+  num_running_of_.clear();
+  for (const auto& sequence : running_) {
+    ++num_running_of_[sequence->request().owner];
+  }
+  auto best = waiting_.end();
+  int64_t fewest = std::numeric_limits<int64_t>::max();
+  for (auto at = waiting_.begin(); at != waiting_.end() && at->first.first == first; ++at) {
+    const auto found = num_running_of_.find(at->second.queued.request.owner);
+    const int64_t num_running = found == num_running_of_.end() ? 0 : found->second;
+    if (num_running < fewest) {
+      best = at;
+      fewest = num_running;
+    }
+    if (fewest == 0) {
+      break;
+    }
+  }
+  return best;
+}
+
+// In the order of urgency, and nobody overtakes: a request that needs much memory gets its turn.
+void EngineLoop::Admit(absl::Time now) {
+  auto num_active = std::count_if(running_.begin(), running_.end(), [](const auto& sequence) {
+    return !sequence->is_paused();
+  });
+  while (!waiting_.empty() && num_active < parts_.scheduler.max_batch) {
+    const auto most_urgent = MostUrgent();
+    Waiting& head = most_urgent->second;
+    prefix_.clear();
+    FindPrefix(head, prefix_);
+    const auto spared = static_cast<int64_t>(prefix_.size());
+    if (!HasRoomFor(GrowthOf(head) - spared)) {
+      for (const int32_t block : prefix_) {
+        pool_.Release(block);
+      }
+      if (!running_.empty()) {
+        return;
+      }
+      // Nothing will end and make room: only idle sessions hold memory.
+      FailWaiting(head,
+                  absl::ResourceExhaustedError(
+                      fmt::format("sessions hold {} of {} blocks of KV memory, the request may "
+                                  "need {}: close some, or give more memory",
+                                  NumUsedBlocks(),
+                                  pool_.num_blocks(),
+                                  GrowthOf(head))));
+      waiting_.erase(most_urgent);
+      continue;
+    }
+    Sequence::Setup setup;
+    setup.now = now;
+    setup.eos_token_ids = parts_.eos_token_ids;
+    setup.entry = head.entry;
+    setup.shape = parts_.shape;
+    setup.pool = &pool_;
+    setup.prefix = prefix_;
+    running_.push_back(std::make_unique<Sequence>(std::move(head.queued), setup));
+    num_active += running_.back()->is_paused() ? 0 : 1;
+    if (most_urgent != waiting_.begin()) {
+      ++waiting_.begin()->second.num_overtaken;
+    }
+    waiting_.erase(most_urgent);
+    queue_.OnAdmitted();
+    FindLeaders();
+    counters_.cached_tokens += running_.back()->usage().cached_tokens;
+    Tell(running_.back()->request_id(), running_.back()->Accepted());
+  }
+}
+
+int64_t EngineLoop::GrowthOf(const Waiting& waiting) const {
+  const int64_t num_positions = MaxPositions(waiting.queued.request);
+  if (waiting.entry == nullptr) {
+    const int64_t most = WorstCaseBlocks(parts_.shape, num_positions);
+    // A sibling refers to what its leader has read; what is still to be read may come to be read by
+    // itself.
+    const std::optional<uint64_t> leader_id = waiting.queued.leader;
+    const Sequence* const leader = leader_id.has_value() ? FindRunning(*leader_id) : nullptr;
+    const bool shares = leader != nullptr && !parts_.shape.slides && leader->prompt_left() == 0;
+    return shares ? most - NumShared(waiting.queued.request, parts_.shape.block_size) : most;
+  }
+  const Session& session = *waiting.entry->session;
+  const int64_t most = WorstCaseBlocks(session.shape(), waiting.entry->position() + num_positions);
+  return std::max<int64_t>(most - session.num_blocks(), 0);
+}
+
+// Where contexts slide, a shared block may leave one window and stay in another, so that each owner
+// counts in full.
+int64_t EngineLoop::NumUsedBlocks() const {
+  return parts_.shape.slides ? pool_.num_references() : pool_.num_owned();
+}
+
+bool EngineLoop::HasRoomFor(int64_t num_blocks) const {
+  int64_t most = NumUsedBlocks() + num_blocks;
+  for (const auto& sequence : running_) {
+    most += sequence->Growth();
+  }
+  return most <= pool_.num_blocks();
+}
+
+void EngineLoop::FindPrefix(const Waiting& waiting, std::vector<int32_t>& blocks) {
+  const GenerateRequest& request = waiting.queued.request;
+  if (!parts_.sessions.share_prefixes || !Sequence::MayBeginShared(request, waiting.entry)) {
+    return;
+  }
+  const std::optional<uint64_t> leader = waiting.queued.leader;
+  if (leader.has_value() && FindRunning(*leader) != nullptr) {
+    return;  // it takes over all of the prompt
+  }
+  const SessionShape& shape =
+      waiting.entry != nullptr ? waiting.entry->session->shape() : parts_.shape;
+  if (shape.sink_size > 0) {
+    return;  // sinks are not in the blocks
+  }
+  // The last token is always read, for its logits; and no window may have moved over the blocks.
+  const size_t length = std::min(request.prompt.size() - 1, static_cast<size_t>(shape.buffer_size));
+  prefixes_.Find(ScopeOf(request.owner), std::span(request.prompt).first(length), blocks);
+}
+
+void EngineLoop::SharePrefix(const Sequence& sequence) {
+  // What a turn makes can be taken back until it is committed.
+  const bool is_settled = sequence.entry() == nullptr || sequence.has_finished();
+  if (!parts_.sessions.share_prefixes || !is_settled) {
+    return;
+  }
+  const Session& session = sequence.session();
+  const int64_t block_size = session.shape().block_size;
+  std::vector<int32_t> blocks;
+  session.CollectBeginning(blocks);
+  const int64_t num_known = sequence.known_position() / block_size;
+  blocks.resize(std::min(blocks.size(), static_cast<size_t>(num_known)));
+  std::vector<int32_t> token_ids;
+  const int64_t end = static_cast<int64_t>(blocks.size()) * block_size;
+  for (int64_t position = 0; position < end; ++position) {
+    token_ids.push_back(session.TokenAt(position));
+  }
+  prefixes_.Insert(ScopeOf(sequence.request().owner), token_ids, blocks);
+}
+
+std::string EngineLoop::ScopeOf(const std::string& owner) const {
+  const auto& groups = parts_.sessions.prefix_groups;
+  for (size_t i = 0; i < groups.size(); ++i) {
+    if (std::find(groups[i].begin(), groups[i].end(), owner) != groups[i].end()) {
+      return fmt::format("group {}", i);
+    }
+  }
+  return fmt::format("owner {}", owner);
+}
+
+}  // namespace ringserve
