@@ -50,6 +50,7 @@ class EnginePort {
   virtual void CloseSession(std::string /*owner*/, std::string /*id*/, SessionReply reply) {
     reply(NoSessions());
   }
+
   // NOLINTEND(performance-unnecessary-value-param)
   virtual EngineLoad load() const = 0;
   virtual RequestLimits limits() const = 0;

@@ -93,8 +93,8 @@ TEST_CASE("a hundred clients that stop reading are paused, and cost little") {
   // Without the probe that would widen the windows, and so the clients' own memory, on a fast link.
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
-  const auto stub = v1::Inference::NewStub(grpc::CreateCustomChannel(
-      server.address(), grpc::InsecureChannelCredentials(), arguments));
+  const auto stub = v1::Inference::NewStub(
+      grpc::CreateCustomChannel(server.address(), grpc::InsecureChannelCredentials(), arguments));
   std::vector<std::unique_ptr<grpc::ClientContext>> contexts;
   std::vector<std::unique_ptr<grpc::ClientReader<v1::GenerateEvent>>> streams;
   std::vector<uint64_t> ids;
