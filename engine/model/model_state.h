@@ -1,0 +1,89 @@
+// What the layer loop keeps between and during steps. Internal to the model: model.cc is the loop,
+// model_layers.cc its parts.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "engine/backend/backend.h"
+#include "engine/base/status.h"
+#include "engine/model/model.h"
+#include "engine/model/model_config.h"
+#include "engine/model/model_workspace.h"
+#include "engine/model/weights.h"
+#include "kernels/kv_view.h"
+#include "kernels/tile_plan.h"
+
+namespace ringserve {
+
+// Where a layer's keys lie, and how it rotates.
+struct LayerPlace {
+  size_t group = 0;
+  int32_t layer = 0;  // within the group
+};
+
+struct Rotation {
+  std::vector<double> frequencies;
+  double magnitude = 1.0;
+};
+
+// What the ops of one window group read, in the backend's memory but for `tiles`.
+struct GroupArrays {
+  const int64_t* slots = nullptr;
+  const int64_t* sink_slots = nullptr;  // null: no row writes a sink
+  const TilePlan* tiles = nullptr;
+  const float* angles = nullptr;
+  std::byte* kv_pool = nullptr;
+  KvLayout kv;
+};
+
+struct StepArrays {
+  int32_t num_rows = 0;
+  const int64_t* positions = nullptr;
+  GroupArrays groups[2];
+  bool shares_blocks = false;  // of both groups
+};
+
+struct Model::State {
+  ModelConfig config;
+  const Weights& weights;
+  StepLimits limits;
+  Backend& backend;
+  DType dtype;
+  std::vector<LayerPlace> places;   // [num_layers]
+  std::vector<Rotation> rotations;  // of each window group
+  Workspace at;
+  Buffer workspace;
+  std::vector<int32_t> position_rows;  // of the step, for learned positions
+
+  template <typename T>
+  T* Place(int64_t offset) const {
+    return reinterpret_cast<T*>(workspace.data() + offset);
+  }
+
+  absl::Status Norm(
+      float* x, const float* residual, const NormWeights& norm, std::byte* out, int32_t num_rows);
+  absl::Status PostNorm(const NormWeights& norm, int32_t num_rows);
+  absl::Status Begin(const StepInput& input,
+                     std::byte* kv_pool,
+                     const KvLayout& kv,
+                     StepArrays& step);
+  absl::Status Rotate(size_t group, int32_t num_angles, StepArrays& step);
+  absl::Status Embed(const StepInput& input, const StepArrays& step);
+  absl::Status Attend(const StepArrays& step, int32_t layer);
+  absl::Status FeedForward(const LayerWeights& layer, int32_t num_rows);
+  absl::Status Mix(const LayerWeights& layer, int32_t num_rows);
+  absl::Status Gather(const int32_t* rows, const float* from, float* to, int32_t num_rows);
+
+  template <typename T>
+  absl::StatusOr<const T*> Upload(std::span<const T> values) {
+    ASSIGN_OR_RETURN(
+        const std::byte* bytes,
+        backend.Upload(reinterpret_cast<const std::byte*>(values.data()), values.size_bytes()));
+    return reinterpret_cast<const T*>(bytes);
+  }
+};
+
+}  // namespace ringserve
