@@ -84,7 +84,7 @@ struct ThreadPool::State {
 
   struct alignas(128) Worker {
     std::atomic<uint32_t> invitation{0};  // the latest loop the worker is wanted for
-    std::atomic<bool> asleep{false};
+    std::atomic<uint32_t> asleep{0};      // 1 or 0; a word, for its futex
     std::atomic<bool> benched{false};
     std::atomic<Clock::time_point> last_done{Clock::time_point{}};
     // The caller's:
@@ -96,6 +96,8 @@ struct ThreadPool::State {
   explicit State(int32_t num_workers) : workers(static_cast<size_t>(num_workers)) {}
 
   bool RunPiece();
+  template <typename Invited>
+  static void Sleep(Worker& self, const Invited& invited);
   void Work(Worker& self);
   void Wake(Worker& worker) const;
   void Invite();
@@ -127,16 +129,29 @@ bool ThreadPool::State::RunPiece() {
   return true;
 }
 
+// The worker says that it sleeps before it looks once more; Wake() invites it before it looks
+// whether it sleeps: one of the two sees the other. It sleeps on its own word and says so anew
+// whenever it was woken for nothing: a Wake() that loses its core between looking and waking takes
+// back the word of a later sleep, and whoever slept on without it would never be woken again.
+template <typename Invited>
+void ThreadPool::State::Sleep(Worker& self, const Invited& invited) {
+  while (!invited()) {
+    self.asleep.store(1);
+    if (!invited()) {
+      self.asleep.wait(1);
+    }
+  }
+  self.asleep.store(0, std::memory_order_relaxed);
+}
+
 void ThreadPool::State::Work(Worker& self) {
   uint32_t seen = 0;
   for (;;) {
-    const auto invited = [&] { return self.invitation.load(std::memory_order_acquire) != seen; };
+    const auto invited = [&] { return self.invitation.load() != seen; };
     if (!Spin(invited)) {
-      self.asleep.store(
-          true);  // before it looks again: Wake() stores and looks the other way round
-      self.invitation.wait(seen);
+      Sleep(self, invited);
     }
-    seen = self.invitation.load(std::memory_order_acquire);
+    seen = self.invitation.load();
     if (stopping.load(std::memory_order_relaxed)) {
       return;
     }
@@ -153,8 +168,8 @@ void ThreadPool::State::Work(Worker& self) {
 // call in every loop.
 void ThreadPool::State::Wake(Worker& worker) const {
   worker.invitation.store(number);
-  if (worker.asleep.load() && worker.asleep.exchange(false)) {
-    worker.invitation.notify_one();
+  if (worker.asleep.load() == 1 && worker.asleep.exchange(0) == 1) {
+    worker.asleep.notify_one();
   }
 }
 
