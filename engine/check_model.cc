@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <system_error>
 
 #include <fmt/format.h>
 
 #include "engine/backend/make_backend.h"
+#include "engine/chat/chat_template.h"
 #include "engine/memory_plan.h"
 #include "engine/model/safetensors.h"
 #include "engine/model/tensor_names.h"
@@ -48,6 +50,13 @@ void CheckTokenizer(const std::string& dir,
   }
 }
 
+void CheckChatTemplate(const std::string& dir, CheckReport& report, Problems& problems) {
+  std::optional<ChatTemplate> chat_template;
+  if (problems.Take(ChatTemplate::Load(dir), chat_template)) {
+    report.has_chat_template = chat_template.has_value();
+  }
+}
+
 // True if the folder is there to be looked into.
 bool CheckFolder(const std::string& dir, std::string_view named_by, Problems& problems) {
   std::error_code error;
@@ -66,6 +75,7 @@ bool CheckFolderFiles(const std::string& dir, CheckReport& report, Problems& pro
   problems.Add("", of_model);
   CheckWeights(dir, report.model, sound, problems);
   CheckTokenizer(dir, report.model, sound, problems);
+  CheckChatTemplate(dir, report, problems);
   if (sound && report.model.eos_token_ids.empty()) {
     report.notes.push_back(
         fmt::format("{}: no eos_token_id: only max_tokens and stop strings end a text", dir));
@@ -157,14 +167,15 @@ std::string FormatCheckReport(const CheckReport& report) {
                               report.problems.size() == 1 ? "" : "s");
   }
   const ModelConfig& model = report.model;
-  return text +
-         fmt::format("{}: {}, {:.1f} million parameters in {}, context {} of {} tokens: sound\n",
-                     report.config.model.name,
-                     model.architecture,
-                     Millions(model),
-                     DTypeName(model.file_dtype),
-                     report.config.rings.buffer_size,
-                     model.max_positions);
+  return text + fmt::format(
+                    "{}: {}, {:.1f} million parameters in {}, context {} of {} tokens, {}: sound\n",
+                    report.config.model.name,
+                    model.architecture,
+                    Millions(model),
+                    DTypeName(model.file_dtype),
+                    report.config.rings.buffer_size,
+                    model.max_positions,
+                    report.has_chat_template ? "chat template" : "no chat template");
 }
 
 }  // namespace ringserve

@@ -13,6 +13,7 @@ namespace ringserve {
 struct CheckReport {
   EngineConfig config;
   ModelConfig model;
+  bool has_chat_template = false;
   // One sentence each, naming file and key or tensor. Empty: nothing stands against serving it, and
   // config and model say what it is.
   std::vector<std::string> problems;

@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include "engine/base/check.h"
+#include "server/convert_chat.h"
 
 namespace ringserve {
 namespace {
@@ -48,10 +49,21 @@ absl::Status ConvertPrompt(const v1::GenerateRequest& in,
       }
       prompt.assign(in.token_ids().ids().begin(), in.token_ids().ids().end());
       return absl::OkStatus();
+    case v1::GenerateRequest::kChat: {
+      if (in.has_tokenize()) {
+        return Invalid("tokenize: set beside chat, whose text is cut as a whole");
+      }
+      ASSIGN_OR_RETURN(RenderedChat rendered, RenderChat(in.chat(), model));
+      if (rendered.token_ids.empty()) {
+        return Invalid("chat: the template makes no text of it");
+      }
+      prompt = std::move(rendered.token_ids);
+      return absl::OkStatus();
+    }
     case v1::GenerateRequest::PROMPT_NOT_SET:
       break;
   }
-  return Invalid("prompt: not set; set text or token_ids");
+  return Invalid("prompt: not set; set text, token_ids or chat");
 }
 
 SamplingParams ConvertSampling(const v1::SamplingOptions& in) {

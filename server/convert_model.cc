@@ -30,6 +30,7 @@ v1::Model ToProto(const ServedModel& model, ModelSet::State state) {
                                                             : v1::OVERFLOW_REFUSE);
   out.set_max_prompt_tokens(model.engine->limits().max_prompt_tokens);
   out.set_device(model.device);
+  out.set_has_chat_template(model.chat_template.has_value());
   out.set_config_json(EngineConfigJson(model.config));
   return out;
 }

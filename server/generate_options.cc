@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "engine/base/json_reader.h"
+#include "server/chat_file.h"
 
 namespace ringserve {
 namespace {
@@ -60,10 +61,11 @@ absl::Status ParseLogitBias(const std::string& text, v1::LogitBias& out) {
 absl::Status BuildPrompt(const GenerateOptions& options, v1::GenerateRequest& out) {
   const int num_sources = static_cast<int>(options.prompt.has_value()) +
                           static_cast<int>(!options.prompt_file.empty()) +
-                          static_cast<int>(!options.prompt_ids_file.empty());
+                          static_cast<int>(!options.prompt_ids_file.empty()) +
+                          static_cast<int>(!options.chat_file.empty());
   if (num_sources > 1) {
     return absl::InvalidArgumentError(
-        "--prompt, --prompt-file and --prompt-ids exclude each other");
+        "--prompt, --prompt-file, --prompt-ids and --chat exclude each other");
   }
   if (!options.prompt_ids_file.empty()) {
     if (options.no_special_tokens || options.plain_text) {
@@ -71,6 +73,15 @@ absl::Status BuildPrompt(const GenerateOptions& options, v1::GenerateRequest& ou
           "--no-special-tokens and --plain-text are about text; --prompt-ids has none");
     }
     return ReadTokenIds(options.prompt_ids_file, *out.mutable_token_ids());
+  }
+  if (!options.chat_file.empty()) {
+    if (options.no_special_tokens || options.plain_text) {
+      return absl::InvalidArgumentError(
+          "--no-special-tokens and --plain-text are about text; --chat has none");
+    }
+    ASSIGN_OR_RETURN(const std::string text, ReadText(options.chat_file));
+    ASSIGN_OR_RETURN(*out.mutable_chat(), ParseChatFile(text, options.chat_file));
+    return absl::OkStatus();
   }
   if (options.prompt.has_value()) {
     out.set_text(*options.prompt);
@@ -117,6 +128,13 @@ void AddPromptOptions(CLI::App& command, GenerateOptions& options) {
       ->type_name("FILE")
       ->group(group);
   command.add_option("--prompt-ids", options.prompt_ids_file, "File of token ids, a JSON array")
+      ->type_name("FILE")
+      ->group(group);
+  command
+      .add_option("--chat",
+                  options.chat_file,
+                  "File of a conversation: a JSON array of messages, or an object with "
+                  "\"messages\", \"tools\", ...; - is stdin")
       ->type_name("FILE")
       ->group(group);
   command

@@ -20,6 +20,7 @@ struct GenerateOptions {
   std::optional<std::string> prompt;
   std::string prompt_file;
   std::string prompt_ids_file;
+  std::string chat_file;
   bool no_special_tokens = false;
   bool plain_text = false;
 

@@ -64,6 +64,7 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(const EngineConfig&
                                                              void* progress_context) {
   auto model = std::make_unique<ServedModel>();
   ASSIGN_OR_RETURN(model->tokenizer, Tokenizer::Load(config.model.path));
+  ASSIGN_OR_RETURN(model->chat_template, ChatTemplate::Load(config.model.path));
   Engine::Options options;
   options.config = config;
   options.progress = progress;

@@ -3,11 +3,13 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "engine/base/status.h"
+#include "engine/chat/chat_template.h"
 #include "engine/engine.h"
 #include "engine/request.h"
 #include "engine/text/tokenizer.h"
@@ -21,6 +23,7 @@ struct ServedModel {
   MemoryPlan plan;
   std::string device;
   std::unique_ptr<Tokenizer> tokenizer;
+  std::optional<ChatTemplate> chat_template;
   std::unique_ptr<EnginePort> engine;  // stops first: its requests borrow the tokenizer
 
   const std::string& name() const { return config.model.name; }

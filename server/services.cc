@@ -7,6 +7,7 @@
 #include "ringserve/v1/tokenizer.grpc.pb.h"
 #include "server/answer.h"
 #include "server/convert.h"
+#include "server/convert_chat.h"
 #include "server/wire.h"
 
 namespace ringserve {
@@ -39,7 +40,8 @@ class InferenceService final : public v1::Inference::Service {
 
 class TokenizerService final
     : public v1::Tokenizer::WithRawCallbackMethod_Tokenize<
-          v1::Tokenizer::WithRawCallbackMethod_Detokenize<v1::Tokenizer::Service>> {
+          v1::Tokenizer::WithRawCallbackMethod_Detokenize<
+              v1::Tokenizer::WithRawCallbackMethod_RenderChat<v1::Tokenizer::Service>>> {
  public:
   explicit TokenizerService(const ServiceContext& context) : context_(context) {}
 
@@ -76,6 +78,23 @@ class TokenizerService final
           v1::DetokenizeResponse out;
           ASSIGN_OR_RETURN(*out.mutable_text(),
                            model->tokenizer->Decode(ids, !in.include_special_tokens()));
+          return out;
+        });
+  }
+
+  grpc::ServerUnaryReactor* RenderChat(grpc::CallbackServerContext* call,
+                                       const grpc::ByteBuffer* request,
+                                       grpc::ByteBuffer* response) override {
+    return Answer<v1::RenderChatRequest>(
+        call,
+        request,
+        response,
+        [this](const v1::RenderChatRequest& in) -> absl::StatusOr<v1::RenderChatResponse> {
+          ASSIGN_OR_RETURN(const ServedModel* model, context_.calls.models.Find(in.model()));
+          ASSIGN_OR_RETURN(RenderedChat rendered, ringserve::RenderChat(in.chat(), *model));
+          v1::RenderChatResponse out;
+          out.set_text(std::move(rendered.text));
+          out.mutable_token_ids()->Assign(rendered.token_ids.begin(), rendered.token_ids.end());
           return out;
         });
   }

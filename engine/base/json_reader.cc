@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <fstream>
 #include <system_error>
+#include <type_traits>
 
 #include <fmt/format.h>
 
@@ -11,6 +12,7 @@ namespace ringserve {
 namespace {
 
 constexpr int kMaxDepth = 64;
+constexpr size_t kMaxOrderedKeys = 1024;
 
 std::string JoinPath(std::string_view path, std::string_view key) {
   return path.empty() ? std::string(key) : fmt::format("{}.{}", path, key);
@@ -22,8 +24,15 @@ absl::Status Invalid(const std::string& message) {
 
 // Builds the document event by event, which is the only place where nlohmann shows duplicate keys
 // and depth before it is too late.
-class StrictHandler : public nlohmann::json_sax<nlohmann::json> {
+template <typename Json>
+class StrictHandler : public nlohmann::json_sax<Json> {
  public:
+  using typename nlohmann::json_sax<Json>::number_integer_t;
+  using typename nlohmann::json_sax<Json>::number_unsigned_t;
+  using typename nlohmann::json_sax<Json>::number_float_t;
+  using typename nlohmann::json_sax<Json>::string_t;
+  using typename nlohmann::json_sax<Json>::binary_t;
+
   explicit StrictHandler(std::string_view what) : what_(what) {}
 
   bool null() override { return Add(nullptr); }
@@ -46,9 +55,9 @@ class StrictHandler : public nlohmann::json_sax<nlohmann::json> {
 
   bool binary(binary_t& /*value*/) override { return false; }
 
-  bool start_object(size_t /*size*/) override { return Push(nlohmann::json::object()); }
+  bool start_object(size_t /*size*/) override { return Push(Json::object()); }
 
-  bool start_array(size_t /*size*/) override { return Push(nlohmann::json::array()); }
+  bool start_array(size_t /*size*/) override { return Push(Json::array()); }
 
   bool end_object() override { return Pop(); }
 
@@ -59,6 +68,10 @@ class StrictHandler : public nlohmann::json_sax<nlohmann::json> {
     top.key = std::move(name);
     if (top.value->contains(top.key)) {
       error_ = fmt::format("{}: {}: duplicate key", what_, Path());
+      return false;
+    }
+    if (std::is_same_v<Json, nlohmann::ordered_json> && top.value->size() >= kMaxOrderedKeys) {
+      error_ = fmt::format("{}: {}: more than {} keys", what_, Path(), kMaxOrderedKeys);
       return false;
     }
     return true;
@@ -73,11 +86,11 @@ class StrictHandler : public nlohmann::json_sax<nlohmann::json> {
 
   const std::string& error() const { return error_; }
 
-  nlohmann::json Take() { return std::move(root_); }
+  Json Take() { return std::move(root_); }
 
  private:
   struct Level {
-    nlohmann::json* value;
+    Json* value;
     std::string key;
   };
 
@@ -90,7 +103,7 @@ class StrictHandler : public nlohmann::json_sax<nlohmann::json> {
     return path;
   }
 
-  nlohmann::json* Place(nlohmann::json value) {
+  Json* Place(Json value) {
     if (stack_.empty()) {
       root_ = std::move(value);
       return &root_;
@@ -105,16 +118,16 @@ class StrictHandler : public nlohmann::json_sax<nlohmann::json> {
 
   template <typename T>
   bool Add(T&& value) {
-    Place(nlohmann::json(std::forward<T>(value)));
+    Place(Json(std::forward<T>(value)));
     return true;
   }
 
-  bool Push(nlohmann::json value) {
+  bool Push(Json value) {
     if (stack_.size() >= kMaxDepth) {
       error_ = fmt::format("{}: {}: nested deeper than {} levels", what_, Path(), kMaxDepth);
       return false;
     }
-    nlohmann::json* placed = Place(std::move(value));
+    Json* placed = Place(std::move(value));
     stack_.push_back({placed, ""});
     return true;
   }
@@ -126,18 +139,28 @@ class StrictHandler : public nlohmann::json_sax<nlohmann::json> {
 
   std::string what_;
   std::string error_;
-  nlohmann::json root_;
+  Json root_;
   std::vector<Level> stack_;
 };
+
+template <typename Json>
+absl::StatusOr<Json> ParseStrictly(std::string_view text, std::string_view what) {
+  StrictHandler<Json> handler(what);
+  if (!Json::sax_parse(text, &handler)) {
+    return Invalid(handler.error().empty() ? fmt::format("{}: not JSON", what) : handler.error());
+  }
+  return handler.Take();
+}
 
 }  // namespace
 
 absl::StatusOr<nlohmann::json> ParseJson(std::string_view text, std::string_view what) {
-  StrictHandler handler(what);
-  if (!nlohmann::json::sax_parse(text, &handler)) {
-    return Invalid(handler.error().empty() ? fmt::format("{}: not JSON", what) : handler.error());
-  }
-  return handler.Take();
+  return ParseStrictly<nlohmann::json>(text, what);
+}
+
+absl::StatusOr<nlohmann::ordered_json> ParseOrderedJson(std::string_view text,
+                                                        std::string_view what) {
+  return ParseStrictly<nlohmann::ordered_json>(text, what);
 }
 
 absl::StatusOr<std::string> ReadFile(const std::string& path, int64_t max_bytes) {

@@ -22,6 +22,10 @@ namespace ringserve {
 // Parses one JSON document. Refuses duplicate keys in any object (naming the key's path), nesting
 // deeper than 64, invalid UTF-8, and trailing text. `what` names the source in errors.
 absl::StatusOr<nlohmann::json> ParseJson(std::string_view text, std::string_view what);
+// The same, and objects keep the order of their keys, of which one has at most 1024: they are
+// searched one by one.
+absl::StatusOr<nlohmann::ordered_json> ParseOrderedJson(std::string_view text,
+                                                        std::string_view what);
 
 // Reads a whole file. NOT_FOUND or INVALID_ARGUMENT (a directory, larger than max_bytes) name
 // `path`.

@@ -123,6 +123,12 @@ absl::Status CheckPrompt(const ChatPrompt& prompt) {
   if (!prompt.variables.is_null() && !prompt.variables.is_object()) {
     return absl::InvalidArgumentError("chat.variables: must be an object");
   }
+  for (const char* name : {"messages", "tools", "documents", "add_generation_prompt"}) {
+    if (prompt.variables.contains(name)) {
+      return absl::InvalidArgumentError(
+          fmt::format("chat.variables.{}: it has a field of its own", name));
+    }
+  }
   if (prompt.add_generation_prompt && prompt.continue_final_message) {
     return absl::InvalidArgumentError(
         "chat.continue_final_message: excludes chat.add_generation_prompt");

@@ -136,6 +136,8 @@ TEST_CASE("a prompt that cannot be rendered says why") {
   prompt = Conversation();
   prompt.variables = Json::array();
   CHECK(message_of(prompt) == "chat.variables: must be an object");
+  prompt.variables = {{"tools", 1}};
+  CHECK(message_of(prompt) == "chat.variables.tools: it has a field of its own");
   prompt = Conversation();
   prompt.continue_final_message = true;
   CHECK(message_of(prompt) == "chat.continue_final_message: excludes chat.add_generation_prompt");

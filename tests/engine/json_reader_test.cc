@@ -62,5 +62,21 @@ TEST_CASE("ReadFile refuses what is not a readable file of sane size") {
   CHECK(ReadFile(self, 1 << 20)->substr(0, 5) == "BSD 3");
 }
 
+TEST_CASE("ordered JSON keeps its keys' order and is as strict") {
+  const auto json = ParseOrderedJson(R"({"b": 1, "a": {"d": [2.5, null], "c": "x"}})", "x");
+  REQUIRE(json.ok());
+  CHECK(json->dump() == R"({"b":1,"a":{"d":[2.5,null],"c":"x"}})");
+  CHECK(ParseOrderedJson(R"({"a": {"b": 1, "b": 2}})", "x").status() ==
+        absl::InvalidArgumentError("x: a.b: duplicate key"));
+  CHECK_FALSE(ParseOrderedJson("[1] 2", "x").ok());
+  std::string most = "{";
+  for (int i = 0; i < 1024; ++i) {
+    most += (i == 0 ? "\"k" : ", \"k") + std::to_string(i) + "\": {}";
+  }
+  CHECK(ParseOrderedJson(most + "}", "x").ok());
+  CHECK(ParseOrderedJson(most + R"(, "last": 0})", "x").status() ==
+        absl::InvalidArgumentError("x: last: more than 1024 keys"));
+}
+
 }  // namespace
 }  // namespace ringserve

@@ -30,7 +30,9 @@ using Request = v1::GenerateRequest;
 
 std::vector<Case> PromptCases() {
   return {
-      {"no prompt", [](Request& r) { r.clear_prompt(); }, "prompt: not set; set text or token_ids"},
+      {"no prompt",
+       [](Request& r) { r.clear_prompt(); },
+       "prompt: not set; set text, token_ids or chat"},
       {"empty text",
        [](Request& r) { r.set_text(""); },
        "text: empty, and this model's tokenizer adds nothing to it"},

@@ -128,7 +128,7 @@ TEST_CASE("what the command line cannot mean is named") {
   CHECK(ids("[true]") == file + ": [0]: true is no token id");
   CHECK_FALSE(ids("[1, 2").empty());
   CHECK(message({"--prompt", "a", "--prompt-file", "b"}) ==
-        "--prompt, --prompt-file and --prompt-ids exclude each other");
+        "--prompt, --prompt-file, --prompt-ids and --chat exclude each other");
   CHECK_FALSE(message({"--prompt-file", dir.path() + "/none"}).empty());
   CHECK_FALSE(message({"--prompt-ids", file, "--plain-text"}).empty());
   for (const std::string bias : {"7", "7:", ":1", "x:1", "7:x", "7:1x", "7 :1"}) {
@@ -140,6 +140,45 @@ TEST_CASE("what the command line cannot mean is named") {
           std::string::npos);
   }
   CHECK(LoadConfigs({}).status().code() == absl::StatusCode::kInvalidArgument);
+}
+
+TEST_CASE("a conversation is read from a file as it is written there") {
+  const TempDir dir;
+  const auto parse = [&dir](const std::string& json) {
+    return Parse({"--chat", dir.Write("c.json", json)});
+  };
+  const auto bare = parse(R"([{"role": "user", "content": "Hi", "b": 1, "a": 2.5}])");
+  REQUIRE(bare.ok());
+  REQUIRE(bare->chat().messages_size() == 1);
+  CHECK(bare->chat().messages(0).json() == R"({"role":"user","content":"Hi","b":1,"a":2.5})");
+  CHECK_FALSE(bare->chat().has_add_generation_prompt());
+
+  const auto full = parse(
+      R"({"messages": [], "tools": [{"name": "f"}], "documents": [{"t": 1}], "variables": {"x": 1},)"
+      R"( "add_generation_prompt": false, "continue_final_message": true,)"
+      R"( "now": "2025-07-31T15:30:05Z"})");
+  REQUIRE(full.ok());
+  CHECK(full->chat().tools(0) == R"({"name":"f"})");
+  CHECK(full->chat().documents(0) == R"({"t":1})");
+  CHECK(full->chat().variables() == R"({"x":1})");
+  CHECK(full->chat().has_add_generation_prompt());
+  CHECK(full->chat().continue_final_message());
+  CHECK(full->chat().now().seconds() == 1'753'975'805);
+
+  const auto message = [&](const std::string& json) {
+    const std::string text(parse(json).status().message());
+    return text.substr(std::min(text.size(), (dir / "c.json: ").size()));
+  };
+  CHECK(message("7") == "neither an array of messages nor an object with \"messages\"");
+  CHECK(message(R"({"tools": []})") == message("7"));
+  CHECK(message(R"({"messages": 7})") == "messages: not an array");
+  CHECK(message(R"({"messages": [], "tools": {}})") == "tools: not an array");
+  CHECK(message(R"({"messages": [], "thinking": true})") == "thinking: unknown key");
+  CHECK(message(R"({"messages": [], "add_generation_prompt": 1})") ==
+        "add_generation_prompt: neither true nor false");
+  CHECK(message(R"({"messages": [], "now": "today"})") ==
+        "now: no date and time as 2025-07-31T15:30:05Z is");
+  CHECK(message(R"({"messages": [], "messages": []})") == "messages: duplicate key");
 }
 
 TEST_CASE("events print as text or as JSON lines") {
