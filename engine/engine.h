@@ -69,7 +69,8 @@ class Engine {
   Engine& operator=(const Engine&) = delete;
 
   // Any thread. OK means that exactly one FinishedEvent or FailedEvent will follow for the request
-  // and for each of its siblings. Otherwise nothing follows: INVALID_ARGUMENT, RESOURCE_EXHAUSTED
+  // and for each of its siblings. Otherwise nothing follows: INVALID_ARGUMENT (also: more siblings
+  // than queue and batch hold together), RESOURCE_EXHAUSTED
   // (queue full, or more than the pools can ever hold), UNAVAILABLE (draining).
   absl::Status Submit(GenerateRequest request);
   // Any thread; unknown ids are ignored (the request may just have ended). The request ends

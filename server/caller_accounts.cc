@@ -4,8 +4,7 @@
 
 namespace ringserve {
 
-void CallerAccounts::Add(const std::string& owner, const Usage& usage, bool finished) {
-  absl::MutexLock lock(&mutex_);
+CallerUsage& CallerAccounts::Touch(const std::string& owner) {
   const auto found = by_owner_.find(owner);
   if (found != by_owner_.end()) {
     accounts_.splice(accounts_.begin(), accounts_, found->second);
@@ -17,8 +16,18 @@ void CallerAccounts::Add(const std::string& owner, const Usage& usage, bool fini
     accounts_.push_front({.owner = owner, .usage = {}});
     by_owner_.emplace(owner, accounts_.begin());
   }
-  CallerUsage& sum = accounts_.front().usage;
+  return accounts_.front().usage;
+}
+
+void CallerAccounts::CountRequest(const std::string& owner, bool finished) {
+  absl::MutexLock lock(&mutex_);
+  CallerUsage& sum = Touch(owner);
   ++(finished ? sum.finished_requests : sum.failed_requests);
+}
+
+void CallerAccounts::Add(const std::string& owner, const Usage& usage) {
+  absl::MutexLock lock(&mutex_);
+  CallerUsage& sum = Touch(owner);
   sum.usage.prompt_tokens += usage.prompt_tokens;
   sum.usage.cached_tokens += usage.cached_tokens;
   sum.usage.reprefilled_tokens += usage.reprefilled_tokens;

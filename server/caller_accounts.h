@@ -24,7 +24,10 @@ class CallerAccounts {
  public:
   static constexpr size_t kMaxCallers = 65536;
 
-  void Add(const std::string& owner, const Usage& usage, bool finished);
+  // A completion that has ended, and a request all of whose completions have: `finished` says
+  // whether all did.
+  void Add(const std::string& owner, const Usage& usage);
+  void CountRequest(const std::string& owner, bool finished);
   // All zero for one who never asked for anything.
   CallerUsage Get(const std::string& owner) const;
 
@@ -33,6 +36,9 @@ class CallerAccounts {
     std::string owner;
     CallerUsage usage;
   };
+
+  // Makes it the last heard of.
+  CallerUsage& Touch(const std::string& owner) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   mutable absl::Mutex mutex_;
   std::list<Account> accounts_ ABSL_GUARDED_BY(mutex_);  // last heard of first

@@ -3,6 +3,7 @@
 #include <optional>
 #include <string>
 #include <unistd.h>
+#include <vector>
 
 #include <absl/time/clock.h>
 #include <fmt/format.h>
@@ -65,6 +66,9 @@ absl::Status Check(const GenerateCommand& command) {
   if (command.options.logprobs.has_value() && !command.json) {
     return absl::InvalidArgumentError("--logprobs: text has no place for them; add --json");
   }
+  if (command.options.num_completions.value_or(1) > 1 && !command.json) {
+    return absl::InvalidArgumentError("--completions: text cannot tell them apart; add --json");
+  }
   return absl::OkStatus();
 }
 
@@ -81,10 +85,10 @@ absl::Status Generate(const GenerateCommand& command) {
                                   : absl::InfiniteFuture();
   EventPrinter printer(command.json ? EventPrinter::Style::kJson : EventPrinter::Style::kText,
                        stdout);
-  v1::Finished finished;
+  std::vector<v1::Finished> finished;
   const OnEvent on_event = [&](const v1::GenerateEvent& event) {
     if (event.has_finished()) {
-      finished = event.finished();
+      finished.push_back(event.finished());
     }
     return printer.Print(event);
   };
@@ -93,7 +97,9 @@ absl::Status Generate(const GenerateCommand& command) {
                          : GenerateThere(command.target, request, deadline, on_event);
   printer.Finish(isatty(STDOUT_FILENO) != 0);
   if (status.ok() && command.stats) {
-    PrintStats(finished);
+    for (const v1::Finished& one : finished) {
+      PrintStats(one);
+    }
   }
   return status;
 }

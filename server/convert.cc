@@ -169,17 +169,26 @@ absl::Status ConvertSessionTurn(const v1::SessionTurn& in, ConvertedRequest& out
   }
 }
 
-absl::Status CheckNumCompletions(const v1::GenerateRequest& in) {
+absl::StatusOr<int32_t> NumCompletions(const v1::GenerateRequest& in) {
   constexpr int32_t kMaxCompletions = 64;
   const int32_t n = in.has_n() ? in.n() : 1;
   if (n < 1 || n > kMaxCompletions) {
     return Invalid("n: {} is not in [1, {}]", n, kMaxCompletions);
   }
-  if (n > 1) {
-    return absl::UnimplementedError(
-        fmt::format("n: {}; this server's engine makes one completion of a prompt", n));
+  if (n > 1 && in.has_session()) {
+    return Invalid("n: {}, but a session's turn has one completion; fork the session", n);
   }
-  return absl::OkStatus();
+  return n;
+}
+
+void AddSiblings(const ServedModel& model, ConvertedRequest& out) {
+  for (int32_t index = 1; index < out.stream.num_completions; ++index) {
+    out.request.siblings.push_back(
+        {.request_id = 0,
+         .seed = out.request.sampling.seed + static_cast<uint64_t>(index),
+         .stop_condition = MakeStopCondition(
+             *model.tokenizer, out.stream.stop_strings, !out.stream.include_special_tokens)});
+  }
 }
 
 }  // namespace
@@ -190,8 +199,8 @@ absl::StatusOr<ConvertedRequest> ConvertRequest(const v1::GenerateRequest& in,
   if (!in.request_id().empty()) {
     RETURN_IF_ERROR(CheckRequestId(in.request_id()));
   }
-  RETURN_IF_ERROR(CheckNumCompletions(in));
   ConvertedRequest out;
+  ASSIGN_OR_RETURN(out.stream.num_completions, NumCompletions(in));
   if (in.has_session()) {
     RETURN_IF_ERROR(ConvertSessionTurn(in.session(), out));
   }
@@ -212,7 +221,15 @@ absl::StatusOr<ConvertedRequest> ConvertRequest(const v1::GenerateRequest& in,
   out.stream.first_prompt_token = out.request.prompt.front();
   out.request.stopping.stop_condition = MakeStopCondition(
       *model.tokenizer, out.stream.stop_strings, !out.stream.include_special_tokens);
+  AddSiblings(model, out);
   return out;
+}
+
+void NameCompletions(GenerateRequest& request, uint64_t first_id) {
+  request.request_id = first_id;
+  for (Sibling& sibling : request.siblings) {
+    sibling.request_id = ++first_id;
+  }
 }
 
 absl::StatusOr<absl::Duration> ConvertDuration(const google::protobuf::Duration& in,

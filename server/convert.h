@@ -1,6 +1,7 @@
 // Messages of the wire to structs of the engine and back. Nobody else converts.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 
@@ -22,8 +23,8 @@
 
 namespace ringserve {
 
-// A request for the engine and what its stream has to know. request_id, owner and deadline are the
-// caller's to set.
+// A request for the engine and what its stream has to know. Ids (NameCompletions), owner and
+// deadline are the caller's to set.
 struct ConvertedRequest {
   GenerateRequest request;
   StreamOptions stream;
@@ -35,6 +36,9 @@ struct ConvertedRequest {
 // range.
 absl::StatusOr<ConvertedRequest> ConvertRequest(const v1::GenerateRequest& request,
                                                 const ServedModel& model);
+
+// Completion i of the request is the engine's request `first_id` + i.
+void NameCompletions(GenerateRequest& request, uint64_t first_id);
 
 // INVALID_ARGUMENT naming `field` and `range`, which is [min, max] in words, if it is not in there.
 // `max` is at most 366 days.

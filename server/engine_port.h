@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include <absl/time/time.h>
@@ -39,6 +40,13 @@ class EnginePort {
   }
 
   virtual void ListSessions(std::string /*owner*/, SessionListReply reply) { reply(NoSessions()); }
+
+  virtual void ForkSession(std::string /*owner*/,
+                           std::string /*id*/,
+                           std::optional<int64_t> /*position*/,
+                           SessionReply reply) {
+    reply(NoSessions());
+  }
 
   virtual void RollbackSession(std::string /*owner*/,
                                std::string /*id*/,

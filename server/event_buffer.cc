@@ -24,33 +24,46 @@ int64_t BytesOf(const ScoredToken& token) {
 }  // namespace
 
 EventBuffer::EventBuffer(const Tokenizer& tokenizer, StreamOptions options)
-    : tokenizer_(tokenizer),
-      options_(std::move(options)),
-      decoder_(tokenizer, options_.stop_strings, !options_.include_special_tokens) {}
+    : tokenizer_(tokenizer), options_(std::move(options)) {
+  for (int32_t index = 0; index < options_.num_completions; ++index) {
+    completions_.emplace_back(index, tokenizer_, options_);
+  }
+}
 
-void EventBuffer::Push(TokenEvent&& event) {
+void EventBuffer::Push(TokenEvent&& event, int32_t index) {
   RS_CHECK(!final_status_.has_value());
+  Completion& completion = completions_[static_cast<size_t>(index)];
   std::visit(
-      [this](const auto& e) {
+      [&](const auto& e) {
         using Event = std::decay_t<decltype(e)>;
-        if constexpr (std::is_same_v<Event, SampledTokenEvent>) {
-          OnToken(e);
-        } else if constexpr (std::is_same_v<Event, AcceptedEvent>) {
-          OnAccepted(e);
-        } else if constexpr (std::is_same_v<Event, ProgressEvent>) {
-          OnProgress(e);
-        } else if constexpr (std::is_same_v<Event, PromptLogprobsEvent>) {
-          OnPrompt(e);
-        } else if constexpr (std::is_same_v<Event, ContextNoticeEvent>) {
-          OnNotice(e);
+        if constexpr (std::is_same_v<Event, FailedEvent>) {
+          failure_.Update(e.status);
+          OnEnded();
         } else if constexpr (std::is_same_v<Event, FinishedEvent>) {
-          OnFinished(e);
+          OnFinished(completion, e);
+          OnEnded();
+        } else if (has_failed()) {
+          return;
+        } else if constexpr (std::is_same_v<Event, SampledTokenEvent>) {
+          OnToken(completion, e);
+        } else if constexpr (std::is_same_v<Event, AcceptedEvent>) {
+          OnAccepted(completion, e);
+        } else if constexpr (std::is_same_v<Event, ProgressEvent>) {
+          OnProgress(completion, e);
+        } else if constexpr (std::is_same_v<Event, PromptLogprobsEvent>) {
+          OnPrompt(completion, e);
         } else {
-          static_assert(std::is_same_v<Event, FailedEvent>);
-          final_status_ = e.status;
+          static_assert(std::is_same_v<Event, ContextNoticeEvent>);
+          OnNotice(completion, e);
         }
       },
       event.event);
+}
+
+void EventBuffer::OnEnded() {
+  if (++num_ended_ == options_.num_completions) {
+    final_status_ = failure_;
+  }
 }
 
 const v1::GenerateEvent* EventBuffer::Take() {
@@ -60,44 +73,56 @@ const v1::GenerateEvent* EventBuffer::Take() {
   taken_.Swap(&pending_.front().event);
   pending_bytes_ -= pending_.front().bytes;
   pending_.pop_front();
+  ++first_serial_;
   taken_.set_sequence(next_sequence_++);
-  if (taken_.has_delta()) {
+  if (taken_.has_delta() && taken_.index() == 0) {
     taken_tokens_ = taken_.delta().first_index() + taken_.delta().token_ids_size();
   }
   return &taken_;
 }
 
 void EventBuffer::Drop() {
+  first_serial_ += static_cast<int64_t>(pending_.size());
   pending_.clear();
   pending_bytes_ = 0;
 }
 
-v1::GenerateEvent& EventBuffer::Append() {
-  pending_.emplace_back();
-  Grow(kEventBytes);
-  return pending_.back().event;
+EventBuffer::Pending* EventBuffer::Newest(const Completion& completion) {
+  return completion.newest_serial < first_serial_
+             ? nullptr
+             : &pending_[static_cast<size_t>(completion.newest_serial - first_serial_)];
 }
 
-void EventBuffer::Grow(int64_t bytes) {
-  pending_.back().bytes += bytes;
+EventBuffer::Pending& EventBuffer::Append(Completion& completion) {
+  completion.newest_serial = first_serial_ + static_cast<int64_t>(pending_.size());
+  Pending& pending = pending_.emplace_back();
+  pending.event.set_index(completion.index);
+  Grow(pending, kEventBytes);
+  return pending;
+}
+
+void EventBuffer::Grow(Pending& pending, int64_t bytes) {
+  pending.bytes += bytes;
   pending_bytes_ += bytes;
 }
 
-v1::Delta& EventBuffer::CurrentDelta(int64_t first_index) {
-  if (pending_.empty() || !pending_.back().event.has_delta() ||
-      pending_.back().bytes >= kMaxEventBytes) {
-    v1::GenerateEvent& event = Append();
-    if (taken_.has_delta()) {
-      event.Swap(&taken_);  // has memory for the next
-      event.mutable_delta()->Clear();
-    }
-    event.mutable_delta()->set_first_index(first_index);
+EventBuffer::Pending& EventBuffer::CurrentDelta(Completion& completion) {
+  Pending* const newest = Newest(completion);
+  if (newest != nullptr && newest->event.has_delta() && newest->bytes < kMaxEventBytes) {
+    return *newest;
   }
-  return *pending_.back().event.mutable_delta();
+  Pending& pending = Append(completion);
+  if (taken_.has_delta()) {
+    pending.event.Swap(&taken_);  // has memory for the next
+    pending.event.mutable_delta()->Clear();
+    pending.event.set_index(completion.index);
+  }
+  pending.event.mutable_delta()->set_first_index(completion.num_tokens);
+  return pending;
 }
 
-void EventBuffer::OnAccepted(const AcceptedEvent& event) {
-  v1::Accepted& accepted = *Append().mutable_accepted();
+void EventBuffer::OnAccepted(Completion& completion, const AcceptedEvent& event) {
+  v1::Accepted& accepted = *Append(completion).event.mutable_accepted();
   accepted.set_request_id(request_id_);
   accepted.set_model(options_.model);
   accepted.set_prompt_tokens(event.prompt_tokens);
@@ -105,44 +130,48 @@ void EventBuffer::OnAccepted(const AcceptedEvent& event) {
   *accepted.mutable_queued() = ToProto(event.queued);
 }
 
-void EventBuffer::OnProgress(const ProgressEvent& event) {
+void EventBuffer::OnProgress(Completion& completion, const ProgressEvent& event) {
   // Only the newest says anything.
-  v1::GenerateEvent& out =
-      !pending_.empty() && pending_.back().event.has_progress() ? pending_.back().event : Append();
-  out.mutable_progress()->set_prefilled_tokens(event.prefilled_tokens);
-  out.mutable_progress()->set_prompt_tokens(event.prompt_tokens);
+  Pending* const newest = Newest(completion);
+  Pending& pending =
+      newest != nullptr && newest->event.has_progress() ? *newest : Append(completion);
+  v1::Progress& progress = *pending.event.mutable_progress();
+  progress.set_prefilled_tokens(event.prefilled_tokens);
+  progress.set_prompt_tokens(event.prompt_tokens);
 }
 
-void EventBuffer::TellFirstPromptToken() {
-  if (!options_.echo || first_prompt_token_told_) {
+void EventBuffer::TellFirstPromptToken(Completion& completion) {
+  if (!options_.echo || completion.index > 0 || completion.first_prompt_token_told) {
     return;
   }
-  first_prompt_token_told_ = true;
-  v1::ScoredToken& token = *Append().mutable_prompt()->add_tokens();
+  completion.first_prompt_token_told = true;
+  v1::ScoredToken& token = *Append(completion).event.mutable_prompt()->add_tokens();
   token.set_token_id(options_.first_prompt_token);
   token.set_token_bytes(
       std::string(tokenizer_.TokenBytes(options_.first_prompt_token, /*skip_special=*/true)));
 }
 
-void EventBuffer::OnPrompt(const PromptLogprobsEvent& event) {
-  TellFirstPromptToken();
+void EventBuffer::OnPrompt(Completion& completion, const PromptLogprobsEvent& event) {
+  TellFirstPromptToken(completion);
   int64_t index = event.first_index;
   for (const ScoredToken& token : event.tokens) {
-    if (pending_.empty() || !pending_.back().event.has_prompt() ||
-        pending_.back().bytes >= kMaxEventBytes) {
-      Append().mutable_prompt()->set_first_index(index);
+    Pending* pending = Newest(completion);
+    if (pending == nullptr || !pending->event.has_prompt() || pending->bytes >= kMaxEventBytes) {
+      pending = &Append(completion);
+      pending->event.mutable_prompt()->set_first_index(index);
     }
-    Score(token, *pending_.back().event.mutable_prompt()->add_tokens());
-    Grow(BytesOf(token));
+    Score(token, *pending->event.mutable_prompt()->add_tokens());
+    Grow(*pending, BytesOf(token));
     ++index;
   }
 }
 
-void EventBuffer::OnToken(const SampledTokenEvent& event) {
-  RS_CHECK(event.index == num_tokens_);
-  TellFirstPromptToken();
+void EventBuffer::OnToken(Completion& completion, const SampledTokenEvent& event) {
+  RS_CHECK(event.index == completion.num_tokens);
+  TellFirstPromptToken(completion);
   const int32_t token_id = event.token.token.token_id;
-  v1::Delta& delta = CurrentDelta(event.index);
+  Pending& pending = CurrentDelta(completion);
+  v1::Delta& delta = *pending.event.mutable_delta();
   delta.add_token_ids(token_id);
   int64_t bytes = kTokenBytes;
   if (options_.logprobs) {
@@ -152,27 +181,30 @@ void EventBuffer::OnToken(const SampledTokenEvent& event) {
   const bool is_end =
       std::binary_search(options_.end_token_ids.begin(), options_.end_token_ids.end(), token_id);
   if (!is_end) {
-    const std::string text = decoder_.Push(token_id);
+    const std::string text = completion.decoder.Push(token_id);
     delta.mutable_text()->append(text);
     bytes += static_cast<int64_t>(text.size());
   }
-  Grow(bytes);
-  ++num_tokens_;
+  Grow(pending, bytes);
+  ++completion.num_tokens;
 }
 
-void EventBuffer::OnNotice(const ContextNoticeEvent& event) {
-  v1::ContextNotice& notice = *Append().mutable_context_notice();
+void EventBuffer::OnNotice(Completion& completion, const ContextNoticeEvent& event) {
+  v1::ContextNotice& notice = *Append(completion).event.mutable_context_notice();
   notice.set_evicted_tokens(event.evicted_tokens);
   notice.set_first_position(event.first_position);
 }
 
-void EventBuffer::OnFinished(const FinishedEvent& event) {
-  TellFirstPromptToken();
-  const std::string rest = decoder_.Finish();
-  if (!rest.empty()) {
-    CurrentDelta(num_tokens_).mutable_text()->append(rest);
+void EventBuffer::OnFinished(Completion& completion, const FinishedEvent& event) {
+  if (has_failed()) {
+    return;
   }
-  v1::Finished& finished = *Append().mutable_finished();
+  TellFirstPromptToken(completion);
+  const std::string rest = completion.decoder.Finish();
+  if (!rest.empty()) {
+    CurrentDelta(completion).event.mutable_delta()->mutable_text()->append(rest);
+  }
+  v1::Finished& finished = *Append(completion).event.mutable_finished();
   finished.set_reason(ToProto(event.reason));
   if (event.reason == FinishReason::kStopString) {
     finished.set_stop_index(event.stop_index);
@@ -181,7 +213,6 @@ void EventBuffer::OnFinished(const FinishedEvent& event) {
   *finished.mutable_timings() = ToProto(event.timings);
   finished.set_session_position(event.session_position);
   finished.set_replay_digest(event.replay_digest);
-  final_status_ = absl::OkStatus();
 }
 
 void EventBuffer::Score(const ScoredToken& token, v1::ScoredToken& out) {

@@ -1,5 +1,5 @@
 // What one stream has to say and has not said yet: turns engine events into GenerateEvents, and
-// merges those that the reader has not taken.
+// merges those of a completion that the reader has not taken.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +23,8 @@ struct StreamOptions {
   std::vector<int32_t> end_token_ids;  // sorted; not part of the text
   bool include_special_tokens = false;
   bool logprobs = false;  // of the completion
-  bool echo = false;
+  bool echo = false;      // with the first completion
+  int32_t num_completions = 1;
   int32_t first_prompt_token = 0;  // for echo: the engine tells the tokens that have a logprob
 };
 
@@ -34,8 +35,9 @@ class EventBuffer {
 
   void set_request_id(const std::string& request_id) { request_id_ = request_id; }
 
-  // In the order in which the engine publishes. Nothing may follow the final event.
-  void Push(TokenEvent&& event);
+  // An event of completion `index`, in the order in which the engine publishes. Nothing may follow
+  // a completion's final event.
+  void Push(TokenEvent&& event, int32_t index = 0);
 
   bool empty() const { return pending_.empty(); }
 
@@ -48,10 +50,14 @@ class EventBuffer {
   // The number of the event that Take would give next.
   uint64_t next_sequence() const { return next_sequence_; }
 
-  // Tokens of the completion in the events that were taken.
+  // Tokens of the first completion in the events that were taken.
   int64_t taken_tokens() const { return taken_tokens_; }
 
-  // Once the final event was pushed: how the stream ends after the pending events.
+  // A completion has failed: what the others still say is not told.
+  bool has_failed() const { return !failure_.ok(); }
+
+  // Once every completion's final event was pushed: how the stream ends after the pending events.
+  // Not OK if any failed: as the first that did.
   const std::optional<absl::Status>& final_status() const { return final_status_; }
 
   // Forgets what is pending: nobody will read it.
@@ -63,29 +69,45 @@ class EventBuffer {
     int64_t bytes = 0;  // about
   };
 
-  v1::GenerateEvent& Append();
-  void Grow(int64_t bytes);
-  v1::Delta& CurrentDelta(int64_t first_index);
-  void OnAccepted(const AcceptedEvent& event);
-  void OnProgress(const ProgressEvent& event);
-  void OnPrompt(const PromptLogprobsEvent& event);
-  void OnToken(const SampledTokenEvent& event);
-  void OnNotice(const ContextNoticeEvent& event);
-  void OnFinished(const FinishedEvent& event);
-  void TellFirstPromptToken();
+  struct Completion {
+    Completion(int32_t index_in_request, const Tokenizer& tokenizer, const StreamOptions& options)
+        : index(index_in_request),
+          decoder(tokenizer, options.stop_strings, !options.include_special_tokens) {}
+
+    const int32_t index;
+    StreamDecoder decoder;
+    int64_t num_tokens = 0;      // so far
+    int64_t newest_serial = -1;  // of its newest event, pending or not; counts all that were made
+    bool first_prompt_token_told = false;
+  };
+
+  // Null if the completion has nothing pending.
+  Pending* Newest(const Completion& completion);
+  Pending& Append(Completion& completion);
+  void Grow(Pending& pending, int64_t bytes);
+  Pending& CurrentDelta(Completion& completion);
+  void OnAccepted(Completion& completion, const AcceptedEvent& event);
+  void OnProgress(Completion& completion, const ProgressEvent& event);
+  void OnPrompt(Completion& completion, const PromptLogprobsEvent& event);
+  void OnToken(Completion& completion, const SampledTokenEvent& event);
+  void OnNotice(Completion& completion, const ContextNoticeEvent& event);
+  void OnFinished(Completion& completion, const FinishedEvent& event);
+  void OnEnded();
+  void TellFirstPromptToken(Completion& completion);
   void Score(const ScoredToken& token, v1::ScoredToken& out);
 
   const Tokenizer& tokenizer_;
   const StreamOptions options_;
-  StreamDecoder decoder_;
+  std::deque<Completion> completions_;
   std::string request_id_;
   std::deque<Pending> pending_;
   v1::GenerateEvent taken_;
   int64_t pending_bytes_ = 0;
-  int64_t num_tokens_ = 0;  // of the completion so far
+  int64_t first_serial_ = 0;  // of pending_.front()
   int64_t taken_tokens_ = 0;
   uint64_t next_sequence_ = 0;
-  bool first_prompt_token_told_ = false;
+  int32_t num_ended_ = 0;
+  absl::Status failure_;
   std::optional<absl::Status> final_status_;
 };
 

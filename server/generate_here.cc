@@ -14,26 +14,36 @@
 namespace ringserve {
 namespace {
 
-// Takes the events of the one request.
+// Takes the events of one request.
 class Taker final : public EventTarget {
  public:
   Taker(ServedModel& model, StreamOptions options, const OnEvent& on_event)
       : engine_(*model.engine),
+        num_completions_(options.num_completions),
         buffer_(*model.tokenizer, std::move(options)),
         on_event_(on_event) {}
 
-  void set_request_id(uint64_t request_id) {
-    request_id_ = request_id;
-    buffer_.set_request_id(std::to_string(request_id));
+  void set_first_id(uint64_t first_id) {
+    first_id_ = first_id;
+    buffer_.set_request_id(std::to_string(first_id));
   }
 
-  void Push(TokenEvent&& event) override { buffer_.Push(std::move(event)); }
+  int32_t num_completions() const { return num_completions_; }
+
+  void Push(TokenEvent&& event) override {
+    const auto index = static_cast<int32_t>(event.request_id - first_id_);
+    const bool had_failed = buffer_.has_failed();
+    buffer_.Push(std::move(event), index);
+    if (buffer_.has_failed() && !had_failed) {
+      Cancel();
+    }
+  }
 
   void Flush() override {
     while (const v1::GenerateEvent* event = buffer_.Take()) {
       if (wanted_ && !on_event_(*event)) {
         wanted_ = false;
-        engine_.Cancel(request_id_);
+        Cancel();
       }
     }
     if (buffer_.final_status().has_value()) {
@@ -47,10 +57,17 @@ class Taker final : public EventTarget {
   }
 
  private:
+  void Cancel() {
+    for (int32_t i = 0; i < num_completions_; ++i) {
+      engine_.Cancel(first_id_ + static_cast<uint64_t>(i));
+    }
+  }
+
   EnginePort& engine_;
+  const int32_t num_completions_;
   EventBuffer buffer_;
   const OnEvent& on_event_;
-  uint64_t request_id_ = 0;
+  uint64_t first_id_ = 0;
   bool wanted_ = true;
   absl::Notification done_;
 };
@@ -70,12 +87,12 @@ absl::Status GenerateHere(const EngineConfig& config,
   }
   ASSIGN_OR_RETURN(ConvertedRequest converted, ConvertRequest(request, *model));
   Taker taker(*model, std::move(converted.stream), on_event);
-  const uint64_t request_id = pump.Register(taker);
-  taker.set_request_id(request_id);
-  converted.request.request_id = request_id;
+  const uint64_t first_id = pump.Register(taker, taker.num_completions());
+  taker.set_first_id(first_id);
+  NameCompletions(converted.request, first_id);
   converted.request.deadline = deadline;
   if (absl::Status status = model->engine->Submit(std::move(converted.request)); !status.ok()) {
-    pump.Unregister(request_id);
+    pump.Unregister(first_id, taker.num_completions());
     return status;
   }
   return taker.Wait();

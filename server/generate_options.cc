@@ -208,6 +208,12 @@ void AddStoppingOptions(CLI::App& command, GenerateOptions& options) {
 void AddOutputOptions(CLI::App& command, GenerateOptions& options) {
   const std::string group = "Output";
   command
+      .add_option("--completions",
+                  options.num_completions,
+                  "Of the one prompt, with seeds one apart; needs --json; [1, 64], default 1")
+      ->type_name("N")
+      ->group(group);
+  command
       .add_option("--logprobs",
                   options.logprobs,
                   "Tell each token's logprob, and the K likeliest alternatives; needs --json")
@@ -243,6 +249,9 @@ absl::StatusOr<v1::GenerateRequest> BuildRequest(const GenerateOptions& options)
                                             options.stop_token_ids.end());
   for (const std::string& text : options.stop_strings) {
     stopping.add_stop_strings(text);
+  }
+  if (options.num_completions.has_value()) {
+    out.set_n(*options.num_completions);
   }
   if (options.logprobs.has_value()) {
     out.mutable_output()->set_logprobs(*options.logprobs);

@@ -41,6 +41,7 @@ struct GenerateOptions {
   std::vector<int32_t> stop_token_ids;
   std::vector<std::string> stop_strings;
 
+  std::optional<int32_t> num_completions;
   std::optional<int32_t> logprobs;
   bool echo = false;
   bool include_special_tokens = false;

@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "engine/base/check.h"
+#include "server/convert.h"
 #include "server/generate_call.h"
 #include "server/wire.h"
 
@@ -39,6 +40,7 @@ GenerateStream::GenerateStream(Setup setup)
       request_id_(setup.request_id.empty() ? MakeRequestId() : std::move(setup.request_id)),
       resumable_(setup.resumable),
       keeps_delivered_(setup.keeps_delivered),
+      num_completions_(setup.options.num_completions),
       connection_(resumable_ ? nullptr : std::move(setup.connection)),
       buffer_(*setup.model.tokenizer, std::move(setup.options)) {
   absl::MutexLock lock(&mutex_);
@@ -46,18 +48,18 @@ GenerateStream::GenerateStream(Setup setup)
 }
 
 void GenerateStream::Begin(GenerateCall& call, GenerateRequest request) {
-  engine_id_ = pump_.Register(*this);
+  first_engine_id_ = pump_.Register(*this, num_completions_);
   {
     absl::MutexLock lock(&mutex_);
     call_ = &call;
     self_ = shared_from_this();
   }
-  request.request_id = engine_id_;
+  NameCompletions(request, first_engine_id_);
   const absl::Status submitted = engine_.Submit(std::move(request));
   if (submitted.ok()) {
     return;
   }
-  pump_.Unregister(engine_id_);
+  pump_.Unregister(first_engine_id_, num_completions_);
   std::shared_ptr<GenerateStream> self;
   {
     absl::MutexLock lock(&mutex_);
@@ -119,7 +121,7 @@ void GenerateStream::OnWritten(GenerateCall& call, bool ok) {
     return;
   }
   if (!ok || cancel_when_written_) {
-    engine_.Cancel(engine_id_);
+    Cancel();
   }
   if (!ok) {
     muted_ = true;
@@ -143,7 +145,7 @@ void GenerateStream::OnCancel(GenerateCall& call) {
   if (keeps_delivered_ && call.writing) {
     cancel_when_written_ = true;
   } else {
-    engine_.Cancel(engine_id_);
+    Cancel();
   }
   mutex_.Unlock();
 }
@@ -168,7 +170,7 @@ bool GenerateStream::Abort() {
     return false;
   }
   aborted_ = true;
-  engine_.Cancel(engine_id_);
+  Cancel();
   return true;
 }
 
@@ -181,7 +183,7 @@ void GenerateStream::Expire(uint64_t epoch) {
   if (sealed_) {
     registry_.Forget(*this);
   } else {
-    engine_.Cancel(engine_id_);
+    Cancel();
   }
 }
 
@@ -189,18 +191,25 @@ void GenerateStream::CancelIfUnread() {
   absl::MutexLock lock(&mutex_);
   if (call_ == nullptr && !sealed_) {
     given_up_ = true;
-    engine_.Cancel(engine_id_);
+    Cancel();
   }
 }
 
 void GenerateStream::Push(TokenEvent&& event) {
   if (const auto* finished = std::get_if<FinishedEvent>(&event.event)) {
-    accounts_.Add(owner_, finished->usage, /*finished=*/true);
+    accounts_.Add(owner_, finished->usage);
   } else if (const auto* failed = std::get_if<FailedEvent>(&event.event)) {
-    accounts_.Add(owner_, failed->usage, /*finished=*/false);
+    accounts_.Add(owner_, failed->usage);
   }
+  const auto index = static_cast<int32_t>(event.request_id - first_engine_id_);
   absl::MutexLock lock(&mutex_);
-  buffer_.Push(std::move(event));
+  const bool had_failed = buffer_.has_failed();
+  buffer_.Push(std::move(event), index);
+  if (buffer_.final_status().has_value()) {
+    accounts_.CountRequest(owner_, buffer_.final_status()->ok());
+  } else if (buffer_.has_failed() && !had_failed) {
+    Cancel();
+  }
   if (muted_) {
     buffer_.Drop();
   }
@@ -231,10 +240,22 @@ int64_t GenerateStream::DeliveredTokens() {
   return delivered_tokens_;
 }
 
+void GenerateStream::Cancel() {
+  for (int32_t i = 0; i < num_completions_; ++i) {
+    engine_.Cancel(first_engine_id_ + static_cast<uint64_t>(i));
+  }
+}
+
+void GenerateStream::SetPaused(bool paused) {
+  paused_ = paused;
+  for (int32_t i = 0; i < num_completions_; ++i) {
+    engine_.SetPaused(first_engine_id_ + static_cast<uint64_t>(i), paused);
+  }
+}
+
 void GenerateStream::PauseIfBehind() {
   if (!paused_ && !sealed_ && buffer_.pending_bytes() > kMaxPendingBytes) {
-    paused_ = true;
-    engine_.SetPaused(engine_id_, true);
+    SetPaused(true);
   }
 }
 
@@ -296,8 +317,7 @@ void GenerateStream::Advance() {
   call.writing = true;
   call.num_tokens = next.num_tokens;
   if (paused_ && buffer_.empty()) {
-    paused_ = false;
-    engine_.SetPaused(engine_id_, false);
+    SetPaused(false);
   }
   const bool last = sealed_ && buffer_.empty() && next_sequence_ == buffer_.next_sequence() &&
                     buffer_.final_status()->ok();

@@ -1,5 +1,6 @@
 // One request's stream of events, whichever call reads it: numbers and keeps what goes out, pauses
-// the sequence of a reader that lags, and knows what the client was sent.
+// the sequences of a reader that lags, and knows what the client was sent. Each completion is a
+// request of the engine's; if one fails the others are cancelled.
 #pragma once
 
 #include <cstdint>
@@ -87,6 +88,8 @@ class GenerateStream final : public EventTarget,
   // The next event for the reader. False: there is none yet.
   bool TakeNext(Sent& next) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Keep(const Sent& sent) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Cancel();
+  void SetPaused(bool paused) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void PauseIfBehind() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The reader is gone, and maybe another comes.
   void Detach(GenerateCall& call) ABSL_UNLOCK_FUNCTION(mutex_);
@@ -100,10 +103,11 @@ class GenerateStream final : public EventTarget,
   const std::string request_id_;
   const bool resumable_;
   const bool keeps_delivered_;
+  const int32_t num_completions_;
   // Of the call that began it, if no other can come. Shared with the listener's table: it forgets
   // the connection when it hangs up.
   const std::shared_ptr<Connection> connection_;
-  uint64_t engine_id_ = 0;  // set before any event or reaction
+  uint64_t first_engine_id_ = 0;  // of the completions, in a row; set before any event or reaction
 
   absl::Mutex mutex_;  // taken before the engine's and the registry's
   EventBuffer buffer_ ABSL_GUARDED_BY(mutex_);

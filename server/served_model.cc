@@ -35,6 +35,13 @@ class RealEngine final : public EnginePort {
     engine_->ListSessions(std::move(owner), std::move(reply));
   }
 
+  void ForkSession(std::string owner,
+                   std::string id,
+                   std::optional<int64_t> position,
+                   SessionReply reply) override {
+    engine_->ForkSession(std::move(owner), std::move(id), position, std::move(reply));
+  }
+
   void RollbackSession(std::string owner,
                        std::string id,
                        int64_t position,

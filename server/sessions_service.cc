@@ -1,4 +1,5 @@
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -127,11 +128,20 @@ class SessionsService final : public RawImport {
   }
 
   grpc::ServerUnaryReactor* Fork(grpc::CallbackServerContext* call,
-                                 const grpc::ByteBuffer* /*request*/,
-                                 grpc::ByteBuffer* /*response*/) override {
-    grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
-    reactor->Finish(ToGrpcStatus(Unimplemented("Fork")));
-    return reactor;
+                                 const grpc::ByteBuffer* request,
+                                 grpc::ByteBuffer* response) override {
+    return Ask<v1::ForkSessionRequest>(
+        call,
+        request,
+        response,
+        [](const v1::ForkSessionRequest& in, Question& question) -> absl::Status {
+          RETURN_IF_ERROR(CheckSessionId(in.id()));
+          const std::optional<int64_t> position =
+              in.has_position() ? std::optional<int64_t>(in.position()) : std::nullopt;
+          question.engine.ForkSession(
+              std::move(question.owner), in.id(), position, std::move(question.reply));
+          return absl::OkStatus();
+        });
   }
 
   grpc::ServerWriteReactor<grpc::ByteBuffer>* Export(grpc::CallbackServerContext* /*call*/,

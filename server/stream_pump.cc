@@ -49,16 +49,20 @@ void StreamPump::OnInternalError(std::function<void()> hook) {
   on_internal_error_ = std::move(hook);
 }
 
-uint64_t StreamPump::Register(EventTarget& target) {
+uint64_t StreamPump::Register(EventTarget& target, int32_t count) {
   absl::MutexLock lock(&targets_mutex_);
-  const uint64_t id = next_id_++;
-  targets_.emplace(id, &target);
-  return id;
+  const uint64_t first = next_id_;
+  for (int32_t i = 0; i < count; ++i) {
+    targets_.emplace(next_id_++, &target);
+  }
+  return first;
 }
 
-void StreamPump::Unregister(uint64_t request_id) {
+void StreamPump::Unregister(uint64_t first_id, int32_t count) {
   absl::MutexLock lock(&targets_mutex_);
-  targets_.erase(request_id);
+  for (int32_t i = 0; i < count; ++i) {
+    targets_.erase(first_id + static_cast<uint64_t>(i));
+  }
 }
 
 void StreamPump::Publish(std::span<TokenEvent> events) {

@@ -27,8 +27,8 @@ class EventTarget {
   virtual ~EventTarget() = default;
   // One event; the target only stores it.
   virtual void Push(TokenEvent&& event) = 0;
-  // All events of this round are in. After a round with the final event the pump never touches the
-  // target again, so this call may let it go.
+  // All events of this round are in. After a round with the last of its final events the pump never
+  // touches the target again, so this call may let it go.
   virtual void Flush() = 0;
 
   // EventSink::DeliveredTokens. Any thread.
@@ -51,11 +51,11 @@ class StreamPump final : public EventSink {
   // Null: none; it returns when no call of the one before is under way. Not from within a hook.
   void OnInternalError(std::function<void()> hook);
 
-  // A new request id, unique in this process. `target` must live until its final event is flushed
-  // or it is unregistered.
-  uint64_t Register(EventTarget& target);
-  // For a request that no engine took: nothing has been or will be published for it.
-  void Unregister(uint64_t request_id);
+  // The first of `count` new request ids in a row, unique in this process. `target` must live until
+  // the final events of all are flushed or they are unregistered.
+  uint64_t Register(EventTarget& target, int32_t count = 1);
+  // For requests that no engine took: nothing has been or will be published for them.
+  void Unregister(uint64_t first_id, int32_t count = 1);
 
   // Called by engine threads; never waits for a stream. What can pile up is bounded by the streams:
   // one that does not keep up is paused (generate_call.h).

@@ -37,6 +37,13 @@ absl::Status RequestQueue::Push(GenerateRequest request, absl::Time now) {
     return closed_;
   }
   const auto count = static_cast<int64_t>(request.siblings.size()) + 1;
+  if (count > max_waiting_ + max_running_) {
+    return absl::InvalidArgumentError(
+        fmt::format("n: {} completions are more than {}, what scheduler.max_queue and max_batch "
+                    "hold together",
+                    count,
+                    max_waiting_ + max_running_));
+  }
   if (num_waiting_ + num_running_ + count > max_waiting_ + std::max(max_running_, num_running_)) {
     return absl::ResourceExhaustedError(
         fmt::format("the queue is full: {} requests wait, scheduler.max_queue is {}",

@@ -40,8 +40,8 @@ class RequestQueue {
   RequestQueue(int32_t max_waiting, int32_t max_running)
       : max_waiting_(max_waiting), max_running_(max_running) {}
 
-  // Any thread. RESOURCE_EXHAUSTED if the queue has no room for the request and its siblings; after
-  // Close, its status.
+  // Any thread. RESOURCE_EXHAUSTED if the queue has no room for the request and its siblings,
+  // INVALID_ARGUMENT if it never has; after Close, its status.
   absl::Status Push(GenerateRequest request, absl::Time now);
   void Command(RequestCommand command);
   // `call` is to be made on the engine thread, exactly once if the answer is OK. RESOURCE_EXHAUSTED

@@ -224,8 +224,9 @@ TEST_CASE("siblings need their places in queue and memory like others") {
   options.scheduler.max_batch = 2;
   options.scheduler.max_queue = 3;
   FakeEngine engine(options);
-  REQUIRE(absl::IsResourceExhausted(engine.loop().Submit(WithSiblings(9, 4, 5))));
+  REQUIRE(absl::IsInvalidArgument(engine.loop().Submit(WithSiblings(9, 4, 5))));  // never
   REQUIRE(engine.loop().Submit(WithSiblings(9, 4, 4)).ok());
+  REQUIRE(absl::IsResourceExhausted(engine.loop().Submit(WithSiblings(9, 4, 0))));
   RunUntilIdle(engine);
   for (uint64_t id = 1; id <= 5; ++id) {
     CheckSibling(engine, id, 9, 4);

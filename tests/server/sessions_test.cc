@@ -290,6 +290,56 @@ TEST_CASE("a session is rolled back to any position that its floor allows") {
   CHECK(asker.Rollback("", 0) == grpc::StatusCode::INVALID_ARGUMENT);
 }
 
+TEST_CASE("forks go on from where they were made, each on its own") {
+  TestServer server;
+  server.ServeReal(ConfigWithSessions());
+  Asker asker(server);
+  const std::string id = asker.Create().id();
+  const Stream first = Generate(server.channel(), TurnRequest(id, kFirst, 40));
+  REQUIRE(first.status.ok());
+  const Ids text = Join(kFirst, first.token_ids());
+  v1::ForkSessionRequest request;
+  request.set_id(id);
+  const auto check = [&](const std::string& of, size_t position, const Ids& prompt) {
+    const Ids kept(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(position));
+    const Stream turn = Generate(server.channel(), TurnRequest(of, prompt, 6));
+    const Stream alone = Generate(server.channel(), IdsRequest(Join(kept, prompt), 6));
+    REQUIRE(turn.status.ok());
+    CHECK(turn.token_ids() == alone.token_ids());
+    CHECK(turn.finished().replay_digest() == alone.finished().replay_digest());
+    CHECK(turn.finished().usage().reprefilled_tokens() == 0);
+  };
+  for (const size_t position : {text.size(), text.size() - 1, size_t{33}, size_t{32}, size_t{3}}) {
+    request.set_position(static_cast<int64_t>(position));
+    v1::Session fork;
+    REQUIRE(asker.Ask(&v1::Sessions::Stub::Fork, request, fork).ok());
+    CHECK(fork.id() != id);
+    CHECK(fork.position() == static_cast<int64_t>(position));
+    check(fork.id(), position, kSecond);
+    CHECK(asker.Close(fork.id()) == grpc::StatusCode::OK);
+  }
+  request.clear_position();
+  v1::Session fork;
+  REQUIRE(asker.Ask(&v1::Sessions::Stub::Fork, request, fork).ok());
+  CHECK(fork.position() == static_cast<int64_t>(text.size()));
+  check(id, text.size(), kThird);
+  CHECK(asker.Close(id) == grpc::StatusCode::OK);
+  check(fork.id(), text.size(), kSecond);
+
+  const auto refused = [&](const v1::ForkSessionRequest& bad) {
+    v1::Session out;
+    return asker.Ask(&v1::Sessions::Stub::Fork, bad, out).error_code();
+  };
+  CHECK(refused(request) == grpc::StatusCode::NOT_FOUND);
+  request.clear_id();
+  CHECK(refused(request) == grpc::StatusCode::INVALID_ARGUMENT);
+  request.set_id(fork.id());
+  request.set_position(-1);
+  CHECK(refused(request) == grpc::StatusCode::INVALID_ARGUMENT);
+  request.set_position(1000);
+  CHECK(refused(request) == grpc::StatusCode::INVALID_ARGUMENT);
+}
+
 TEST_CASE("a session is its maker's alone") {
   ServerOptions options = TestServer::DefaultOptions();
   options.identity_header = kIdentityHeader;
@@ -301,6 +351,11 @@ TEST_CASE("a session is its maker's alone") {
   const std::string other = ann.Create().id();
   CHECK(ann.List() == std::vector<std::string>{id, other});
   CHECK(bob.List().empty());
+  v1::ForkSessionRequest fork;
+  fork.set_id(id);
+  v1::Session forked;
+  CHECK(bob.Ask(&v1::Sessions::Stub::Fork, fork, forked).error_code() ==
+        grpc::StatusCode::NOT_FOUND);
   CHECK(bob.Rollback(id, 0) == grpc::StatusCode::NOT_FOUND);
   CHECK(bob.Close(id) == grpc::StatusCode::NOT_FOUND);
   // The anonymous caller.

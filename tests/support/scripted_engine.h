@@ -29,6 +29,9 @@ class ScriptedEngine final : public EnginePort {
     }
     const uint64_t id = request.request_id;
     submitted_.push_back(id);
+    for (const Sibling& sibling : request.siblings) {
+      requests_[sibling.request_id] = {};
+    }
     requests_[id] = std::move(request);
     return absl::OkStatus();
   }

@@ -2,6 +2,7 @@
 // clients for it.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -153,20 +154,33 @@ struct Stream {
   std::vector<v1::GenerateEvent> events;
   grpc::Status status;
 
-  std::string text() const {
+  // Of completion `index`, as all below.
+  std::string text(int32_t index = 0) const {
     std::string all;
     for (const v1::GenerateEvent& event : events) {
-      all += event.delta().text();
+      all += event.index() == index ? event.delta().text() : "";
     }
     return all;
   }
 
-  std::vector<int32_t> token_ids() const {
+  std::vector<int32_t> token_ids(int32_t index = 0) const {
     std::vector<int32_t> ids;
     for (const v1::GenerateEvent& event : events) {
-      ids.insert(ids.end(), event.delta().token_ids().begin(), event.delta().token_ids().end());
+      if (event.index() == index) {
+        ids.insert(ids.end(), event.delta().token_ids().begin(), event.delta().token_ids().end());
+      }
     }
     return ids;
+  }
+
+  // Default: it has not finished.
+  v1::Finished finished(int32_t index = 0) const {
+    for (const v1::GenerateEvent& event : events) {
+      if (event.index() == index && event.has_finished()) {
+        return event.finished();
+      }
+    }
+    return {};
   }
 };
 
@@ -174,21 +188,37 @@ struct Stream {
 inline Stream ReadAll(grpc::ClientReader<v1::GenerateEvent>& reader) {
   Stream out;
   v1::GenerateEvent event;
-  int64_t num_tokens = 0;
+
+  struct Completion {
+    bool is_accepted = false;
+    bool has_finished = false;
+    int64_t num_tokens = 0;
+  };
+
+  std::map<int32_t, Completion> completions;
   while (reader.Read(&event)) {
     RS_CHECK(event.sequence() == out.events.size());
     RS_CHECK(event.event_case() != v1::GenerateEvent::EVENT_NOT_SET);
+    Completion& completion = completions[event.index()];
+    RS_CHECK(completion.is_accepted != event.has_accepted());
+    RS_CHECK(!completion.has_finished);
+    completion.is_accepted = true;
     if (event.has_delta()) {
-      RS_CHECK(event.delta().first_index() == num_tokens);
-      num_tokens += event.delta().token_ids_size();
+      RS_CHECK(event.delta().first_index() == completion.num_tokens);
+      completion.num_tokens += event.delta().token_ids_size();
+    }
+    if (event.has_finished()) {
+      completion.has_finished = true;
+      RS_CHECK(event.finished().usage().completion_tokens() == completion.num_tokens);
     }
     out.events.push_back(event);
   }
   out.status = reader.Finish();
   if (out.status.ok()) {
-    RS_CHECK(out.events.front().has_accepted());
-    RS_CHECK(out.events.back().has_finished());
-    RS_CHECK(out.events.back().finished().usage().completion_tokens() == num_tokens);
+    RS_CHECK(!completions.empty());
+    for (const auto& [index, completion] : completions) {
+      RS_CHECK(completion.has_finished);
+    }
   }
   return out;
 }
