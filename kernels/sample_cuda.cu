@@ -1,5 +1,6 @@
 #include "kernels/cuda_util.cuh"
 #include "kernels/launch_cuda.h"
+#include "kernels/sample_bins_cuda.cuh"
 #include "kernels/sample_cuda.h"
 #include "kernels/sample_rules_cuda.cuh"
 #include "kernels/sample_scan_cuda.cuh"
@@ -16,6 +17,7 @@ struct Shared {
   int32_t crossing;
   float peaks[kThreads];
   uint64_t ranked[kMaxRanked];
+  BinsShared bins;
 };
 
 // One row, by one block.
@@ -209,23 +211,52 @@ class Row {
     return static_cast<int64_t>(ReduceBlock(count, Add(), shared_.words));
   }
 
-  // The slow way, for flat distributions: the largest cut whose set is large enough, bit by bit.
+  // Of flat distributions: by bins, and where those do not tell, the slow way.
   __device__ uint64_t Cut(bool has_top_k, bool has_top_p) {
+    Bins bins(logits_, vocab_size_, max_, row_.temperature, shared_.ranked, shared_.bins);
     uint64_t cut = 0;
-    for (int32_t bit = 63; has_top_k && bit >= 0; --bit) {
+    if (has_top_k) {
+      cut = bins.Cut(
+          0,
+          [](float) { return uint64_t{1}; },
+          [this](uint64_t) { return static_cast<uint64_t>(row_.top_k); });
+      cut = cut > 0 ? cut : CutByCount();
+    }
+    if (has_top_p) {
+      // As many bits as leave room for the sum: a weight of 1 is 2^45 among 2^17 tokens.
+      const double unit = scalbn(1.0, __clz(vocab_size_) + 30);
+      const uint64_t nucleus = bins.Cut(
+          cut,
+          [this, unit](float logit) {
+            return static_cast<uint64_t>(static_cast<double>(Weight(logit)) * unit);
+          },
+          [this](uint64_t all) {
+            const double wanted = static_cast<double>(row_.top_p) * static_cast<double>(all);
+            return Max()(static_cast<uint64_t>(ceil(wanted)), uint64_t{1});
+          });
+      cut = Max()(cut, nucleus > 0 ? nucleus : CutByMass(cut));
+    }
+    return Max()(cut, Noise(row_, max_).FloorOfMinP());
+  }
+
+  // The largest cut whose set is large enough, bit by bit.
+  __device__ uint64_t CutByCount() {
+    uint64_t cut = 0;
+    for (int32_t bit = 63; bit >= 0; --bit) {
       const uint64_t higher = cut | (uint64_t{1} << bit);
       cut = Count(higher) >= row_.top_k ? higher : cut;
     }
-    if (has_top_p) {
-      const double wanted = static_cast<double>(row_.top_p) * Mass(cut);
-      uint64_t nucleus = 0;
-      for (int32_t bit = 63; bit >= 0; --bit) {
-        const uint64_t higher = nucleus | (uint64_t{1} << bit);
-        nucleus = Mass(higher) >= wanted ? higher : nucleus;
-      }
-      cut = Max()(cut, nucleus);
+    return cut;
+  }
+
+  __device__ uint64_t CutByMass(uint64_t floor) {
+    const double wanted = static_cast<double>(row_.top_p) * Mass(floor);
+    uint64_t cut = 0;
+    for (int32_t bit = 63; bit >= 0; --bit) {
+      const uint64_t higher = cut | (uint64_t{1} << bit);
+      cut = Mass(higher) >= wanted ? higher : cut;
     }
-    return Max()(cut, Noise(row_, max_).FloorOfMinP());
+    return cut;
   }
 
   const float* logits_;
