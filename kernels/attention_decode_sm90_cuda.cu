@@ -242,6 +242,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   extern __shared__ uint8_t dynamic_shared[];
   Shared& shared = *reinterpret_cast<Shared*>(
       dynamic_shared + ((1024 - (SharedAddress(dynamic_shared) & 1023)) & 1023));
+  AllowNextKernel();
   if (threadIdx.x == 0) {
     for (int32_t i = 0; i < Shared::kStages; ++i) {
       shared.full[i].Init(1);
@@ -264,7 +265,6 @@ __global__ void __launch_bounds__(kThreads, 1)
     return;
   }
   WaitForPreviousKernel();
-  AllowNextKernel();
   if (threadIdx.x < kDecodeThreads) {
     MakeProbabilities<T, kHeadDim>(params, shared);
   } else {

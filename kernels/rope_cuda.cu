@@ -52,10 +52,8 @@ __device__ __forceinline__ T* PlaceInPool(const KvView& kv,
 }
 
 // One warp per row and head of the fused projection; lane j takes dimensions 2j and 2j + 1 of each
-// half, then 64 further.
-//
-// The next kernel may start only once the one before this has ended: attention reads older keys
-// without waiting for this kernel.
+// half, then 64 further. The next kernel may start at once: what attention reads without waiting
+// for this one are keys of earlier steps.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) RopeAppendKernel(const RopeAppendArgs args) {
   const KvLayout& layout = args.kv.layout;
@@ -68,8 +66,8 @@ __global__ void __launch_bounds__(kThreads) RopeAppendKernel(const RopeAppendArg
   const bool is_query = head < args.num_heads;
   const bool is_key = !is_query && head < args.num_heads + layout.num_kv_heads;
   const int32_t kv_head = head - args.num_heads - (is_query || is_key ? 0 : layout.num_kv_heads);
-  WaitForPreviousKernel();
   AllowNextKernel();
+  WaitForPreviousKernel();
   if (row >= args.num_rows) {
     return;
   }
