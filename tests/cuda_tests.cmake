@@ -53,3 +53,10 @@ ringserve_test(engine_cuda_fault_test
 set_target_properties(engine_cuda_fault_test PROPERTIES LINKER_LANGUAGE CXX)
 add_dependencies(cuda engine_backend_cuda_test engine_cuda_fault_test
   engine_hugging_face_test engine_determinism_test)
+
+# A library that the driver loads into a program to time its kernels.
+add_library(coverage_cuda SHARED bench/coverage_cuda.cc)
+target_include_directories(coverage_cuda SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
+target_link_libraries(coverage_cuda PRIVATE ringserve_flags ${CMAKE_DL_LIBS})
+target_link_options(coverage_cuda PRIVATE -static-libstdc++ -static-libgcc)
+add_dependencies(cuda coverage_cuda)

@@ -1,12 +1,14 @@
 // Speed of the matrix products of a Llama-3-8B layer on CUDA, bf16, beside cuBLAS and the ceilings
 // of the same run.
-//   matmul_cuda_bench [few] [many] [gated] [sweep] [--no-cublas]
+//   matmul_cuda_bench [few] [many] [gated] [price] [sweep] [middle] [--no-cublas]
+// price: all products of a step of Llama-3-8B, and the same by the fastest that cuBLAS has.
 // Weights rotate past the second-level cache. Times are medians of graph replays of back-to-back
 // products, each of which may ask for its first weights before the one before it has ended.
 #include <cstring>
 #include <string>
 
 #include "kernels/matmul_hopper_cuda.h"
+#include "tests/bench/cublas_lt.cuh"
 #include "tests/bench/cuda_bench.cuh"
 
 namespace ringserve::bench {
@@ -151,7 +153,8 @@ struct Bench {
           [&](int32_t i, cudaStream_t stream) { Ours(shape, rows, i, stream, t); },
           3);
       std::printf(
-          "  %5d -> %6d x %4d cluster %d columns %3d shared %3d K groups %d ahead %2d M: %7.2f us "
+          "  %5d -> %6d x %4d cluster %d columns %3d shared %3d K groups %d ahead %2d M: %7.2f "
+          "us "
           "%5.2f TB/s %6.1f TFLOP/s\n",
           shape.k,
           shape.n,
@@ -169,6 +172,64 @@ struct Bench {
   }
 };
 
+// What equal bits for every number of rows cost.
+void Price(Bench& bench) {
+  constexpr int32_t kLayers = 32;
+  FastestProduct fastest;
+  if (!fastest.found()) {
+    std::printf("price: no libcublasLt.so.13\n");
+    return;
+  }
+  for (const int32_t rows : {1, 32, 256, 8192}) {
+    double ours = 0;
+    double theirs = 0;
+    std::printf("  %4d rows, us, ours | fastest:", rows);
+    for (const Shape& shape : kShapes) {
+      const bool is_head = shape.n > 100000;
+      if (is_head && rows > 256) {
+        continue;  // of the last row of a prompt only
+      }
+      const int32_t count = bench.Count(shape, rows);
+      const double us = Measure(
+          count, [&](int32_t i, cudaStream_t stream) { bench.Ours(shape, rows, i, stream); });
+      const double fastest_us = fastest.Microseconds(
+          bench.x.as(),
+          [&](int32_t i) { return bench.Weight(shape, i); },
+          bench.cublas_out.as(),
+          rows,
+          shape.n,
+          shape.k,
+          count);
+      ours += us * (is_head ? 1 : kLayers);
+      theirs += fastest_us * (is_head ? 1 : kLayers);
+      std::printf("  %.1f | %.1f", us, fastest_us);
+    }
+    std::printf("; a step %.3f | %.3f ms, x%.3f\n", ours * 1e-3, theirs * 1e-3, ours / theirs);
+    std::fflush(stdout);
+  }
+}
+
+// Tilings of products of 64 to 256 rows.
+void SweepMiddle(Bench& bench) {
+  for (const Shape& shape : kShapes) {
+    for (const int32_t rows : {64, 128, 256}) {
+      std::vector<cuda::matmul::HopperTuning> all = {{}};
+      for (const int32_t columns : {32, 48, 64, 96, 128, 192, 224, 256}) {
+        for (const int32_t groups : {1, 2}) {
+          for (const int32_t cluster : {1, 2}) {
+            const bool many_tiles = shape.n / columns > 600 && columns < 128;
+            if ((groups == 1 || rows > 64) && !many_tiles) {
+              all.push_back({.cluster = cluster, .tile_columns = columns, .groups = groups});
+            }
+          }
+        }
+      }
+      bench.Line(shape, rows);
+      bench.Sweep(shape, rows, all);
+    }
+  }
+}
+
 int Main(int argc, char** argv) {
   Bench bench;
   CheckCuda(cuda::FindHopperDevice(0, bench.device), "device");
@@ -180,16 +241,20 @@ int Main(int argc, char** argv) {
   bool many = false;
   bool gated = false;
   bool sweep = false;
+  bool middle = false;
+  bool price = false;
   for (int i = 1; i < argc; ++i) {
     const std::string arg = argv[i];
     few |= arg == "few";
     many |= arg == "many";
     gated |= arg == "gated";
     sweep |= arg == "sweep";
+    middle |= arg == "middle";
+    price |= arg == "price";
     bench.use_cublas &= arg != "--no-cublas";
   }
-  if (!few && !many && !gated && !sweep) {
-    few = many = gated = true;
+  if (!few && !many && !gated && !sweep && !middle && !price) {
+    few = many = gated = price = true;
   }
   FillRandom<<<4096, 256>>>(bench.pool.as<__nv_bfloat16>(), kPoolBytes / 2, 5, 0.05F);
   FillRandom<<<4096, 256>>>(bench.x.as<__nv_bfloat16>(), bench.x.bytes() / 2, 6, 1.0F);
@@ -215,6 +280,12 @@ int Main(int argc, char** argv) {
     for (const int32_t rows : {1, 32, 64, 256, 2048, 8192}) {
       bench.GatedLine({28672, 4096}, rows);
     }
+  }
+  if (price) {
+    Price(bench);
+  }
+  if (middle) {
+    SweepMiddle(bench);
   }
   if (sweep) {
     // All of the weight in the second-level cache: what the chain of products along K takes.
