@@ -111,8 +111,14 @@ Bpe::Symbols Bpe::MakeSymbols(std::string_view prefix, std::string_view suffix) 
 void Bpe::AddSymbolTables() {
   for (const bool inside : {false, true}) {
     for (const bool last : {false, true}) {
-      const std::string_view prefix = inside ? model_.continuing_prefix : std::string();
-      const std::string_view suffix = last ? model_.end_suffix : std::string();
+      std::string_view prefix;
+      std::string_view suffix;
+      if (inside) {
+        prefix = model_.continuing_prefix;
+      }
+      if (last) {
+        suffix = model_.end_suffix;
+      }
       if ((prefix.empty() && inside) || (suffix.empty() && last)) {
         continue;  // the same as without
       }
