@@ -1,5 +1,6 @@
 #include "server/load_watch.h"
 
+#include <memory>
 #include <utility>
 
 #include <absl/time/clock.h>
@@ -42,7 +43,7 @@ class LoadWatch final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
         return;  // OnWriteDone sees it
       }
     }
-    alarm_.Cancel();  // OnAlarm sees it
+    alarm_->Cancel();  // OnAlarm sees it
   }
 
   void OnWriteDone(bool ok) override {
@@ -55,8 +56,10 @@ class LoadWatch final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
       end = end_;
       if (end.ok()) {
         waiting_ = true;
-        alarm_ = grpc::Alarm();  // the last one may still be in its callback
-        alarm_.Set(absl::ToChronoTime(absl::Now() + interval_), [this](bool) { OnAlarm(); });
+        // Anew, for the last one may still be in its callback; not by assignment, which leaks in
+        // gRPC 1.51.
+        alarm_ = std::make_unique<grpc::Alarm>();
+        alarm_->Set(absl::ToChronoTime(absl::Now() + interval_), [this](bool) { OnAlarm(); });
       }
     }
     if (!end.ok()) {
@@ -102,7 +105,7 @@ class LoadWatch final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
   absl::Mutex mutex_;
   bool waiting_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status end_ ABSL_GUARDED_BY(mutex_);  // OK while it goes on
-  grpc::Alarm alarm_;
+  std::unique_ptr<grpc::Alarm> alarm_;        // not null while waiting_
   grpc::ByteBuffer message_;
 };
 
