@@ -25,8 +25,8 @@ void PlanStep(std::span<const SequenceView> sequences,
               std::vector<ScheduledRows>& plan) {
   plan.clear();
   for (size_t i = 0; i < sequences.size(); ++i) {
-    RS_DCHECK(sequences[i].max_rows >= 1);
     if (!sequences[i].is_paused) {
+      RS_DCHECK(sequences[i].max_rows >= 1);
       plan.push_back({.sequence = static_cast<int32_t>(i),
                       .num_rows = 1,
                       .is_prefill = sequences[i].prompt_left > 0,

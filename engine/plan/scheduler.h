@@ -10,7 +10,7 @@ namespace ringserve {
 // What the scheduler needs to know of an admitted sequence.
 struct SequenceView {
   int64_t prompt_left = 0;  // prompt tokens still to be prefilled; 0: it decodes
-  int64_t max_rows = 0;     // the most that its context takes in one step; >= 1
+  int64_t max_rows = 0;     // the most that its context takes in one step; >= 1 unless it is paused
   int64_t arrival = 0;      // rank in the order of submission; distinct
   int64_t last_step = 0;    // when it last took part
   int32_t priority = 0;     // higher runs first
