@@ -5,6 +5,9 @@ target_include_directories(ringserve_flags INTERFACE ${PROJECT_SOURCE_DIR})
 target_compile_options(ringserve_flags INTERFACE
   $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion>
   $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<BOOL:${RINGSERVE_WERROR}>>:-Werror>)
+if(RINGSERVE_DCHECKS)
+  target_compile_definitions(ringserve_flags INTERFACE $<$<COMPILE_LANGUAGE:CXX>:RINGSERVE_DCHECKS>)
+endif()
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_GREATER_EQUAL 13)
   # It sees uninitialised strings inside absl::StatusOr<std::string>.
   target_compile_options(ringserve_flags INTERFACE -Wno-maybe-uninitialized)

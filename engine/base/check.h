@@ -13,8 +13,9 @@ namespace ringserve {
 #define RS_CHECK(condition) \
   ((condition) ? static_cast<void>(0) : ::ringserve::CheckFailed(__FILE__, __LINE__, #condition))
 
-// In debug builds only; for hot loops and for invariants that cost more than O(1) to verify.
-#ifdef NDEBUG
+// In debug builds and with the CMake option RINGSERVE_DCHECKS; for hot loops and for invariants
+// that cost more than O(1) to verify.
+#if defined(NDEBUG) && !defined(RINGSERVE_DCHECKS)
 #define RS_DCHECK(condition) static_cast<void>(sizeof(!(condition)))
 #else
 #define RS_DCHECK(condition) RS_CHECK(condition)
