@@ -218,7 +218,11 @@ class Simulation {
       }
     }
     if (!status.ok()) {
-      REQUIRE((absl::IsResourceExhausted(status) || (may_fault_ && absl::IsUnavailable(status))));
+      const EngineConfig::Scheduler& limits = engine_.options().scheduler;
+      const bool never_fits =
+          static_cast<int64_t>(lives.size()) > int64_t{limits.max_queue} + limits.max_batch;
+      REQUIRE((absl::IsResourceExhausted(status) || (may_fault_ && absl::IsUnavailable(status)) ||
+               (never_fits && absl::IsInvalidArgument(status))));
     }
   }
 
