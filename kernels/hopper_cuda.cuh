@@ -27,6 +27,12 @@ struct TransactionBarrier {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(address()) : "memory");
   }
 
+  // As `times` arrivals.
+  __device__ __forceinline__ void Arrive(uint32_t times) const {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;" ::"r"(address()), "r"(times)
+                 : "memory");
+  }
+
   __device__ __forceinline__ void ArriveExpecting(uint32_t bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(address()),
                  "r"(bytes)
@@ -73,6 +79,12 @@ __device__ __forceinline__ void FenceBarrierInit() {
 // tensor cores.
 __device__ __forceinline__ void FenceAsyncProxy() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+// Orders this thread's ordinary accesses of device memory before those by the copy engine that
+// another thread asks for once it knows of them, and the other way round.
+__device__ __forceinline__ void FenceAsyncProxyGlobal() {
+  asm volatile("fence.proxy.async.global;" ::: "memory");
 }
 
 __device__ __forceinline__ void PrefetchTensorMap(const CUtensorMap& map) {

@@ -148,6 +148,13 @@ struct StagePlace {
       parity ^= 1;
     }
   }
+
+  // As `count` times Advance.
+  __device__ __forceinline__ void Skip(int32_t count, int32_t num_stages) {
+    const int32_t to = stage + count;
+    stage = to % num_stages;
+    parity ^= static_cast<uint32_t>(to / num_stages) & 1U;
+  }
 };
 
 // One thread.

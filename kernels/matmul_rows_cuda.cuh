@@ -11,119 +11,130 @@
 
 namespace ringserve::cuda::matmul {
 
-// A warp: 16 weight rows, kBlocks times 8 rows of x.
+// The sums of one warp: 16 weight rows, kBlocks times 8 rows of x. An array of the caller's own,
+// not a member: it must stay in registers.
+template <int32_t kBlocks>
+using RowsSums = float[kBlocks][4];
+
+// x for two steps along K.
+template <int32_t kBlocks>
+__device__ __forceinline__ void LoadRows(uint32_t panel,
+                                         int32_t step,
+                                         uint32_t (&x)[2][kBlocks][2]) {
+  const auto lane = static_cast<int32_t>(threadIdx.x) % 32;
+#pragma unroll
+  for (int32_t block = 0; block < kBlocks; ++block) {
+    uint32_t words[4];
+    LoadMatrix4(words, panel + PanelOffset(block * 8 + lane % 8, step * 2 + lane / 8));
+    x[0][block][0] = words[0];
+    x[0][block][1] = words[1];
+    x[1][block][0] = words[2];
+    x[1][block][1] = words[3];
+  }
+}
+
+// A stage: kPanels panels of x, then as many of tile_columns weight rows.
+template <typename T, int32_t kPanels, int32_t kBlocks>
+__device__ __forceinline__ void MultiplyStage(uint32_t stage,
+                                              int32_t tile_columns,
+                                              int32_t warp,
+                                              RowsSums<kBlocks>& sums) {
+  const auto lane = static_cast<int32_t>(threadIdx.x) % 32;
+  const uint32_t weights = stage + kPanels * kBlocks * 8 * kPanelRowBytes;
+#pragma unroll
+  for (int32_t panel = 0; panel < kPanels; ++panel) {
+    const uint32_t x_panel = stage + panel * kBlocks * 8 * kPanelRowBytes;
+    const uint32_t weight_panel = weights + panel * tile_columns * kPanelRowBytes;
+#pragma unroll
+    for (int32_t pair = 0; pair < kPanelColumns / 16; pair += 2) {
+      uint32_t x[2][kBlocks][2];
+      LoadRows<kBlocks>(x_panel, pair, x);
+#pragma unroll
+      for (int32_t k = 0; k < 2; ++k) {
+        uint32_t a[4];
+        LoadMatrix4(a,
+                    weight_panel + PanelOffset(warp * 16 + lane % 16, (pair + k) * 2 + lane / 16));
+#pragma unroll
+        for (int32_t block = 0; block < kBlocks; ++block) {
+          MatrixProduct<T>(sums[block], a, x[k][block][0], x[k][block][1]);
+        }
+      }
+    }
+  }
+}
+
+// `first`: the first weight row of the tile. Rows of x past num_rows and weight rows past
+// num_columns are left out; if gated, weight rows are eight of the gate and eight of the up
+// projection in turns.
+template <typename T, int32_t kBlocks>
+__device__ __forceinline__ void StoreRows(void* out,
+                                          bool gated,
+                                          int32_t num_rows,
+                                          int32_t num_columns,
+                                          int32_t first,
+                                          int32_t warp,
+                                          const RowsSums<kBlocks>& sums) {
+  const auto lane = static_cast<int32_t>(threadIdx.x) % 32;
+#pragma unroll
+  for (int32_t block = 0; block < kBlocks; ++block) {
+#pragma unroll
+    for (int32_t i = 0; i < 2; ++i) {
+      const int64_t row = block * 8 + lane % 4 * 2 + i;
+      if (row >= num_rows) {
+        continue;
+      }
+      // Zeros past K turn -0 into 0: so does every tiling.
+      const float low = sums[block][i] + 0.0F;
+      const float high = sums[block][2 + i] + 0.0F;
+      if (gated) {
+        const int32_t features = num_columns / 2;
+        const int32_t feature = first / 2 + warp * 8 + lane / 4;
+        if (feature < features) {
+          static_cast<T*>(out)[row * features + feature] = static_cast<T>(GatedProduct(low, high));
+        }
+      } else {
+        const int32_t column = first + warp * 16 + lane / 4;
+        float* to = static_cast<float*>(out) + row * num_columns + column;
+        if (column < num_columns) {
+          to[0] = low;
+        }
+        if (column + 8 < num_columns) {
+          to[8] = high;
+        }
+      }
+    }
+  }
+}
+
 template <typename T, int32_t kBlocks, bool kGated>
-class RowsConsumer {
- public:
-  __device__ __forceinline__
-  RowsConsumer(const HopperParams& params, Barriers& barriers, uint32_t stages, int32_t warp)
-      : params_(params),
-        barriers_(barriers),
-        stages_(stages),
-        warp_(warp),
-        lane_(static_cast<int32_t>(threadIdx.x) % 32) {}
-
-  __device__ __forceinline__ void Run() {
-    StagePlace at;
-    const auto step = static_cast<int32_t>(gridDim.x);
-    for (auto tile = static_cast<int32_t>(blockIdx.x); tile < params_.num_tiles; tile += step) {
-      float sums[kBlocks][4] = {};
+__device__ __forceinline__ void MultiplyRows(const HopperParams& params,
+                                             Barriers& barriers,
+                                             uint32_t stages,
+                                             int32_t warp) {
+  StagePlace at;
+  const auto step = static_cast<int32_t>(gridDim.x);
+  for (auto tile = static_cast<int32_t>(blockIdx.x); tile < params.num_tiles; tile += step) {
+    RowsSums<kBlocks> sums = {};
 #pragma unroll 1
-      for (int32_t slab = 0; slab < params_.num_slabs; ++slab) {
-        barriers_.full[at.stage].Wait(at.parity);
-        Multiply(at.stage, sums);
-        __syncwarp();
-        if (lane_ == 0) {
-          barriers_.empty[at.stage].Arrive();
-        }
-        at.Advance(params_.num_stages);
+    for (int32_t slab = 0; slab < params.num_slabs; ++slab) {
+      barriers.full[at.stage].Wait(at.parity);
+      MultiplyStage<T, kRowsPanels, kBlocks>(
+          stages + at.stage * params.stage_bytes, params.tile_columns, warp, sums);
+      __syncwarp();
+      if (threadIdx.x % 32 == 0) {
+        barriers.empty[at.stage].Arrive();
       }
-      Store(TilePlace(params_, tile), sums);
+      at.Advance(params.num_stages);
     }
+    StoreRows<T, kBlocks>(params.out,
+                          kGated,
+                          params.num_rows,
+                          params.num_columns,
+                          TilePlace(params, tile).column * params.tile_columns,
+                          warp,
+                          sums);
   }
-
- private:
-  static constexpr int32_t kSteps = kPanelColumns / 16;
-
-  __device__ __forceinline__ void Multiply(int32_t stage, float (&sums)[kBlocks][4]) {
-    const uint32_t base = stages_ + stage * params_.stage_bytes;
-    const uint32_t weights = base + params_.weight_offset;
-#pragma unroll
-    for (int32_t panel = 0; panel < kRowsPanels; ++panel) {
-      const uint32_t x_panel = base + panel * kBlocks * 8 * kPanelRowBytes;
-      const uint32_t weight_panel = weights + panel * params_.tile_columns * kPanelRowBytes;
-#pragma unroll
-      for (int32_t pair = 0; pair < kSteps; pair += 2) {
-        uint32_t x[2][kBlocks][2];
-        LoadRows(x_panel, pair, x);
-#pragma unroll
-        for (int32_t k = 0; k < 2; ++k) {
-          uint32_t a[4];
-          LoadMatrix4(
-              a, weight_panel + PanelOffset(warp_ * 16 + lane_ % 16, (pair + k) * 2 + lane_ / 16));
-#pragma unroll
-          for (int32_t block = 0; block < kBlocks; ++block) {
-            MatrixProduct<T>(sums[block], a, x[k][block][0], x[k][block][1]);
-          }
-        }
-      }
-    }
-  }
-
-  // x for two steps along K.
-  __device__ __forceinline__ void LoadRows(uint32_t panel,
-                                           int32_t step,
-                                           uint32_t (&x)[2][kBlocks][2]) {
-#pragma unroll
-    for (int32_t block = 0; block < kBlocks; ++block) {
-      uint32_t words[4];
-      LoadMatrix4(words, panel + PanelOffset(block * 8 + lane_ % 8, step * 2 + lane_ / 8));
-      x[0][block][0] = words[0];
-      x[0][block][1] = words[1];
-      x[1][block][0] = words[2];
-      x[1][block][1] = words[3];
-    }
-  }
-
-  __device__ __forceinline__ void Store(const TilePlace& place, const float (&sums)[kBlocks][4]) {
-#pragma unroll
-    for (int32_t block = 0; block < kBlocks; ++block) {
-#pragma unroll
-      for (int32_t i = 0; i < 2; ++i) {
-        const int64_t row = block * 8 + lane_ % 4 * 2 + i;
-        if (row >= params_.num_rows) {
-          continue;
-        }
-        // Zeros past K turn -0 into 0: so does every tiling.
-        const float low = sums[block][i] + 0.0F;
-        const float high = sums[block][2 + i] + 0.0F;
-        if constexpr (kGated) {
-          const int32_t features = params_.num_columns / 2;
-          const int32_t feature = place.column * (params_.tile_columns / 2) + warp_ * 8 + lane_ / 4;
-          if (feature < features) {
-            static_cast<T*>(params_.out)[row * features + feature] =
-                static_cast<T>(GatedProduct(low, high));
-          }
-        } else {
-          const int32_t column = place.column * params_.tile_columns + warp_ * 16 + lane_ / 4;
-          float* out = static_cast<float*>(params_.out) + row * params_.num_columns + column;
-          if (column < params_.num_columns) {
-            out[0] = low;
-          }
-          if (column + 8 < params_.num_columns) {
-            out[8] = high;
-          }
-        }
-      }
-    }
-  }
-
-  const HopperParams& params_;
-  Barriers& barriers_;
-  const uint32_t stages_;
-  const int32_t warp_;
-  const int32_t lane_;
-};
+}
 
 inline constexpr int32_t kRowsWarps = 4;
 inline constexpr int32_t kRowsThreads = 32 * (kRowsWarps + 1);
@@ -148,7 +159,7 @@ __global__ void __launch_bounds__(kRowsThreads, 1)
   if (threadIdx.x == 32 * kRowsWarps) {
     Producer<kRowsPanels, kGated>(params, x_map, weight_map, barriers, stages).Run();
   } else if (warp < num_warps) {
-    RowsConsumer<T, kBlocks, kGated>(params, barriers, stages, warp).Run();
+    MultiplyRows<T, kBlocks, kGated>(params, barriers, stages, warp);
   }
 }
 

@@ -1,5 +1,6 @@
 #include "kernels/cuda_util.cuh"
 #include "kernels/launch_cuda.h"
+#include "kernels/rmsnorm_cuda.cuh"
 #include "kernels/rmsnorm_cuda.h"
 
 namespace ringserve::cuda {
@@ -7,29 +8,19 @@ namespace {
 
 // One block a row: a step of one row waits for two trips to memory and one barrier, whatever is
 // done. The number of threads, and with it the order of the sum, depends on hidden_dim alone.
-constexpr int32_t kMaxThreads = 1024;
+constexpr int32_t kMaxThreads = kMaxNormThreads;
 constexpr int32_t kMaxQuads = 4;  // of four elements, a thread
-
-__device__ __forceinline__ float4 Plus(float4 a, float4 b) {
-  return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w};
-}
 
 // The sum over the block, in one order; every thread gets it.
 __device__ __forceinline__ float SumOfBlock(float sum, float* partial) {
-  for (int32_t distance = 16; distance > 0; distance /= 2) {
-    sum += __shfl_xor_sync(0xffffffffU, sum, distance);
-  }
+  sum = SumOfWarp(sum);
   const auto warps = static_cast<int32_t>(blockDim.x) / 32;
   const auto lane = static_cast<int32_t>(threadIdx.x) % 32;
   if (lane == 0) {
     partial[threadIdx.x / 32] = sum;
   }
   __syncthreads();
-  float total = lane < warps ? partial[lane] : 0.0F;
-  for (int32_t distance = 16; distance > 0; distance /= 2) {
-    total += __shfl_xor_sync(0xffffffffU, total, distance);
-  }
-  return total;
+  return SumOfWarp(lane < warps ? partial[lane] : 0.0F);
 }
 
 // kQuads: four-element groups of a row that a thread holds in registers.
@@ -70,20 +61,15 @@ __global__ void __launch_bounds__(kMaxThreads) RmsNormKernel(const RmsNormArgs a
   float sum = 0;
 #pragma unroll
   for (int32_t i = 0; i < kQuads; ++i) {
-    sum = __fmaf_rn(value[i].x, value[i].x, sum);
-    sum = __fmaf_rn(value[i].y, value[i].y, sum);
-    sum = __fmaf_rn(value[i].z, value[i].z, sum);
-    sum = __fmaf_rn(value[i].w, value[i].w, sum);
+    sum = AddSquares(value[i], sum);
   }
-  const float mean = __fdiv_rn(SumOfBlock(sum, partial), static_cast<float>(args.hidden_dim));
-  const float scale = __frsqrt_rn(mean + args.eps);
+  const float scale = NormScale(SumOfBlock(sum, partial), args.hidden_dim, args.eps);
   auto* out = static_cast<uint2*>(args.out) + offset;
 #pragma unroll
   for (int32_t i = 0; i < kQuads; ++i) {
     const int32_t quad = first + i * step;
     if (quad < quads) {
-      out[quad] = {Pack<T>(value[i].x * scale * by[i].x, value[i].y * scale * by[i].y),
-                   Pack<T>(value[i].z * scale * by[i].z, value[i].w * scale * by[i].w)};
+      out[quad] = Normed<T>(value[i], scale, by[i]);
     }
   }
 }
@@ -92,9 +78,12 @@ template <typename T>
 cudaError_t LaunchType(const RmsNormArgs& args, cudaStream_t stream) {
   const int32_t quads = args.hidden_dim / 4;
   const auto launch = [&](auto kernel, int32_t quads_each) {
-    const int32_t threads = RoundUp(CeilDiv(quads, quads_each), 32);
-    return LaunchOverlapping(
-        kernel, dim3(static_cast<unsigned>(args.num_rows)), threads, 0, stream, args);
+    return LaunchOverlapping(kernel,
+                             dim3(static_cast<unsigned>(args.num_rows)),
+                             NormThreads(args.hidden_dim, quads_each),
+                             0,
+                             stream,
+                             args);
   };
   if (quads <= kMaxThreads) {
     return launch(RmsNormKernel<T, 1>, 1);

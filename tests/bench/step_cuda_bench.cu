@@ -1,8 +1,10 @@
 // Speed of the small kernels of a step on CUDA, and of the layers of a Llama-3-8B shape without
 // attention, whose kernels overlap, beside the read ceiling of the same run.
 //   step_cuda_bench
+#include <cstring>
 #include <string>
 
+#include "kernels/chain_cuda.h"
 #include "kernels/embed_cuda.h"
 #include "kernels/matmul_hopper_cuda.h"
 #include "kernels/rmsnorm_cuda.h"
@@ -47,6 +49,7 @@ struct Bench {
   DeviceMemory norm_weight{size_t{kHidden} * 4};
   DeviceMemory slots{size_t{kMaxRows} * 8};
   DeviceMemory token_ids{size_t{kMaxRows} * 4};
+  DeviceMemory counters{cuda::kChainCounterBytes};
   Ceilings ceilings;
 
   void Norm(int32_t rows, bool residual, cudaStream_t stream) {
@@ -141,6 +144,85 @@ struct Bench {
             stream);
   }
 
+  // The layers of Layers, but for rotation, with one kernel for what lies between two attentions.
+  void Chains(int32_t rows, const cuda::ChainTuning& tuning) {
+    const double us = Measure(2, [&](int32_t, cudaStream_t stream) {
+      for (int32_t layer = 0; layer < kLayers; ++layer) {
+        Chain(layer, rows, tuning, stream);
+        Rope(rows, stream);
+      }
+    });
+    const double bytes = static_cast<double>(kLayerBytes) * kLayers;
+    std::printf(
+        "  %d layers, chains x %4d, ahead %2d M, shared %3d K, units %d  %8.2f us a "
+        "layer, weights "
+        "%5.2f TB/s %5.1f %% of read\n",
+        kLayers,
+        rows,
+        tuning.ahead_bytes >> 20,
+        tuning.shared_bytes >> 10,
+        tuning.max_units,
+        us / kLayers,
+        bytes / us / 1e6,
+        bytes / us / 1e3 / ceilings.read_gbs * 100);
+  }
+
+  std::vector<cuda::ChainOp> ChainOps(int32_t layer, int32_t rows) const {
+    int64_t at = layer * kLayerBytes;
+    const auto weight = [&at, this](int64_t n, int64_t k) {
+      at += 2 * n * k;
+      return Matrix{pool.as() + at - 2 * n * k, n, k, DType::kBf16};
+    };
+    const RmsNormArgs norm = {.x = x.as<float>(),
+                              .residual_in = projected.as<float>(),
+                              .weight = norm_weight.as<float>(),
+                              .out = normed.as(),
+                              .num_rows = rows,
+                              .hidden_dim = kHidden,
+                              .eps = 1e-5F};
+    return {MatMulArgs{q.as(), weight(kHidden, kHidden), projected.as<float>(), rows},
+            norm,
+            cuda::GatedMatMulArgs{normed.as(), weight(2 * kFfn, kHidden), activated.as(), rows},
+            MatMulArgs{activated.as(), weight(kHidden, kFfn), projected.as<float>(), rows},
+            norm,
+            MatMulArgs{normed.as(), weight(kQkv, kHidden), wide.as<float>(), rows}};
+  }
+
+  void Chain(int32_t layer, int32_t rows, const cuda::ChainTuning& tuning, cudaStream_t stream) {
+    CheckCuda(
+        cuda::LaunchChain(device, ChainOps(layer, rows), counters.as<int32_t>(), stream, tuning),
+        "chain");
+  }
+
+  // A chain against its ops one by one.
+  void CompareChain(int32_t rows) {
+    const auto run = [&](const std::function<void()>& launch) {
+      FillFloats<<<1024, 256>>>(x.as<float>(), int64_t{rows} * kHidden, 2);
+      wide.Fill(0xff);
+      launch();
+      CheckCuda(cudaDeviceSynchronize(), "ops");
+      std::vector<float> out(static_cast<size_t>(rows) * kQkv);
+      CheckCuda(cudaMemcpy(out.data(), wide.as(), 4 * out.size(), cudaMemcpyDeviceToHost), "copy");
+      return out;
+    };
+    const auto apart = run([&] {
+      for (const cuda::ChainOp& op : ChainOps(0, rows)) {
+        if (const auto* norm = std::get_if<RmsNormArgs>(&op)) {
+          CheckCuda(cuda::LaunchRmsNorm(*norm, nullptr), "norm");
+        } else if (const auto* gated = std::get_if<cuda::GatedMatMulArgs>(&op)) {
+          CheckCuda(cuda::LaunchHopperGatedMatMul(device, *gated, nullptr), "gated matmul");
+        } else {
+          CheckCuda(cuda::LaunchHopperMatMul(device, std::get<MatMulArgs>(op), nullptr), "matmul");
+        }
+      }
+    });
+    const auto chained = run([&] { Chain(0, rows, {}, nullptr); });
+    std::printf("  chain x %4d: %s\n",
+                rows,
+                std::memcmp(apart.data(), chained.data(), 4 * apart.size()) == 0 ? "same bits"
+                                                                                 : "OTHER BITS");
+  }
+
   void Line(const char* name,
             int32_t rows,
             double bytes,
@@ -221,6 +303,7 @@ int Main() {
   }
   bench.slots.Fill(0);
   bench.token_ids.Fill(0);
+  bench.counters.Fill(0);
   CheckCuda(cudaDeviceSynchronize(), "fill");
   CuBlas cublas;
   bench.ceilings = MeasureCeilings(bench.pool, bench.device.num_sms, cublas);
@@ -230,6 +313,15 @@ int Main() {
   for (const int32_t rows : {1, 8, 32, 64, 128, 256}) {
     bench.Layers(rows, false);
     bench.Layers(rows, true);
+  }
+  for (const int32_t rows : {1, 8}) {
+    bench.CompareChain(rows);
+    bench.Chains(rows, {});
+    for (const int32_t shared : {128, 192, 226}) {
+      for (const int32_t ahead : {1, 4 << 20, 16 << 20}) {
+        bench.Chains(rows, {.ahead_bytes = ahead, .shared_bytes = shared << 10});
+      }
+    }
   }
   FillFloats<<<1024, 256>>>(
       bench.wide.as<float>(), static_cast<int64_t>(bench.wide.bytes() / 4), 30);

@@ -1,0 +1,51 @@
+// Ops of a step that follow each other with very few rows, as one kernel on sm_90a: matrix
+// products, gated products and norms, in the order given, each of which may read what those before
+// it wrote. Results have the bits of the ops launched one by one.
+//
+// One op's weights are read while the ops before it still run, so that device memory is never idle
+// at the seams: that is what a chain gains over separate launches.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <variant>
+
+#include <cuda_runtime.h>
+
+#include "kernels/matmul_cuda.h"
+#include "kernels/matmul_hopper_cuda.h"
+#include "kernels/rmsnorm.h"
+
+namespace ringserve::cuda {
+
+using ChainOp = std::variant<MatMulArgs, GatedMatMulArgs, RmsNormArgs>;
+
+inline constexpr int32_t kMaxChainOps = 8;
+inline constexpr int32_t kMaxChainRows = 8;
+
+// Of a chain's counters in device memory, which are zero before the first launch and left zero.
+inline constexpr size_t kChainCounterBytes = 256;
+
+// For measurements; 0: as the plan sees fit.
+struct ChainTuning {
+  int32_t ahead_bytes = 0;  // 1: none
+  int32_t shared_bytes = 0;
+  int32_t max_units = 0;  // of 16 weight rows, a tile
+};
+
+// Null if the op can be part of a chain, else a static sentence that says why not. All ops of a
+// chain have equal num_rows and dtype.
+[[nodiscard]] const char* CheckChainOp(const ChainOp& op);
+
+// Enqueues 1 to kMaxChainOps ops, with programmatic dependent launch: the weights of products must
+// be complete before the kernel that precedes this call lets its dependents start. Takes every
+// multiprocessor of the device, and its blocks wait for each other: only one chain may run on a
+// device at a time, and every other kernel there must end without it.
+[[nodiscard]] cudaError_t LaunchChain(const HopperDevice& device,
+                                      std::span<const ChainOp> ops,
+                                      int32_t* counters,
+                                      cudaStream_t stream,
+                                      const ChainTuning& tuning = {});
+
+}  // namespace ringserve::cuda

@@ -1,0 +1,66 @@
+// What the host tells the chain kernel, and how it is launched.
+#pragma once
+
+#include <cstdint>
+
+#include <cuda.h>
+#include <cuda_runtime.h>
+
+#include "kernels/chain_cuda.h"
+
+namespace ringserve::cuda::chain {
+
+inline constexpr int32_t kStageRows = kMaxChainRows;  // of x
+inline constexpr int32_t kWarps = 8;                  // that multiply, 16 weight rows each
+inline constexpr int32_t kMaxPanels = 6;
+inline constexpr int32_t kMaxNormDim = 8192;
+
+enum class Kind : int32_t { kProduct, kGated, kNorm };
+
+struct Op {
+  Kind kind;
+  int32_t num_blocks;  // that work on it
+  void* out;
+  // Of a product. Block b computes tiles b, b + grid, ...; a norm has no tiles.
+  int32_t num_columns;   // rows of the weight
+  int32_t tile_columns;  // a multiple of 16
+  int32_t num_tiles;
+  int32_t num_panels;  // of 64 columns, along K
+  int32_t panels;      // of a stage; those past K count as zeros
+  // The first so many panels of x are there once every block has ended its first tile of the op
+  // before, which says so then (announces_first).
+  int32_t early_panels;
+  bool announces_first;
+  // Of a norm.
+  int32_t hidden_dim;
+  float eps;
+  float* x;
+  const float* residual;
+  const float* weight;
+};
+
+struct Params {
+  CUtensorMap x_maps[kMaxChainOps];
+  CUtensorMap weight_maps[kMaxChainOps];
+  Op ops[kMaxChainOps];
+  // Blocks that ended an op, [kMaxChainOps], their first tile of an op, [kMaxChainOps], or all.
+  int32_t* counters;
+  int32_t num_ops;
+  int32_t num_rows;
+  int32_t num_stages;
+  int32_t stage_bytes;
+  int32_t ahead_bytes;  // a block's, asked for into the second-level cache before x is waited for
+};
+
+inline constexpr int32_t kNumCounters = 2 * kMaxChainOps + 1;
+
+struct Launch {
+  Params params;
+  int32_t grid;
+  int32_t shared_bytes;
+};
+
+template <typename T>
+cudaError_t LaunchKernel(const Launch& launch, cudaStream_t stream);
+
+}  // namespace ringserve::cuda::chain

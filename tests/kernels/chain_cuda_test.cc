@@ -1,0 +1,252 @@
+#include "kernels/chain_cuda.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "kernels/rmsnorm_cuda.h"
+#include "tests/support/catch.h"
+#include "tests/support/compare.h"
+#include "tests/support/device_memory.h"
+#include "tests/support/random.h"
+
+namespace ringserve {
+namespace {
+
+struct Shape {
+  int32_t rows;
+  int32_t hidden;
+  int32_t ffn;
+  int32_t qkv;
+  DType dtype = DType::kBf16;
+};
+
+std::vector<uint16_t> Words(Random& random, int64_t count, float scale, DType dtype) {
+  std::vector<uint16_t> words;
+  for (const float value : random.NormalVector(count, scale)) {
+    if (dtype == DType::kBf16) {
+      words.push_back(ToBf16(value).bits);
+    } else {
+      const auto half = static_cast<_Float16>(value);
+      uint16_t word;
+      std::memcpy(&word, &half, sizeof word);
+      words.push_back(word);
+    }
+  }
+  return words;
+}
+
+// What lies between two attentions of a model: o_proj, norm, gate and up, down, norm, qkv.
+class Layer {
+ public:
+  explicit Layer(const Shape& shape, uint64_t seed = 7)
+      : s_(shape),
+        random_(seed),
+        attended_(Words(random_, int64_t{s_.rows} * s_.hidden, 1, s_.dtype)),
+        o_(Weight(s_.hidden, s_.hidden)),
+        gate_up_(Weight(2 * s_.ffn, s_.hidden)),
+        down_(Weight(s_.hidden, s_.ffn)),
+        qkv_(Weight(s_.qkv, s_.hidden)),
+        norm_(random_.NormalVector(s_.hidden, 1)),
+        start_(random_.NormalVector(int64_t{s_.rows} * s_.hidden, 1)),
+        x_(Bytes(4, s_.hidden)),
+        projected_(Bytes(4, s_.hidden)),
+        normed_(Bytes(2, s_.hidden)),
+        activated_(Bytes(2, s_.ffn)),
+        out_(Bytes(4, s_.qkv)) {}
+
+  // Unwritten results are NaN.
+  void Reset() {
+    CheckCuda(cudaMemcpy(x_.as(), start_.data(), x_.bytes(), cudaMemcpyHostToDevice), "copy");
+    for (const DeviceMemory* memory : {&projected_, &normed_, &activated_, &out_}) {
+      memory->Fill(0xff);
+    }
+  }
+
+  std::vector<cuda::ChainOp> Ops() const {
+    const RmsNormArgs norm = {.x = x_.as<float>(),
+                              .residual_in = projected_.as<float>(),
+                              .weight = norm_.as<float>(),
+                              .out = normed_.as(),
+                              .num_rows = s_.rows,
+                              .hidden_dim = s_.hidden,
+                              .eps = 1e-5F,
+                              .out_dtype = s_.dtype};
+    return {
+        MatMulArgs{attended_.as(), Of(o_, s_.hidden, s_.hidden), projected_.as<float>(), s_.rows},
+        norm,
+        cuda::GatedMatMulArgs{
+            normed_.as(), Of(gate_up_, 2 * s_.ffn, s_.hidden), activated_.as(), s_.rows},
+        MatMulArgs{activated_.as(), Of(down_, s_.hidden, s_.ffn), projected_.as<float>(), s_.rows},
+        norm,
+        MatMulArgs{normed_.as(), Of(qkv_, s_.qkv, s_.hidden), out_.as<float>(), s_.rows}};
+  }
+
+  // Everything the ops left behind.
+  std::vector<std::vector<uint32_t>> Results() const {
+    CheckCuda(cudaDeviceSynchronize(), "the ops");
+    std::vector<std::vector<uint32_t>> results;
+    for (const DeviceMemory* memory : {&x_, &projected_, &normed_, &activated_, &out_}) {
+      results.push_back(memory->Download<uint32_t>());
+    }
+    return results;
+  }
+
+ private:
+  DeviceMemory Weight(int64_t rows, int64_t cols) {
+    return DeviceMemory(
+        Words(random_, rows * cols, 1 / std::sqrt(static_cast<float>(cols)), s_.dtype));
+  }
+
+  Matrix Of(const DeviceMemory& memory, int64_t rows, int64_t cols) const {
+    return {memory.as(), rows, cols, s_.dtype};
+  }
+
+  DeviceMemory Bytes(int64_t element_bytes, int64_t columns) const {
+    return DeviceMemory(static_cast<size_t>(element_bytes * s_.rows * columns));
+  }
+
+  Shape s_;
+  Random random_;
+  DeviceMemory attended_, o_, gate_up_, down_, qkv_, norm_;
+  std::vector<float> start_;
+  DeviceMemory x_, projected_, normed_, activated_, out_;
+};
+
+const cuda::HopperDevice& Device() {
+  static const cuda::HopperDevice device = [] {
+    cuda::HopperDevice found;
+    CheckCuda(cuda::FindHopperDevice(0, found), "FindHopperDevice");
+    return found;
+  }();
+  return device;
+}
+
+bool IsHopper() {
+  if (Device().encode_tensor_map == nullptr) {
+    WARN("SKIPPED: the device is not sm_90");
+    return false;
+  }
+  return true;
+}
+
+void LaunchApart(const std::vector<cuda::ChainOp>& ops) {
+  for (const cuda::ChainOp& op : ops) {
+    if (const auto* norm = std::get_if<RmsNormArgs>(&op)) {
+      CheckCuda(cuda::LaunchRmsNorm(*norm, nullptr), "norm");
+    } else if (const auto* gated = std::get_if<cuda::GatedMatMulArgs>(&op)) {
+      CheckCuda(cuda::LaunchHopperGatedMatMul(Device(), *gated, nullptr), "gated matmul");
+    } else {
+      CheckCuda(cuda::LaunchHopperMatMul(Device(), std::get<MatMulArgs>(op), nullptr), "matmul");
+    }
+  }
+}
+
+class Counters {
+ public:
+  Counters() : memory_(cuda::kChainCounterBytes) { memory_.Fill(0); }
+
+  int32_t* get() const { return memory_.as<int32_t>(); }
+
+  bool AreZero() const {
+    const std::vector<int32_t> values = memory_.Download<int32_t>();
+    return std::all_of(values.begin(), values.end(), [](int32_t value) { return value == 0; });
+  }
+
+ private:
+  DeviceMemory memory_;
+};
+
+}  // namespace
+
+TEST_CASE("a chain has the bits of its ops one by one", "[cuda][chain]") {
+  if (!IsHopper()) {
+    return;
+  }
+  const Counters counters;
+  // Gates of more tiles than an H200 has blocks, norms of two sizes.
+  for (const Shape& shape : {Shape{1, 64, 64, 24},
+                             Shape{1, 128, 14336, 512},
+                             Shape{2, 4160, 64, 136},
+                             Shape{3, 576, 704, 333},
+                             Shape{5, 192, 9024, 2000},
+                             Shape{8, 1024, 1408, 1536, DType::kF16}}) {
+    INFO("rows " << shape.rows << " hidden " << shape.hidden << " ffn " << shape.ffn);
+    Layer layer(shape);
+    const std::vector<cuda::ChainOp> ops = layer.Ops();
+    layer.Reset();
+    LaunchApart(ops);
+    const auto expected = layer.Results();
+    for (const cuda::ChainTuning& tuning : {cuda::ChainTuning{},
+                                            cuda::ChainTuning{.ahead_bytes = 1},
+                                            cuda::ChainTuning{.shared_bytes = 100 << 10},
+                                            cuda::ChainTuning{.max_units = 1},
+                                            cuda::ChainTuning{.max_units = 3}}) {
+      INFO("ahead " << tuning.ahead_bytes << " shared " << tuning.shared_bytes << " units "
+                    << tuning.max_units);
+      layer.Reset();
+      CheckCuda(cuda::LaunchChain(Device(), ops, counters.get(), nullptr, tuning), "chain");
+      CHECK(layer.Results() == expected);
+      CHECK(counters.AreZero());
+    }
+    // Any run of the ops is a chain.
+    layer.Reset();
+    CheckCuda(cuda::LaunchChain(Device(), {ops.data(), 1}, counters.get(), nullptr), "chain");
+    CheckCuda(cuda::LaunchChain(Device(), {ops.data() + 1, 2}, counters.get(), nullptr), "chain");
+    CheckCuda(cuda::LaunchChain(Device(), {ops.data() + 3, 3}, counters.get(), nullptr), "chain");
+    CHECK(layer.Results() == expected);
+  }
+}
+
+TEST_CASE("chains that follow each other leave nothing behind", "[cuda][chain]") {
+  if (!IsHopper()) {
+    return;
+  }
+  const Counters counters;
+  for (const int32_t rows : {1, 8}) {
+    Layer layer({rows, 512, 2816, 768});
+    const std::vector<cuda::ChainOp> ops = layer.Ops();
+    layer.Reset();
+    for (int32_t i = 0; i < 100; ++i) {
+      LaunchApart(ops);
+    }
+    const auto expected = layer.Results();
+    layer.Reset();
+    for (int32_t i = 0; i < 100; ++i) {
+      CheckCuda(cuda::LaunchChain(Device(), ops, counters.get(), nullptr), "chain");
+    }
+    CHECK(layer.Results() == expected);
+    CHECK(counters.AreZero());
+  }
+}
+
+TEST_CASE("what a chain cannot do is refused", "[cuda][chain]") {
+  alignas(16) float nothing[4] = {};
+  const Matrix weight = {reinterpret_cast<const std::byte*>(nothing), 16, 64, DType::kBf16};
+  const MatMulArgs product = {nothing, weight, nothing, 1};
+  CHECK(cuda::CheckChainOp(product) == nullptr);
+  MatMulArgs args = product;
+  args.num_rows = 9;
+  CHECK(cuda::CheckChainOp(args) != nullptr);
+  args = product;
+  args.bias = nothing;
+  CHECK(cuda::CheckChainOp(args) != nullptr);
+  args = product;
+  args.weight.cols = 72;
+  CHECK(cuda::CheckChainOp(args) != nullptr);
+  CHECK(cuda::CheckChainOp(cuda::GatedMatMulArgs{nothing, weight, nothing, 1}) == nullptr);
+  CHECK(cuda::CheckChainOp(RmsNormArgs{.num_rows = 1, .hidden_dim = 8196}) != nullptr);
+  CHECK(cuda::CheckChainOp(
+            RmsNormArgs{.num_rows = 1, .hidden_dim = 64, .out_dtype = DType::kF32}) != nullptr);
+  if (IsHopper()) {
+    const Counters counters;
+    args = product;
+    args.num_rows = 2;
+    const std::vector<cuda::ChainOp> uneven = {product, args};
+    CHECK(cuda::LaunchChain(Device(), uneven, counters.get(), nullptr) != cudaSuccess);
+    CHECK(cuda::LaunchChain(Device(), {}, counters.get(), nullptr) != cudaSuccess);
+  }
+}
+
+}  // namespace ringserve
