@@ -12,6 +12,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "engine/backend/cuda_chain.h"
 #include "engine/backend/cuda_copies.h"
 #include "engine/backend/cuda_device.h"
 #include "engine/backend/cuda_graph.h"
@@ -41,6 +42,8 @@ constexpr size_t kLargeCopyBytes = size_t{64} << 10;  // worth ordering a stream
 // 14912; with 512 keys 224, 5265, 2442, 13435; with 1024 220, 5390, 2436, 13752.
 constexpr int64_t kSplitSize = 2048;
 
+// Products and norms of few rows are held back in chain_: every other op, and what ends or moves a
+// step, launches them first.
 class CudaBackend final : public Backend {
  public:
   CudaBackend(CudaDevice device, CudaStream stream, CudaCopies copies, int32_t num_threads)
@@ -99,6 +102,7 @@ class CudaBackend final : public Backend {
 
   // Other host memory must not be copied in a graph, which runs later.
   absl::Status Copy(std::byte* to, const std::byte* from, size_t bytes) override {
+    RETURN_IF_ERROR(chain_.Launch(stream_));
     RETURN_IF_ERROR(staging_.Flush(stream_));
     RETURN_IF_ERROR(graph_.Launch(stream_));
     if (bytes >= kLargeCopyBytes && CudaCopies::Fits(to, from)) {
@@ -123,24 +127,37 @@ class CudaBackend final : public Backend {
   absl::StatusOr<const std::byte*> Upload(const std::byte* from, size_t bytes) override;
 
   absl::Status Embed(const EmbedArgs& args) override {
+    RETURN_IF_ERROR(chain_.Launch(stream_));
     RETURN_IF_ERROR(staging_.Flush(stream_));
     return FromCuda(cuda::LaunchEmbed(args, sampler_.ids_before(), stream_.get()), "embed");
   }
 
   absl::Status RmsNorm(const RmsNormArgs& args) override {
+    ASSIGN_OR_RETURN(const bool taken, chain_.Take(args, stream_));
+    if (taken) {
+      return absl::OkStatus();
+    }
+    RETURN_IF_ERROR(chain_.Launch(stream_));
     return FromCuda(cuda::LaunchRmsNorm(args, stream_.get()), "rmsnorm");
   }
 
   absl::Status MatMul(const MatMulArgs& args) override {
+    ASSIGN_OR_RETURN(const bool taken, chain_.Take(args, stream_));
+    if (taken) {
+      return absl::OkStatus();
+    }
+    RETURN_IF_ERROR(chain_.Launch(stream_));
     return FromCuda(matmul_->Launch(args, stream_.get()), "matmul");
   }
 
   absl::Status RopeAngles(const RopeAnglesArgs& args) override {
+    RETURN_IF_ERROR(chain_.Launch(stream_));
     RETURN_IF_ERROR(staging_.Flush(stream_));
     return FromCuda(cuda::LaunchRopeAngles(args, stream_.get()), "rope angles");
   }
 
   absl::Status RopeAppend(const RopeAppendArgs& args) override {
+    RETURN_IF_ERROR(chain_.Launch(stream_));
     RETURN_IF_ERROR(staging_.Flush(stream_));
     if (args.kv.layer == 0 && copies_.IsBusy()) {
       RETURN_IF_ERROR(copies_.Join(stream_, args.kv, tiles_->entries, graph_));
@@ -151,6 +168,7 @@ class CudaBackend final : public Backend {
   absl::Status Attention(const AttentionArgs& args) override;
 
   absl::Status SwiGlu(const SwiGluArgs& args) override {
+    RETURN_IF_ERROR(chain_.Launch(stream_));
     return FromCuda(cuda::LaunchSwiGlu(args, stream_.get()), "swiglu");
   }
 
@@ -159,13 +177,18 @@ class CudaBackend final : public Backend {
         activation.out_dtype != product.weight.dtype) {
       return Backend::MatMulSwiGlu(product, activation);
     }
-    return FromCuda(
-        matmul_->LaunchGated({product.x, product.weight, activation.out, product.num_rows},
-                             stream_.get()),
-        "matmul and swiglu");
+    const cuda::GatedMatMulArgs args = {
+        product.x, product.weight, activation.out, product.num_rows};
+    ASSIGN_OR_RETURN(const bool taken, chain_.Take(args, stream_));
+    if (taken) {
+      return absl::OkStatus();
+    }
+    RETURN_IF_ERROR(chain_.Launch(stream_));
+    return FromCuda(matmul_->LaunchGated(args, stream_.get()), "matmul and swiglu");
   }
 
   absl::Status Sample(const SampleArgs& args) override {
+    RETURN_IF_ERROR(chain_.Launch(stream_));
     return sampler_.Sample(args, {.staging = staging_, .graph = graph_, .stream = stream_});
   }
 
@@ -192,6 +215,7 @@ class CudaBackend final : public Backend {
 
   // The step at hand.
   CudaGraph graph_;
+  CudaChain chain_;
   const TilePlan* tiles_ = nullptr;
   cuda::PackedAttentionPlan packed_;
   cuda::AttentionPlanView plan_;
@@ -204,6 +228,7 @@ absl::Status CudaBackend::PrepareSteps(const ModelConfig& config,
                                        const StepLimits& limits) {
   RETURN_IF_ERROR(Synchronize());
   graph_.Clear();
+  chain_ = {};
   loader_.reset();
   matmul_.reset();
   staging_ = {};
@@ -233,6 +258,11 @@ absl::Status CudaBackend::PrepareSteps(const ModelConfig& config,
                                static_cast<size_t>(cuda::AttentionZeroedBytes(max_partials_)),
                                stream_.get()),
                "clearing the attention workspace"));
+  RETURN_IF_ERROR(
+      FromCuda(cudaMemsetAsync(device + at_.chain, 0, cuda::kChainCounterBytes, stream_.get()),
+               "clearing the counters of chains"));
+  ASSIGN_OR_RETURN(
+      chain_, CudaChain::Create(device_.index, reinterpret_cast<int32_t*>(device + at_.chain)));
   RETURN_IF_ERROR(FromCuda(cuda::MatMulDevice::Create(device_.index, device + at_.matmul, matmul_),
                            "preparing matrix products"));
   const int64_t q_dim = int64_t{config.num_heads} * config.head_dim;
@@ -294,6 +324,7 @@ absl::StatusOr<const std::byte*> CudaBackend::Upload(const std::byte* from, size
 
 absl::Status CudaBackend::Attention(const AttentionArgs& args) {
   RS_DCHECK(args.plan == tiles_);
+  RETURN_IF_ERROR(chain_.Launch(stream_));
   const cuda::AttentionCudaArgs launch = {.plan = plan_,
                                           .q = args.q,
                                           .kv = args.kv,
@@ -316,6 +347,7 @@ absl::Status CudaBackend::Attention(const AttentionArgs& args) {
 }
 
 absl::Status CudaBackend::EndStep() {
+  RETURN_IF_ERROR(chain_.Launch(stream_));
   RETURN_IF_ERROR(graph_.Launch(stream_));
   ended_.push_back(staging_.slot());
   return staging_.End(stream_);
@@ -333,6 +365,7 @@ absl::Status CudaBackend::AwaitStep() {
 }
 
 absl::Status CudaBackend::Synchronize() {
+  RETURN_IF_ERROR(chain_.Launch(stream_));
   RETURN_IF_ERROR(graph_.Launch(stream_));
   RETURN_IF_ERROR(FromCuda(cudaStreamSynchronize(stream_.get()), "a step"));
   RETURN_IF_ERROR(copies_.Await());

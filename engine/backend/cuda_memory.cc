@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/attention_plan_cuda.h"
+#include "kernels/chain_cuda.h"
 #include "kernels/matmul_cuda.h"
 #include "kernels/sample_cuda.h"
 
@@ -50,6 +51,7 @@ CudaStepMemory PlanCudaSteps(const ModelConfig& config,
   at.attention = take(cuda::AttentionWorkspaceBytes(device, config.head_dim, limits.max_partials),
                       at.device_bytes);
   at.matmul = take(static_cast<int64_t>(cuda::MatMulDevice::WorkspaceBytes()), at.device_bytes);
+  at.chain = take(static_cast<int64_t>(cuda::kChainCounterBytes), at.device_bytes);
   at.sample = take(
       static_cast<int64_t>(cuda::SampleWorkspaceBytes(limits.max_logits_rows, config.vocab_size)),
       at.device_bytes);

@@ -1,0 +1,57 @@
+#include "engine/backend/cuda_chain.h"
+
+#include <utility>
+#include <variant>
+
+namespace ringserve {
+namespace {
+
+// Llama-3-8B's shape on an H200 at 1k of context, one run, tokens/s without chains | with: 1 row
+// 226.1 | 231.5, 8 rows 1758 | 1735.
+constexpr int32_t kMaxRows = 1;
+
+std::atomic<bool> is_claimed = false;
+
+int32_t RowsOf(const cuda::ChainOp& op) {
+  return std::visit([](const auto& args) { return args.num_rows; }, op);
+}
+
+}  // namespace
+
+absl::StatusOr<CudaChain> CudaChain::Create(int32_t device, int32_t* counters) {
+  CudaChain chain;
+  int32_t is_shared = 0;
+  RETURN_IF_ERROR(FromCuda(cudaDeviceGetAttribute(&is_shared, cudaDevAttrMpsEnabled, device),
+                           "asking whether processes share the device"));
+  if (is_shared != 0 || is_claimed.exchange(true)) {
+    return chain;
+  }
+  chain.claim_.reset(&is_claimed);
+  RETURN_IF_ERROR(FromCuda(cuda::FindHopperDevice(device, chain.device_), "looking at the device"));
+  chain.counters_ = counters;
+  chain.ops_.reserve(cuda::kMaxChainOps);
+  return chain;
+}
+
+absl::StatusOr<bool> CudaChain::Take(const cuda::ChainOp& op, const CudaStream& stream) {
+  if (RowsOf(op) > kMaxRows || device_.encode_tensor_map == nullptr ||
+      cuda::CheckChainOp(op) != nullptr) {
+    return false;
+  }
+  if (ops_.size() == cuda::kMaxChainOps || (!ops_.empty() && RowsOf(ops_.front()) != RowsOf(op))) {
+    RETURN_IF_ERROR(Launch(stream));
+  }
+  ops_.push_back(op);
+  return true;
+}
+
+absl::Status CudaChain::Launch(const CudaStream& stream) {
+  if (ops_.empty()) {
+    return absl::OkStatus();
+  }
+  const cudaError_t error = cuda::LaunchChain(device_, ops_, counters_, stream.get());
+  ops_.clear();
+  return FromCuda(error, "a chain of products and norms");
+}
+
+}  // namespace ringserve
