@@ -1,12 +1,13 @@
-// Exact causal attention of one layer, executed tile by tile from a TilePlan.
+// Exact attention of one layer, executed tile by tile from a TilePlan.
 // Method: online softmax (Milakov and Gimelshein 2018), tiled as in FlashAttention (Dao et al.
 // 2022, algorithm 1), keys split and merged by log-sum-exp as in Flash-Decoding (2023).
 //
 //   q    [num_rows, num_heads, head_dim]  rotated, `q_dtype`, row stride q_stride elements
 //   kv   keys and values of the layer, `kv.layout.dtype`
 //   out  [num_rows, num_heads, head_dim]  `out_dtype`, row stride out_stride elements
-// Row r at position p sees the keys of its sequence's entries whose position is in (p - window, p];
-// sink entries are seen by every row of their sequence. Softmax is in float32 over the scores: with
+// Row r at position p sees the keys of its sequence's entries whose position is in (p - window, p],
+// or all of them if the plan is not causal; sink entries are seen by every row of their sequence.
+// Softmax is in float32 over the scores: with
 // s = `scale` * q.k and d the key's position less the row's, softcap * tanh(s / softcap) if there
 // is a softcap, else s, plus bias[h, reach + d], d held to [-reach, reach]. Query head h reads KV
 // head h / (num_heads / num_kv_heads). Slots that no row sees are never read. `out` overlaps

@@ -68,7 +68,7 @@ void RowRef(const AttentionArgs& args,
     const BlockEntry& entry = plan.entries[sequence.first_entry + e];
     for (int32_t key = 0; key < entry.num_keys; ++key) {
       const int64_t key_position = entry.position + key;
-      if (entry.sink_angle_row < 0 &&
+      if (plan.causal && entry.sink_angle_row < 0 &&
           (key_position > position || key_position <= position - plan.window)) {
         continue;
       }

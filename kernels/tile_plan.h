@@ -108,6 +108,8 @@ struct TileCounts {
 
 struct TilePlan {
   int32_t num_rows = 0;
+  // False: a row sees every key of its sequence, wherever both stand; then all tiles are dense.
+  bool causal = true;
   int64_t window = kNoWindow;
   int64_t split_size = 0;  // keys; > 0
   std::vector<TileSequence> sequences;

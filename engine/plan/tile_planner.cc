@@ -34,6 +34,7 @@ class Planner {
   Planner(const TileStep& step, const TileOptions& options, TilePlan& plan)
       : options_(options), plan_(plan) {
     plan.num_rows = 0;
+    plan.causal = options.causal;
     plan.window = options.window;
     plan.split_size = options.split_size;
     plan.sequences.assign(step.sequences.begin(), step.sequences.end());
@@ -146,7 +147,7 @@ void Planner::CutEntry(int32_t entry, int64_t first_position, int64_t last_posit
     int64_t first = position;
     int64_t last = block.position + piece_end - 1;
     bool dense = true;
-    if (!sink) {
+    if (!sink && options_.causal) {
       first = std::max(first, first_position - window + 1);
       last = std::min(last, last_position);
       dense = first > last_position - window && last <= first_position;

@@ -10,14 +10,15 @@
 
 namespace ringserve {
 
-// What one model and one device fix for all steps. Only window and split_size can change the bits
-// of a result.
+// What one model and one device fix for all steps. Only causal, window and split_size can change
+// the bits of a result.
 struct TileOptions {
   int32_t num_heads = 0;  // a multiple of num_kv_heads
   int32_t num_kv_heads = 0;
   int32_t tile_size = 64;      // query rows and keys of a tile, >= 1; a tile never leaves its block
   int32_t head_tile_size = 0;  // most query heads of one KV head in an item; 0: all of its group
   std::optional<TileOrder> order = std::nullopt;  // empty: chosen for each sequence
+  bool causal = true;                             // false: every row sees all of its entries' keys
   int64_t window = kNoWindow;                     // >= 1
   int64_t split_size = 1024;                      // keys, >= 1
   // An empty `order` makes a sequence of at most this many rows K-major: its splits then run in
@@ -29,7 +30,7 @@ struct TileOptions {
 
 // A step, as its rows lie in memory. Sequences own disjoint rows that cover [0, num_rows) in order;
 // each has at least one row. The entries of a sequence are in ascending position, sinks first, and
-// hold at least every row's own position.
+// hold at least every row's own position, where attention is causal.
 struct TileStep {
   std::span<const TileSequence> sequences;
   std::span<const BlockEntry> entries;

@@ -49,10 +49,10 @@ struct Step {
 };
 
 // What a row may see: by definition, key by key.
-bool Visible(const BlockEntry& entry, int32_t key, int64_t position, int64_t window) {
+bool Visible(const BlockEntry& entry, int32_t key, int64_t position, const TileOptions& options) {
   const int64_t key_position = entry.position + key;
-  return entry.sink_angle_row >= 0 ||
-         (key_position <= position && key_position > position - window);
+  return !options.causal || entry.sink_angle_row >= 0 ||
+         (key_position <= position && key_position > position - options.window);
 }
 
 int64_t SplitOf(const BlockEntry& entry, int32_t key, int64_t split_size) {
@@ -171,7 +171,7 @@ class Checker {
     for (int32_t i = 0; i < range.num_rows; ++i) {
       const int64_t position = sequence.first_position + (range.first_row + i - sequence.first_row);
       for (int32_t key = tile.first_key; key < tile.first_key + tile.num_keys; ++key) {
-        const bool visible = Visible(shared, key, position, options_.window);
+        const bool visible = Visible(shared, key, position, options_);
         any = any || visible;
         REQUIRE((visible || tile.kind == TileKind::kTriangle));
         for (int32_t h = 0; visible && h < item.num_heads; ++h) {
@@ -189,7 +189,7 @@ class Checker {
         for (int32_t e = 0; e < sequence.num_entries; ++e) {
           const BlockEntry& entry = step_.entries[sequence.first_entry + e];
           for (int32_t key = 0; key < entry.num_keys; ++key) {
-            expected += Visible(entry, key, sequence.first_position + row, options_.window) ? 1 : 0;
+            expected += Visible(entry, key, sequence.first_position + row, options_) ? 1 : 0;
           }
         }
       }
@@ -308,6 +308,7 @@ TEST_CASE("plans of random steps cover every visible pair once, and promise noth
     options.tile_size = static_cast<int32_t>(int64_t{1} << random.Int(0, 5));
     options.head_tile_size = static_cast<int32_t>(random.Int(0, 3));
     options.split_size = std::vector<int64_t>{16, 24, 64, 1024}[random.Int(0, 3)];
+    options.causal = trial % 4 != 3;
     options.window = random.Int(0, 1) == 0 ? kNoWindow : random.Int(1, 60);
     options.k_major_rows = static_cast<int32_t>(random.Int(0, 8));
     options.num_workers = static_cast<int32_t>(random.Int(1, 20));

@@ -127,6 +127,7 @@ TEST_CASE("scores are soft-capped, biased by distance and joined by learned sink
     attention.args().bias_reach = kReach;
   }
   TileOptions options = attention.Options();
+  options.causal = GENERATE(true, false);
   options.window = GENERATE(kNoWindow, int64_t{13});
   options.split_size = 64;
   attention.Run(options, pool);
@@ -135,6 +136,31 @@ TEST_CASE("scores are soft-capped, biased by distance and joined by learned sink
   const std::vector<float> plain = attention.Reference<float>(dtype);
   CHECK(MaxError(attention.Output(), truth) <=
         2 * MaxError(plain, truth) + OneUlp(MaxAbs(truth), DType::kF32));
+}
+
+TEST_CASE("without a mask a row sees every key, and has the same bits however the rows are cut") {
+  ThreadPool pool(2);
+  const DType dtype = GENERATE(DType::kBf16, DType::kF32);
+  AttentionCase attention({.head_dim = 40, .kv_dtype = dtype, .q_dtype = dtype},
+                          {{.first_position = 0, .num_rows = 150},
+                           {.first_position = 0, .num_rows = 1, .seed = 2},
+                           {.first_position = 70, .num_rows = 3, .seed = 3}});
+  TileOptions options = attention.Options();
+  options.causal = false;
+  options.split_size = 64;
+  options.order = TileOrder::kQMajor;
+  const std::vector<std::byte> q_major = attention.Run(options, pool);
+  CHECK(MaxError(attention.Output(), attention.Reference<double>(DType::kF32)) <=
+        2 * MaxError(attention.Reference<float>(dtype), attention.Reference<double>(DType::kF32)) +
+            OneUlp(1.0, DType::kF32));
+  for (const TileOrder order : {TileOrder::kQMajor, TileOrder::kKMajor}) {
+    for (const int32_t tile_size : {1, 8, 16}) {
+      CAPTURE(tile_size);
+      options.order = order;
+      options.tile_size = tile_size;
+      CHECK(attention.Run(options, pool) == q_major);
+    }
+  }
 }
 
 TEST_CASE("a bias is added to every row of a product") {
