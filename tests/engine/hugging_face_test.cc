@@ -13,6 +13,7 @@
 #include "tests/support/catch.h"
 #include "tests/support/compare.h"
 #include "tests/support/devices.h"
+#include "tests/support/fixture_files.h"
 #include "tests/support/model_runner.h"
 #include "tests/support/random.h"
 #include "tests/support/reference_model.h"
@@ -21,36 +22,6 @@ namespace ringserve {
 namespace {
 
 const std::string kRoot = RINGSERVE_SOURCE_DIR;
-
-template <typename T>
-T Get(absl::StatusOr<T> result) {
-  INFO(result.status().ToString());
-  REQUIRE(result.ok());
-  return *std::move(result);
-}
-
-std::vector<float> Floats(const FileTensor& tensor) {
-  std::vector<float> values;
-  if (tensor.dtype == "F32") {
-    values.resize(tensor.data.size() / sizeof(float));
-    std::memcpy(values.data(), tensor.data.data(), tensor.data.size());
-    return values;
-  }
-  REQUIRE(tensor.dtype == "BF16");
-  std::vector<Bf16> halves(tensor.data.size() / sizeof(Bf16));
-  std::memcpy(halves.data(), tensor.data.data(), tensor.data.size());
-  for (const Bf16 half : halves) {
-    values.push_back(ToFloat(half));
-  }
-  return values;
-}
-
-std::vector<int32_t> Ints(const FileTensor& tensor) {
-  REQUIRE(tensor.dtype == "I32");
-  std::vector<int32_t> values(tensor.data.size() / sizeof(int32_t));
-  std::memcpy(values.data(), tensor.data.data(), tensor.data.size());
-  return values;
-}
 
 struct Subject {
   Subject(const std::string& folder, DevicePolicy device)
@@ -181,14 +152,6 @@ TEST_CASE("fairytale-5m computes what Hugging Face computes") {
   }
   CHECK(std::abs(sum / static_cast<double>(ids.size() - 1) -
                  document.at("mean_nll").get<double>()) <= 0.002);
-}
-
-std::map<std::string, FileTensor> References(const SafetensorsFile& file) {
-  std::map<std::string, FileTensor> reference;
-  for (size_t i = 0; i < file.size(); ++i) {
-    reference[std::string(file.tensor(i).name)] = file.tensor(i);
-  }
-  return reference;
 }
 
 // True if the device refuses the model, saying why.
