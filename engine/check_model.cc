@@ -108,12 +108,17 @@ double Millions(const ModelConfig& model) {
   };
   const ModelTensors tensors = TensorsOfModel(model);
   add(tensors.embedding);
-  std::for_each(tensors.positions.begin(), tensors.positions.end(), add);
-  std::for_each(tensors.final_norm.weight.begin(), tensors.final_norm.weight.end(), add);
+  for (const TensorParts* parts : {&tensors.positions,
+                                   &tensors.position_bias,
+                                   &tensors.encoder_position_bias,
+                                   &tensors.encoder_norm.weight,
+                                   &tensors.final_norm.weight}) {
+    std::for_each(parts->begin(), parts->end(), add);
+  }
   if (!model.tied_embeddings) {
     add(tensors.lm_head);
   }
-  for (int32_t layer = 0; layer < model.num_layers; ++layer) {
+  for (int32_t layer = 0; layer < model.num_all_layers(); ++layer) {
     const LayerTensors of_layer = TensorsOfLayer(model, layer);
     for (const TensorSpec* spec : of_layer.all()) {
       add(*spec);
@@ -167,15 +172,17 @@ std::string FormatCheckReport(const CheckReport& report) {
                               report.problems.size() == 1 ? "" : "s");
   }
   const ModelConfig& model = report.model;
-  return text + fmt::format(
-                    "{}: {}, {:.1f} million parameters in {}, context {} of {} tokens, {}: sound\n",
-                    report.config.model.name,
-                    model.architecture,
-                    Millions(model),
-                    DTypeName(model.file_dtype),
-                    report.config.rings.buffer_size,
-                    model.max_positions,
-                    report.has_chat_template ? "chat template" : "no chat template");
+  // Distances between an encoder's tokens have no end.
+  const std::string most = model.has_encoder() ? "" : fmt::format(" of {}", model.max_positions);
+  return text +
+         fmt::format("{}: {}, {:.1f} million parameters in {}, context {}{} tokens, {}: sound\n",
+                     report.config.model.name,
+                     model.architecture,
+                     Millions(model),
+                     DTypeName(model.file_dtype),
+                     report.config.rings.buffer_size,
+                     most,
+                     report.has_chat_template ? "chat template" : "no chat template");
 }
 
 }  // namespace ringserve

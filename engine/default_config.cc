@@ -15,7 +15,8 @@ namespace {
 constexpr int32_t kBlockSize = 64;
 constexpr int32_t kMinBlockSize = 8;
 constexpr int64_t kMaxBufferSize = 8192;
-constexpr int32_t kMaxSessions = 32;  // that run at once
+constexpr int64_t kMaxEncoderBufferSize = 2048;  // an encoder's rows are in memory all at once
+constexpr int32_t kMaxSessions = 32;             // that run at once
 constexpr int64_t kMaxIdleSessions = 1024;
 constexpr int64_t kIdleTimeoutS = 3600;
 constexpr int64_t kMaxPoolBytes = int64_t{4} << 30;
@@ -43,7 +44,8 @@ absl::StatusOr<EngineConfig> DefaultEngineConfig(const std::string& model_dir) {
   EngineConfig config;
   config.model = {.name = NameOfFolder(model_dir), .path = model_dir};
   EngineConfig::Rings& rings = config.rings;
-  const int64_t context = std::min(model.max_positions, kMaxBufferSize);
+  const int64_t context =
+      std::min(model.max_positions, model.has_encoder() ? kMaxEncoderBufferSize : kMaxBufferSize);
   rings.block_size = kBlockSize;
   while (rings.block_size > kMinBlockSize && context < 2 * int64_t{rings.block_size}) {
     rings.block_size /= 2;

@@ -72,6 +72,7 @@ void Engine::State::Start(EventSink& sink) {
                   .kv = plan.kv,
                   .tiles = MakeTileOptions(config, model_config, backend->info()),
                   .local_tiles = MakeLocalTileOptions(config, model_config, backend->info()),
+                  .has_encoder = model_config.has_encoder(),
                   .vocab_size = model_config.vocab_size};
   parts.shape = MakeSessionShape(config, model_config);
   parts.scheduler = config.scheduler;
@@ -80,6 +81,7 @@ void Engine::State::Start(EventSink& sink) {
   parts.host_blocks = static_cast<int32_t>(plan.pinned_blocks);
   parts.host_pool = pinned_pool.data();
   parts.eos_token_ids = model_config.eos_token_ids;
+  parts.decoder_start_token_id = model_config.decoder_start_token_id;
   loop = std::make_unique<EngineLoop>(parts, sink);
   thread.emplace(*loop);
 }
@@ -181,9 +183,13 @@ const ModelConfig& Engine::model_config() const {
 RequestLimits Engine::limits() const {
   const EngineConfig::Rings& rings = state_->config.rings;
   const bool slides = rings.overflow == OverflowPolicy::kSlide;
+  const bool has_encoder = state_->model_config.has_encoder();
+  // An encoder's prompt takes whole blocks and leaves one to the text.
+  const int64_t most = has_encoder ? rings.buffer_size - rings.block_size : rings.buffer_size;
   return {.vocab_size = state_->model_config.vocab_size,
-          .max_prompt_tokens = slides ? std::numeric_limits<int64_t>::max() : rings.buffer_size,
-          .max_context_tokens = rings.buffer_size};
+          .max_prompt_tokens = slides ? std::numeric_limits<int64_t>::max() : most,
+          .max_context_tokens = rings.buffer_size,
+          .has_encoder = has_encoder};
 }
 
 std::string Engine::device_description() const {

@@ -76,9 +76,9 @@ absl::StatusOr<EngineConfig> LoadEngineConfig(const std::string& path);
 // only what is not noted means anything.
 EngineConfig ReadEngineConfig(const std::string& path, Problems& problems);
 
-// What `--model DIR` uses: as much context as the model was trained for, up to 8192 tokens, for up
-// to 32 sessions, with a KV pool of at most 4 GiB (more if one session needs more). A function of
-// the folder's config.json.
+// What `--model DIR` uses: as much context as the model was trained for, up to 8192 tokens (2048
+// with an encoder), for up to 32 sessions, with a KV pool of at most 4 GiB (more if one session
+// needs more). A function of the folder's config.json.
 absl::StatusOr<EngineConfig> DefaultEngineConfig(const std::string& model_dir);
 
 // The effective config, with every key, as JSON text.

@@ -48,6 +48,7 @@ class EngineLoop {
     int32_t host_blocks = 0;         // 0: no host tier
     std::byte* host_pool = nullptr;  // that many blocks of host memory
     std::vector<int32_t> eos_token_ids;
+    int32_t decoder_start_token_id = 0;  // where shape.has_source
     std::function<absl::Time()> clock = absl::Now;
     std::function<std::string()> make_session_id;  // SessionStore::Parts::make_id
   };

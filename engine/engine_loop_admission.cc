@@ -13,7 +13,7 @@ namespace ringserve {
 
 absl::Status EngineLoop::Submit(GenerateRequest request) {
   if (!request.turn.has_value()) {
-    RETURN_IF_ERROR(CheckFits(WorstCaseBlocks(parts_.shape, MaxPositions(request))));
+    RETURN_IF_ERROR(CheckFits(WorstCaseBlocks(parts_.shape, MaxPositions(request, parts_.shape))));
   }
   return queue_.Push(std::move(request), parts_.clock());
 }
@@ -44,8 +44,8 @@ void EngineLoop::Enqueue(QueuedRequest queued) {
 
 absl::StatusOr<SessionEntry*> EngineLoop::BeginTurn(const GenerateRequest& request) {
   ASSIGN_OR_RETURN(SessionEntry* const entry, sessions_.BeginTurn(request));
-  const absl::Status fits = CheckFits(
-      WorstCaseBlocks(entry->session->shape(), entry->position() + MaxPositions(request)));
+  const absl::Status fits = CheckFits(WorstCaseBlocks(
+      entry->session->shape(), entry->position() + MaxPositions(request, entry->session->shape())));
   if (!fits.ok()) {
     sessions_.EndTurn(*entry, parts_.clock());
     return fits;
@@ -112,6 +112,7 @@ void EngineLoop::Admit(absl::Time now) {
     setup.eos_token_ids = parts_.eos_token_ids;
     setup.entry = head.entry;
     setup.shape = parts_.shape;
+    setup.start_token_id = parts_.decoder_start_token_id;
     setup.pool = &pool_;
     setup.prefix = prefix_;
     running_.push_back(std::make_unique<Sequence>(std::move(head.queued), setup));
@@ -128,7 +129,7 @@ void EngineLoop::Admit(absl::Time now) {
 }
 
 int64_t EngineLoop::GrowthOf(const Waiting& waiting) const {
-  const int64_t num_positions = MaxPositions(waiting.queued.request);
+  const int64_t num_positions = MaxPositions(waiting.queued.request, parts_.shape);
   if (waiting.entry == nullptr) {
     const int64_t most = WorstCaseBlocks(parts_.shape, num_positions);
     // A sibling refers to what its leader has read; what is still to be read may come to be read by
@@ -136,7 +137,7 @@ int64_t EngineLoop::GrowthOf(const Waiting& waiting) const {
     const std::optional<uint64_t> leader_id = waiting.queued.leader;
     const Sequence* const leader = leader_id.has_value() ? FindRunning(*leader_id) : nullptr;
     const bool shares = leader != nullptr && !parts_.shape.slides && leader->prompt_left() == 0;
-    return shares ? most - NumShared(waiting.queued.request, parts_.shape.block_size) : most;
+    return shares ? most - NumShared(waiting.queued.request, parts_.shape) : most;
   }
   const Session& session = *waiting.entry->session;
   const int64_t most = WorstCaseBlocks(session.shape(), waiting.entry->position() + num_positions);

@@ -140,7 +140,7 @@ void EngineLoop::Land(Flight& flight) {
   if (flight.plan.back().is_prefill) {
     const std::chrono::duration<double, std::milli> took =
         landed - std::max(flight.launched, last_landing_);
-    prefill_budget_.Learn(static_cast<int64_t>(flight.batch.token_ids.size()), took.count());
+    prefill_budget_.Learn(flight.batch.num_rows(), took.count());
   }
   last_landing_ = landed;
   Retire(flight, parts_.clock());
@@ -178,7 +178,7 @@ void EngineLoop::Retire(Flight& flight, absl::Time now) {
     }
     bool is_sound = true;
     if (rows.is_prefill) {
-      counters_.prompt_tokens += rows.num_rows;
+      counters_.prompt_tokens += sequence->NumPromptTokens(rows);
       if (sequence->request().output.prompt_logprobs) {
         is_sound = TellPromptLogprobs(flight, i, *sequence, next_result);
       }

@@ -15,6 +15,7 @@ constexpr int64_t kMaxBlocks = std::numeric_limits<int32_t>::max();
 constexpr int64_t kMaxPlanBytes = int64_t{1} << 60;
 // Prompt logprobs take this many rows of logits at a time, however small the batch is.
 constexpr int32_t kMinLogitsRows = 64;
+constexpr int64_t kMaxEncoderRows = 1 << 20;
 
 absl::Status Invalid(const std::string& message) {
   return absl::InvalidArgumentError(message);
@@ -39,6 +40,9 @@ void CheckSlide(const EngineConfig& config, const ModelConfig& model, Problems& 
   }
   if (config.rings.overflow != OverflowPolicy::kSlide) {
     return;
+  }
+  if (model.has_encoder()) {
+    problems.Add("rings.overflow: an encoded prompt stays as long as the text behind it");
   }
   if (model.learned_positions) {
     problems.Add(
@@ -167,9 +171,14 @@ StepLimits MakeStepLimits(const EngineConfig& config,
   limits.max_positions =
       config.rings.overflow == OverflowPolicy::kSlide ? 0 : config.rings.buffer_size;
   limits.max_logits_rows = std::max(scheduler.max_batch, kMinLogitsRows);
+  if (model.has_encoder()) {
+    const int32_t block_size = config.rings.block_size;
+    limits.max_encoder_rows = static_cast<int32_t>(std::max<int64_t>(
+        config.rings.buffer_size - block_size, scheduler.prefill_size / block_size * block_size));
+  }
   limits.max_partials =
       MaxPartials(MakeTileOptions(config, model, backend),
-                  limits.max_rows,
+                  std::max(limits.max_rows, limits.max_encoder_rows),
                   scheduler.max_batch,
                   MakeSessionShape(config, model).buffer_size + config.rings.sink_size);
   limits.max_entries = scheduler.max_batch * BlocksPerSession(config, model);
@@ -179,7 +188,9 @@ StepLimits MakeStepLimits(const EngineConfig& config,
 SessionShape MakeSessionShape(const EngineConfig& config, const ModelConfig& model) {
   const int64_t window = LayerGroups(model).front().window;
   if (window == kNoWindow) {
-    return MakeSessionShape(config.rings);
+    SessionShape shape = MakeSessionShape(config.rings);
+    shape.has_source = model.has_encoder();
+    return shape;
   }
   const int64_t max_length = config.rings.overflow == OverflowPolicy::kSlide
                                  ? std::numeric_limits<int64_t>::max()
@@ -199,6 +210,15 @@ void CheckFit(const EngineConfig& config, const ModelConfig& model, Problems& pr
                              model.max_positions));
   }
   CheckSlide(config, model, problems);
+  if (model.has_encoder() && config.sessions.share_prefixes) {
+    problems.Add(
+        "sessions.share_prefixes: an encoder reads a prompt whole: no two begin with equal blocks");
+  }
+  if (model.has_encoder() && config.rings.buffer_size > kMaxEncoderRows) {
+    problems.Add(fmt::format("rings.buffer_size: {} is more than {}, what an encoder reads at once",
+                             config.rings.buffer_size,
+                             kMaxEncoderRows));
+  }
   const int32_t group = model.num_heads / model.num_kv_heads;
   if (config.attention.head_tile_size > group) {
     problems.Add(

@@ -130,6 +130,19 @@ absl::Status CheckSiblings(const GenerateRequest& request) {
   return absl::OkStatus();
 }
 
+// What an encoder's prompt cannot have.
+absl::Status CheckEncoded(const GenerateRequest& request) {
+  if (request.turn.has_value()) {
+    return Invalid("session: the model reads a prompt whole with its encoder and has no sessions");
+  }
+  if (request.output.prompt_logprobs) {
+    return Invalid(
+        "output.echo: the model reads the prompt with its encoder, which predicts none "
+        "of its tokens");
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckTurn(const SessionTurn& turn) {
   if (turn.session_id.empty()) {
     return Invalid("session.id: it is empty");
@@ -163,6 +176,9 @@ absl::Status CheckGenerateRequest(const GenerateRequest& request, const RequestL
   RETURN_IF_ERROR(CheckInt("priority", request.priority, -100, 100));
   RETURN_IF_ERROR(CheckOwner(request.owner));
   RETURN_IF_ERROR(CheckSiblings(request));
+  if (limits.has_encoder) {
+    RETURN_IF_ERROR(CheckEncoded(request));
+  }
   if (request.turn.has_value()) {
     RETURN_IF_ERROR(CheckTurn(*request.turn));
   }

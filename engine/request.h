@@ -233,6 +233,8 @@ struct RequestLimits {
   int32_t vocab_size = 0;
   int64_t max_prompt_tokens = 0;  // INT64_MAX where the context slides
   int64_t max_context_tokens = 0;
+  // The prompt is read by an encoder: nothing predicts its tokens, and no session goes on with it.
+  bool has_encoder = false;
 };
 
 // INVALID_ARGUMENT naming field, value and range, or OK.

@@ -14,14 +14,26 @@ bool NeedsHistory(const SamplingParams& sampling) {
          sampling.frequency_penalty != 0.0F;
 }
 
-}  // namespace
-
-int64_t MaxPositions(const GenerateRequest& request) {
-  return static_cast<int64_t>(request.prompt.size()) + request.stopping.max_tokens - 1;
+// Positions before the text: those of a source, in whole blocks.
+int64_t SourceRows(const GenerateRequest& request, const SessionShape& shape) {
+  return shape.has_source
+             ? RoundUp<int64_t>(static_cast<int64_t>(request.prompt.size()), shape.block_size)
+             : 0;
 }
 
-int64_t NumShared(const GenerateRequest& request, int32_t block_size) {
-  return (static_cast<int64_t>(request.prompt.size()) - 1) / block_size;
+}  // namespace
+
+int64_t MaxPositions(const GenerateRequest& request, const SessionShape& shape) {
+  // A text behind a source begins with one token that was not made.
+  const int64_t first = shape.has_source ? SourceRows(request, shape) + 1
+                                         : static_cast<int64_t>(request.prompt.size());
+  return first + request.stopping.max_tokens - 1;
+}
+
+int64_t NumShared(const GenerateRequest& request, const SessionShape& shape) {
+  const int64_t tokens = shape.has_source ? SourceRows(request, shape)
+                                          : static_cast<int64_t>(request.prompt.size()) - 1;
+  return tokens / shape.block_size;
 }
 
 Sequence::Sequence(QueuedRequest queued, const Setup& setup)
@@ -30,13 +42,13 @@ Sequence::Sequence(QueuedRequest queued, const Setup& setup)
       arrival_time_(queued.arrival_time),
       admitted_time_(setup.now),
       entry_(setup.entry),
-      start_(entry_ != nullptr ? entry_->session->position() : 0),
+      start_(entry_ != nullptr ? entry_->session->position() : SourceRows(request_, setup.shape)),
       stop_ids_(request_.stopping.stop_token_ids),
       rank_(queued.arrival),
       is_paused_(queued.is_paused),
       leader_(queued.leader) {
   if (entry_ == nullptr) {
-    own_session_.emplace(setup.shape, MaxPositions(request_), *setup.pool);
+    own_session_.emplace(setup.shape, MaxPositions(request_, setup.shape), *setup.pool);
   }
   if (!request_.stopping.ignore_eos) {
     stop_ids_.insert(stop_ids_.end(), setup.eos_token_ids.begin(), setup.eos_token_ids.end());
@@ -49,7 +61,11 @@ Sequence::Sequence(QueuedRequest queued, const Setup& setup)
   if (pending_.has_value()) {
     rows_.push_back(*pending_);
   }
-  rows_.insert(rows_.end(), request_.prompt.begin(), request_.prompt.end());
+  if (setup.shape.has_source) {
+    rows_.push_back(setup.start_token_id);
+  } else {
+    rows_.insert(rows_.end(), request_.prompt.begin(), request_.prompt.end());
+  }
   if (NeedsHistory(request_.sampling)) {
     AddToHistory();
   }
@@ -66,7 +82,7 @@ void Sequence::AddToHistory() {
   std::vector<int32_t> before;
   for (int64_t position =
            std::max(session().window_first(), WindowFirst(session().shape(), start_));
-       position < start_;
+       entry_ != nullptr && position < start_;
        ++position) {
     before.push_back(session().TokenAt(position));
   }
@@ -84,8 +100,10 @@ bool Sequence::MayBeginShared(const GenerateRequest& request, const SessionEntry
 }
 
 int64_t Sequence::Growth() const {
-  const int64_t most = WorstCaseBlocks(
-      session().shape(), start_ + (pending_.has_value() ? 1 : 0) + MaxPositions(request_));
+  const int64_t most =
+      WorstCaseBlocks(session().shape(),
+                      (entry_ != nullptr ? start_ : 0) + (pending_.has_value() ? 1 : 0) +
+                          MaxPositions(request_, session().shape()));
   return std::max<int64_t>(most - session().num_blocks(), 0);
 }
 
@@ -93,9 +111,11 @@ void Sequence::TakePrompt(const Sequence& leader, std::vector<BlockCopy>& copies
   RS_CHECK(session().position() == 0);
   RS_CHECK(leader.prompt_left() == 0);
   // The last token is read by each, for its own logits.
-  usage_.cached_tokens = usage_.prompt_tokens - 1;
-  if (usage_.cached_tokens > 0) {
-    own_session_.emplace(*leader.own_session_, usage_.cached_tokens, copies);
+  const bool has_source = session().shape().has_source;
+  usage_.cached_tokens = usage_.prompt_tokens - (has_source ? 0 : 1);
+  const int64_t num_shared = has_source ? start_ : usage_.cached_tokens;
+  if (num_shared > 0) {
+    own_session_.emplace(*leader.own_session_, num_shared, copies);
   }
   // The windows that moved meanwhile, in one notice.
   evicted_now_ = session().window_first();
@@ -107,13 +127,25 @@ int64_t Sequence::prompt_left() const {
   return std::max<int64_t>(start_ + static_cast<int64_t>(rows_.size()) - session().position(), 0);
 }
 
+int64_t Sequence::source_left() const {
+  return session().shape().has_source && session().position() == 0 ? start_ : 0;
+}
+
+int64_t Sequence::NumPromptTokens(const ScheduledRows& rows) const {
+  if (session().shape().has_source) {
+    return rows.num_source_rows > 0 ? usage_.prompt_tokens : 0;
+  }
+  return rows.num_rows;
+}
+
 int64_t Sequence::NumPrefilled(int64_t position) const {
   const int64_t left = start_ + static_cast<int64_t>(rows_.size()) - position;
   return usage_.prompt_tokens - std::clamp<int64_t>(left, 0, usage_.prompt_tokens);
 }
 
 SequenceView Sequence::View() const {
-  return {.prompt_left = prompt_left(),
+  return {.prompt_left = prompt_left() - source_left(),
+          .source_left = source_left(),
           .max_rows = session().MaxRows(),
           .arrival = arrival_,
           .last_step = last_step_,
@@ -141,6 +173,9 @@ bool Sequence::NeedsEveryToken() const {
 std::span<const int32_t> Sequence::Advance(const ScheduledRows& rows, int64_t step) {
   last_step_ = step;
   const auto num_rows = static_cast<size_t>(rows.num_rows);
+  if (rows.num_source_rows > 0) {
+    mutable_session().AppendSource(request_.prompt);
+  }
   const std::span<const int32_t> token_ids =
       rows.is_prefill ? std::span<const int32_t>(rows_).subspan(
                             static_cast<size_t>(session().position() - start_), num_rows)
@@ -154,7 +189,9 @@ std::span<const int32_t> Sequence::Advance(const ScheduledRows& rows, int64_t st
 
 int64_t Sequence::NewBlocks(int64_t max_rows) const {
   const int64_t num_rows =
-      std::min({std::max<int64_t>(prompt_left(), 1), max_rows, session().MaxRows()});
+      source_left() > 0
+          ? prompt_left()
+          : std::min({std::max<int64_t>(prompt_left(), 1), max_rows, session().MaxRows()});
   const int64_t block_size = session().shape().block_size;
   const int64_t end = session().position() + num_rows;
   const bool takes_sinks = session().shape().sink_size > 0 && session().position() == 0;
@@ -172,7 +209,7 @@ std::optional<ContextNoticeEvent> Sequence::TakeNotice() {
 
 SampleRow Sequence::RowToSample() const {
   SampleRow row;
-  row.position = session().position();
+  row.position = session().position() - session().text_start();
   row.params = &request_.sampling;
   row.history = history_.has_value() ? &*history_ : nullptr;
   if (usage_.completion_tokens < request_.stopping.min_tokens) {
@@ -259,6 +296,8 @@ AcceptedEvent Sequence::Accepted() const {
 }
 
 FinishedEvent Sequence::Finish(FinishReason reason, absl::Time now) {
+  const int64_t before = session().shape().has_source ? usage_.prompt_tokens
+                                                      : start_ + static_cast<int64_t>(rows_.size());
   mutable_session().Commit();
   has_finished_ = true;
   if (entry_ != nullptr) {
@@ -266,15 +305,14 @@ FinishedEvent Sequence::Finish(FinishReason reason, absl::Time now) {
     ++entry_->counters.turns;
     CountUsage();
   }
-  return {
-      .reason = reason,
-      .stop_index = stop_index_,
-      .usage = usage_,
-      .timings = {.queued = admitted_time_ - arrival_time_,
-                  .prefill = first_token_time_ - admitted_time_,
-                  .decode = now - first_token_time_},
-      .session_position = start_ + static_cast<int64_t>(rows_.size()) + usage_.completion_tokens,
-      .replay_digest = digest_.value()};
+  return {.reason = reason,
+          .stop_index = stop_index_,
+          .usage = usage_,
+          .timings = {.queued = admitted_time_ - arrival_time_,
+                      .prefill = first_token_time_ - admitted_time_,
+                      .decode = now - first_token_time_},
+          .session_position = before + usage_.completion_tokens,
+          .replay_digest = digest_.value()};
 }
 
 int64_t Sequence::Interrupt(OnInterrupt policy, int64_t num_delivered) {

@@ -22,10 +22,10 @@ namespace ringserve {
 
 // The most positions whose keys and values a request can come to need beyond what its session
 // holds: the last token it makes needs none.
-int64_t MaxPositions(const GenerateRequest& request);
+int64_t MaxPositions(const GenerateRequest& request, const SessionShape& shape);
 
 // Full blocks of the prompt that a sibling refers to instead of taking them.
-int64_t NumShared(const GenerateRequest& request, int32_t block_size);
+int64_t NumShared(const GenerateRequest& request, const SessionShape& shape);
 
 class Sequence {
  public:
@@ -34,6 +34,7 @@ class Sequence {
     std::span<const int32_t> eos_token_ids;  // the model's
     SessionEntry* entry = nullptr;           // whose turn it is, outlives the sequence; or null:
     SessionShape shape;                      // of the session of its own that it makes
+    int32_t start_token_id = 0;              // of its text, if that has a source
     BlockPool* pool = nullptr;
     std::span<const int32_t> prefix;  // blocks that hold the beginning of its text, if it has not
                                       // begun: their references are taken over
@@ -79,11 +80,17 @@ class Sequence {
   // Rows of the prompt that are still to be prefilled: a session's pending token, then the prompt.
   int64_t prompt_left() const;
 
+  // Of these, the rows that the session's source takes, if an encoder is still to read the prompt.
+  int64_t source_left() const;
+
   // Tokens of the request's own prompt that were prefilled: so far, and once the session's position
   // was `position`.
   int64_t num_prefilled() const { return NumPrefilled(session().position()); }
 
   int64_t NumPrefilled(int64_t position) const;
+
+  // Tokens of the request's prompt among the rows.
+  int64_t NumPromptTokens(const ScheduledRows& rows) const;
 
   SequenceView View() const;
 

@@ -78,10 +78,12 @@ Session::Session(const Session& from, int64_t position, std::vector<BlockCopy>& 
       forward_(from.forward_.capacity()),
       feedback_(from.feedback_.capacity()),
       token_ids_(from.token_ids_),
+      source_len_(from.source_len_),
       position_(position),
       floor_(from.floor_) {
   RS_CHECK(position >= from.floor_);
   RS_CHECK(position <= from.position_);
+  RS_CHECK(position >= from.text_start());
   const int64_t first_block = from.forward_.first();
   const int64_t full_end = std::max(position / shape_.block_size, first_block);
   forward_.Restart(first_block);
@@ -149,6 +151,15 @@ int64_t Session::Append(std::span<const int32_t> token_ids, Phase phase) {
   return evicted;
 }
 
+void Session::AppendSource(std::span<const int32_t> token_ids) {
+  RS_CHECK(position_ == 0);
+  RS_CHECK(!shape_.slides);
+  source_len_ = static_cast<int64_t>(token_ids.size());
+  std::vector<int32_t> rows(token_ids.begin(), token_ids.end());
+  rows.resize(static_cast<size_t>(text_start()));  // slots that nobody reads
+  Append(rows, Phase::kPrefill);
+}
+
 void Session::SetToken(int64_t position, int32_t token_id) {
   RS_DCHECK(position >= window_first());
   RS_DCHECK(position < position_);
@@ -192,11 +203,22 @@ void Session::AppendContext(int32_t sink_angle_row, std::vector<BlockEntry>& ent
                        .position = SinkPosition(),
                        .sink_angle_row = sink_angle_row});
   }
-  for (int64_t index = forward_.first(); index < feedback_.end(); ++index) {
+  const int64_t text_block = std::max(forward_.first(), text_start() / shape_.block_size);
+  for (int64_t index = text_block; index < feedback_.end(); ++index) {
     const int64_t first = index * shape_.block_size;
     const int64_t num_keys = std::min<int64_t>(shape_.block_size, position_ - first);
-    entries.push_back(
-        {.block = BlockAt(index), .num_keys = static_cast<int32_t>(num_keys), .position = first});
+    entries.push_back({.block = BlockAt(index),
+                       .num_keys = static_cast<int32_t>(num_keys),
+                       .position = first - text_start()});
+  }
+}
+
+void Session::AppendSourceContext(std::vector<BlockEntry>& entries) const {
+  for (int64_t first = 0; first < source_len_; first += shape_.block_size) {
+    const int64_t num_keys = std::min<int64_t>(shape_.block_size, source_len_ - first);
+    entries.push_back({.block = BlockAt(first / shape_.block_size),
+                       .num_keys = static_cast<int32_t>(num_keys),
+                       .position = first});
   }
 }
 

@@ -12,6 +12,10 @@
 // WindowFirst(p) > 0, the first sink_size tokens, whose keys are kept unrotated in a block of the
 // session's own and rotated to the positions just before the window. WindowFirst depends on p
 // alone, so what a token sees does not depend on how the prompt was cut into steps.
+//
+// In an encoder-decoder the forward ring begins with a source: what the encoder made of the prompt,
+// in whole blocks of its own. The text comes behind it, from text_start() on; its own positions
+// count from there, and no window moves.
 #pragma once
 
 #include <cstdint>
@@ -23,6 +27,7 @@
 #include "engine/cache/block_ring.h"
 #include "engine/engine_config.h"
 #include "kernels/tile_plan.h"
+#include "kernels/types.h"
 
 namespace ringserve {
 
@@ -36,6 +41,7 @@ struct SessionShape {
   // The model's own window in tokens, the query's included: exact for every row, whatever the
   // block size. 0: it has none. Requires slides and no sinks.
   int64_t window = 0;
+  bool has_source = false;  // texts begin behind what an encoder makes of the prompt
   int64_t max_length = std::numeric_limits<int64_t>::max();  // tokens of text, however it slides
 
   bool has_end() const { return !slides || max_length < std::numeric_limits<int64_t>::max(); }
@@ -113,6 +119,16 @@ class Session {
   // MaxRows().
   int64_t Append(std::span<const int32_t> token_ids, Phase phase);
 
+  // Makes room for what the encoder makes of the tokens, before the text. Requires position() == 0,
+  // a shape that does not slide, and room for the whole blocks that they take.
+  void AppendSource(std::span<const int32_t> token_ids);
+
+  // Position behind the source, 0 without one: a multiple of block_size.
+  int64_t text_start() const { return RoundUp<int64_t>(source_len_, shape_.block_size); }
+
+  // Tokens of the source.
+  int64_t source_len() const { return source_len_; }
+
   // True if the next row moves the window, so that Rollback cannot take it back.
   bool MovesWindow() const { return WindowFirst(shape_, position_) > window_first(); }
 
@@ -139,7 +155,11 @@ class Session {
 
   int64_t SinkPosition() const { return window_first() - shape_.sink_size; }
 
-  // Appends what the newest row sees, in ascending position.
+  // Appends the source's blocks.
+  void AppendSourceContext(std::vector<BlockEntry>& entries) const;
+
+  // Appends what the newest row sees of the text, in ascending position, counted from text_start()
+  // on.
   void AppendContext(int32_t sink_angle_row, std::vector<BlockEntry>& entries) const;
 
   // The turn becomes part of the session: its full blocks are relinked into the forward ring.
@@ -174,6 +194,7 @@ class Session {
   BlockRing feedback_;
   std::vector<int32_t> token_ids_;  // of the window, at position % size
   int32_t sink_block_ = -1;
+  int64_t source_len_ = 0;
   int64_t position_ = 0;
   int64_t floor_ = 0;
 };

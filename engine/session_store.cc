@@ -60,6 +60,10 @@ absl::StatusOr<SessionInfo> SessionStore::Create(const std::string& owner,
                                                  const SessionOptions& options,
                                                  absl::Time now) {
   RETURN_IF_ERROR(CheckOwner(owner));
+  if (parts_.shape.has_source) {
+    return absl::FailedPreconditionError(
+        "the model reads a prompt whole with its encoder and has no sessions");
+  }
   RETURN_IF_ERROR(CheckOptions(options, parts_.shape));
   RETURN_IF_ERROR(CheckCount());
   SessionShape shape = parts_.shape;

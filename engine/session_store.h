@@ -68,7 +68,8 @@ class SessionStore {
   // `pool` and `memory` must outlive the store.
   SessionStore(Parts parts, BlockPool& pool, KvMemory& memory);
 
-  // INVALID_ARGUMENT (a bad size), RESOURCE_EXHAUSTED (max_sessions).
+  // INVALID_ARGUMENT (a bad size), RESOURCE_EXHAUSTED (max_sessions), FAILED_PRECONDITION (the
+  // model has an encoder).
   absl::StatusOr<SessionInfo> Create(const std::string& owner,
                                      const SessionOptions& options,
                                      absl::Time now);

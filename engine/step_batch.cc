@@ -18,6 +18,13 @@ void StepBatch::Build(std::span<const ScheduledRows> plan,
   writes_sinks = false;
   sequences.clear();
   entries.clear();
+  source.token_ids.clear();
+  source.slots.clear();
+  source.scratch_slots.clear();
+  source.sequences.clear();
+  source.entries.clear();
+  cross_sequences.clear();
+  cross_entries.clear();
   logits_rows.clear();
   sample_rows.clear();
   request_ids.clear();
@@ -37,18 +44,22 @@ void StepBatch::Build(std::span<const ScheduledRows> plan,
 
 void StepBatch::Add(const ScheduledRows& rows, Sequence& sequence, int64_t step) {
   const Session& session = sequence.session();
-  const int64_t first_position = session.position();
   const auto first_row = static_cast<int32_t>(token_ids.size());
   request_ids.push_back(sequence.request_id());
   first_results.push_back(static_cast<int32_t>(sample_rows.size()));
   const std::span<const int32_t> ids = sequence.Advance(rows, step);
   token_ids.insert(token_ids.end(), ids.begin(), ids.end());
   notices.push_back(sequence.TakeNotice());
+  if (rows.num_source_rows > 0) {
+    AddSource(session, sequence.request().prompt);
+  }
+  const int64_t start = session.text_start();
+  const int64_t first_position = session.position() - rows.num_rows - start;
   for (int32_t i = 0; i < rows.num_rows; ++i) {
     const int64_t position = first_position + i;
     positions[static_cast<size_t>(first_row) + static_cast<size_t>(i)] = position;
-    slots.push_back(session.Slot(position));
-    sink_slots.push_back(session.SinkSlot(position));
+    slots.push_back(session.Slot(start + position));
+    sink_slots.push_back(session.SinkSlot(start + position));
     writes_sinks = writes_sinks || sink_slots.back() >= 0;
     const bool is_last = i == rows.num_rows - 1;
     if (is_last && rows.is_sampled) {
@@ -72,11 +83,50 @@ void StepBatch::Add(const ScheduledRows& rows, Sequence& sequence, int64_t step)
                        .first_position = first_position,
                        .first_entry = first_entry,
                        .num_entries = static_cast<int32_t>(entries.size()) - first_entry});
+  if (session.source_len() > 0) {
+    AddCross(session, sequences.back());
+  }
+}
+
+// In scratch blocks of its own, behind those of the prompts before.
+void StepBatch::AddSource(const Session& session, std::span<const int32_t> prompt) {
+  const int64_t block_size = session.shape().block_size;
+  int64_t block = 0;
+  if (!source.entries.empty()) {
+    block = source.entries.back().block + 1;
+  }
+  const auto first_entry = static_cast<int32_t>(source.entries.size());
+  const auto length = static_cast<int32_t>(prompt.size());
+  source.sequences.push_back(
+      {.first_row = static_cast<int32_t>(source.token_ids.size()),
+       .num_rows = length,
+       .first_entry = first_entry,
+       .num_entries = static_cast<int32_t>(CeilDiv<int64_t>(length, block_size))});
+  source.token_ids.insert(source.token_ids.end(), prompt.begin(), prompt.end());
+  for (int64_t position = 0; position < length; ++position) {
+    source.slots.push_back(session.Slot(position));
+    source.scratch_slots.push_back(block * block_size + position);
+  }
+  session.AppendSourceContext(source.entries);
+  for (size_t i = static_cast<size_t>(first_entry); i < source.entries.size(); ++i) {
+    source.entries[i].block = static_cast<int32_t>(block++);
+  }
+}
+
+void StepBatch::AddCross(const Session& session, const TileSequence& rows) {
+  TileSequence cross = rows;
+  cross.first_entry = static_cast<int32_t>(cross_entries.size());
+  session.AppendSourceContext(cross_entries);
+  cross.num_entries = static_cast<int32_t>(cross_entries.size()) - cross.first_entry;
+  cross_sequences.push_back(cross);
 }
 
 void StepBatch::CollectBlocks(int32_t block_size, std::vector<int32_t>& blocks) const {
   for (const BlockEntry& entry : entries) {
     blocks.push_back(entry.block);  // the rows' own slots are part of the context
+  }
+  for (const BlockEntry& entry : cross_entries) {
+    blocks.push_back(entry.block);  // and so are those of prompts that are encoded now
   }
   for (const int64_t slot : sink_slots) {
     if (slot >= 0) {
@@ -99,9 +149,14 @@ void StepBatch::Place(const BlockPool& pool, int32_t block_size) {
       place(slot);
     }
   }
-  for (BlockEntry& entry : entries) {
-    RS_DCHECK(pool.is_on_device(entry.block));
-    entry.block = pool.place(entry.block);
+  for (int64_t& slot : source.slots) {
+    place(slot);
+  }
+  for (std::vector<BlockEntry>* const list : {&entries, &cross_entries}) {
+    for (BlockEntry& entry : *list) {
+      RS_DCHECK(pool.is_on_device(entry.block));
+      entry.block = pool.place(entry.block);
+    }
   }
 }
 

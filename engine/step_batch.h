@@ -25,6 +25,19 @@ struct StepBatch {
   bool writes_sinks = false;            // some entry of sink_slots is not -1
   std::vector<TileSequence> sequences;  // in the order of the plan
   std::vector<BlockEntry> entries;
+
+  // The prompts that an encoder reads first, as Model's EncoderStep has them; none: empty.
+  struct Source {
+    std::vector<int32_t> token_ids;
+    std::vector<int64_t> slots;
+    std::vector<int64_t> scratch_slots;
+    std::vector<TileSequence> sequences;
+    std::vector<BlockEntry> entries;  // in scratch blocks
+  } source;
+
+  // The rows over encoded prompts, in models with an encoder.
+  std::vector<TileSequence> cross_sequences;
+  std::vector<BlockEntry> cross_entries;
   // Rows whose logits are wanted, ascending, and what for; results of the same index.
   std::vector<int32_t> logits_rows;
   std::vector<SampleRow> sample_rows;
@@ -34,6 +47,11 @@ struct StepBatch {
   std::vector<uint64_t> request_ids;
   std::vector<int32_t> first_results;
   std::vector<std::optional<ContextNoticeEvent>> notices;
+
+  // An encoder's included.
+  int64_t num_rows() const {
+    return static_cast<int64_t>(token_ids.size() + source.token_ids.size());
+  }
 
   // Replaces the contents: moves the scheduled sequences on and collects their rows.
   void Build(std::span<const ScheduledRows> plan,
@@ -47,6 +65,8 @@ struct StepBatch {
 
  private:
   void Add(const ScheduledRows& rows, Sequence& sequence, int64_t step);
+  void AddSource(const Session& session, std::span<const int32_t> prompt);
+  void AddCross(const Session& session, const TileSequence& rows);
 };
 
 }  // namespace ringserve

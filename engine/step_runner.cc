@@ -12,10 +12,23 @@ absl::Status StepRunner::Launch(StepBatch& batch) {
     PlanTiles(
         {.sequences = batch.sequences, .entries = batch.entries}, *parts_.local_tiles, local_plan_);
   }
+  if (parts_.has_encoder) {
+    PlanSource(batch);
+  }
   const auto started = std::chrono::steady_clock::now();
   absl::Status status = LaunchModel(batch);
   kernel_time_ += absl::FromChrono(std::chrono::steady_clock::now() - started);
   return status;
+}
+
+void StepRunner::PlanSource(const StepBatch& batch) {
+  TileOptions options = parts_.tiles;
+  options.causal = false;
+  PlanTiles(
+      {.sequences = batch.cross_sequences, .entries = batch.cross_entries}, options, cross_plan_);
+  PlanTiles({.sequences = batch.source.sequences, .entries = batch.source.entries},
+            options,
+            encoder_plan_);
 }
 
 absl::Status StepRunner::Await() {
@@ -37,6 +50,14 @@ absl::Status StepRunner::LaunchModel(StepBatch& batch) {
   const LocalStep local = {.tiles = &local_plan_, .kv = parts_.kv};
   if (parts_.local_tiles.has_value()) {
     input.local = &local;
+  }
+  const EncoderStep encoder = {.token_ids = batch.source.token_ids,
+                               .slots = batch.source.slots,
+                               .scratch_slots = batch.source.scratch_slots,
+                               .tiles = &encoder_plan_};
+  if (parts_.has_encoder) {
+    input.cross_tiles = &cross_plan_;
+    input.encoder = batch.source.token_ids.empty() ? nullptr : &encoder;
   }
   RETURN_IF_ERROR(parts_.model->Run(input, parts_.kv_pool, parts_.kv));
   // Scoring a prompt wants more logits than the workspace holds at once.

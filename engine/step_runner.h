@@ -29,6 +29,7 @@ class StepRunner {
     // Of the layers that see a window in a model where others see everything. They share the
     // blocks.
     std::optional<TileOptions> local_tiles = std::nullopt;
+    bool has_encoder = false;
     int32_t vocab_size = 0;
   };
 
@@ -48,10 +49,13 @@ class StepRunner {
 
  private:
   absl::Status LaunchModel(StepBatch& batch);
+  void PlanSource(const StepBatch& batch);
 
   Parts parts_;
   TilePlan tile_plan_;
   TilePlan local_plan_;
+  TilePlan cross_plan_;
+  TilePlan encoder_plan_;
   absl::Duration kernel_time_;
 };
 

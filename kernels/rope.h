@@ -24,8 +24,9 @@ struct RopeAnglesArgs {
 };
 
 // Splits the fused projection, rotates queries and keys, rounds, writes q to its buffer and k, v to
-// their slots in the pool. A row whose sink_slots entry is not -1 also writes its key unrotated,
-// and its value, to that slot.
+// their slots in the pool. Without heads (num_heads 0) it only appends, without KV heads
+// (kv.layout.num_kv_heads 0) it only writes q. A row whose sink_slots entry is not -1 also writes
+// its key unrotated, and its value, to that slot.
 struct RopeAppendArgs {
   const float* qkv = nullptr;           // [num_rows, (num_heads + 2 * num_kv_heads) * head_dim]
   const float* angles = nullptr;        // [num_rows, head_dim / 2, 2]

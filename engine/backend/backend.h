@@ -44,13 +44,14 @@ struct SampleArgs {
 
 // Upper bounds of a step; what is allocated at start is sized for them.
 struct StepLimits {
-  int32_t block_size = 0;       // tokens of a block of keys and values
-  int32_t max_rows = 0;         // query rows: prefill_size + max_batch
-  int32_t max_sink_rows = 0;    // max_batch * sink_size
-  int32_t max_logits_rows = 0;  // rows of one ComputeLogits
-  int64_t max_partials = 0;     // TilePlan::num_partials
-  int64_t max_entries = 0;      // TilePlan::entries
-  int64_t max_positions = 0;    // how long a text can become; 0: the model's max_positions
+  int32_t block_size = 0;        // tokens of a block of keys and values
+  int32_t max_rows = 0;          // query rows: prefill_size + max_batch
+  int32_t max_sink_rows = 0;     // max_batch * sink_size
+  int32_t max_logits_rows = 0;   // rows of one ComputeLogits
+  int64_t max_partials = 0;      // TilePlan::num_partials
+  int64_t max_entries = 0;       // TilePlan::entries
+  int64_t max_positions = 0;     // how long a text can become; 0: the model's max_positions
+  int32_t max_encoder_rows = 0;  // of the prompts that an encoder reads; a multiple of block_size
 };
 
 struct BackendInfo {

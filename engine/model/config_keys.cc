@@ -26,12 +26,12 @@ constexpr Foreign kForeign[] = {
     {"logits_scaling", "null"},
     {"logit_scale", "null"},
     {"use_qk_norm", "false"},
-    {"is_encoder_decoder", "false"},
     {"auto_map", "null"},  // code in the model's folder
 };
 
 // Keys that some families read; in the files of others they must say nothing.
 constexpr Foreign kOfSomeFamilies[] = {
+    {"is_encoder_decoder", "false"},
     {"attention_bias", "false"},
     {"mlp_bias", "false"},
     {"sliding_window", "null"},
@@ -176,6 +176,72 @@ void ConfigKeys::Gpt2Sizes(ModelConfig& config) {
   config.rms_norm_eps = static_cast<float>(DoubleOr("layer_norm_epsilon", kEpsRange, 1e-5));
   config.tied_embeddings = Bool("tie_word_embeddings", true);
   config.bos_token_ids = config.eos_token_ids = {kEndOfText};
+}
+
+void ConfigKeys::T5Sizes(ModelConfig& config, const T5Defaults& defaults) {
+  Size("vocab_size", kVocabRange, defaults.vocab_size, config.vocab_size);
+  Size("d_model", kHiddenRange, 512, config.hidden_dim);
+  Size("d_ff", kFfnRange, defaults.ffn_dim, config.ffn_dim);
+  Size("num_layers", kLayersRange, defaults.layers, config.num_encoder_layers);
+  Size("num_decoder_layers", kLayersRange, config.num_encoder_layers, config.num_layers);
+  Size("num_heads", kHeadsRange, defaults.heads, config.num_heads);
+  Size("d_kv", kHeadDimRange, 64, config.head_dim);
+  if (config.head_dim % 2 != 0) {
+    Problem("d_kv", fmt::format("{} is odd", config.head_dim));
+  }
+  config.num_kv_heads = config.num_heads;
+  // Distances have no end.
+  config.max_positions = kPositionsRange.max;
+  config.rms_norm_eps = static_cast<float>(DoubleOr("layer_norm_epsilon", kEpsRange, 1e-6));
+  PositionBiasConfig& bias = config.position_bias;
+  bias.num_buckets =
+      static_cast<int32_t>(IntOr("relative_attention_num_buckets", {4, 1 << 16}, 32));
+  bias.max_distance =
+      static_cast<int32_t>(IntOr("relative_attention_max_distance", {2, 1 << 20}, 128));
+  if (bias.num_buckets % 2 != 0) {
+    Problem("relative_attention_num_buckets", fmt::format("{} is odd", bias.num_buckets));
+  }
+  // Half of the buckets, or a quarter of them beside those of the other direction, are for one
+  // distance each.
+  if (bias.max_distance <= bias.num_buckets / 2) {
+    Problem("relative_attention_max_distance",
+            fmt::format(
+                "{} is not more than half of the {} buckets", bias.max_distance, bias.num_buckets));
+  }
+  config.tied_embeddings = Bool("tie_word_embeddings", true);
+  config.eos_token_ids = {1};
+}
+
+void ConfigKeys::T5FeedForward(ModelConfig& config, const char* missing) {
+  std::vector<std::string_view> names = {missing};
+  for (const std::string_view name : {"relu",
+                                      "gelu",
+                                      "gelu_new",
+                                      "silu",
+                                      "swish",
+                                      "gated-relu",
+                                      "gated-gelu",
+                                      "gated-gelu_new",
+                                      "gated-silu",
+                                      "gated-swish"}) {
+    if (name != names.front()) {
+      names.push_back(name);
+    }
+  }
+  std::string name = Enum("feed_forward_proj", names);
+  config.gated = name.starts_with("gated-");
+  if (name == "gated-gelu") {
+    name = "gated-gelu_new";  // as transformers has it
+  }
+  const std::string activation = name.substr(config.gated ? 6 : 0);
+  config.activation = activation == "relu"       ? Activation::kRelu
+                      : activation == "gelu"     ? Activation::kGelu
+                      : activation == "gelu_new" ? Activation::kGeluTanh
+                                                 : Activation::kSilu;
+  Enum("dense_act_fn", {activation});
+  if (Bool("is_gated_act", config.gated) != config.gated) {
+    Problem("is_gated_act", fmt::format("not what feed_forward_proj \"{}\" says", name));
+  }
 }
 
 void ConfigKeys::Experts(ModelConfig& config, const ExpertDefaults& defaults) {

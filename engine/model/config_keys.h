@@ -44,6 +44,14 @@ class ConfigKeys {
     std::vector<int32_t> eos = {};
   };
 
+  struct T5Defaults {
+    int32_t vocab_size = 0;
+    int32_t ffn_dim = 0;
+    int32_t layers = 0;
+    int32_t heads = 0;
+    const char* feed_forward = nullptr;
+  };
+
   struct ExpertDefaults {
     const char* count_key = nullptr;
     int32_t count = 0;
@@ -72,6 +80,7 @@ class ConfigKeys {
 
   void Sizes(ModelConfig& config, const Defaults& defaults);
   void Gpt2Sizes(ModelConfig& config);
+  void T5Sizes(ModelConfig& config, const T5Defaults& defaults);
   void Experts(ModelConfig& config, const ExpertDefaults& defaults);
 
   bool Bool(const char* key, bool missing);
@@ -79,6 +88,9 @@ class ConfigKeys {
   double DoubleOr(const char* key, DoubleRange range, double missing);
   // The value, or the first of `values` where there is none.
   std::string Enum(const char* key, const std::vector<std::string_view>& values);
+
+  // "feed_forward_proj", and the keys that say the same of it.
+  void T5FeedForward(ModelConfig& config, const char* missing);
 
   void Silu(const char* key) { Enum(key, {"silu", "swish"}); }
 

@@ -238,6 +238,40 @@ void ReadGpt2(ConfigKeys& keys, ModelConfig& config) {
   keys.Refuse("add_cross_attention", "false");
 }
 
+void ReadT5Family(ConfigKeys& keys, ModelConfig& config, const ConfigKeys::T5Defaults& defaults) {
+  keys.T5Sizes(config, defaults);
+  keys.T5FeedForward(config, defaults.feed_forward);
+  config.tensors = TensorStyle::kT5;
+  config.rope.kind = RopeConfig::Kind::kNone;
+  config.attention_scale = 1.0F;
+  config.decoder_start_token_id = -1;  // not told yet
+  // transformers 5 says so itself; earlier ones scale where the head is the table.
+  if (keys.Bool("scale_decoder_outputs", config.tied_embeddings)) {
+    config.output_scale =
+        static_cast<float>(1.0 / std::sqrt(static_cast<double>(config.hidden_dim)));
+  }
+  if (!keys.Bool("is_encoder_decoder", true)) {
+    keys.Problem("is_encoder_decoder", "false is not supported");
+  }
+}
+
+void ReadT5(ConfigKeys& keys, ModelConfig& config) {
+  ReadT5Family(
+      keys,
+      config,
+      {.vocab_size = 32128, .ffn_dim = 2048, .layers = 6, .heads = 8, .feed_forward = "relu"});
+}
+
+void ReadMt5(ConfigKeys& keys, ModelConfig& config) {
+  ReadT5Family(keys,
+               config,
+               {.vocab_size = 250112,
+                .ffn_dim = 1024,
+                .layers = 8,
+                .heads = 6,
+                .feed_forward = "gated-gelu"});
+}
+
 // One architecture: its name in "architectures", its "model_type", and who reads its keys.
 struct Family {
   std::string_view architecture;
@@ -257,6 +291,8 @@ constexpr Family kFamilies[] = {
     {"Phi3ForCausalLM", "phi3", ReadPhi3},
     {"GPT2LMHeadModel", "gpt2", ReadGpt2},
     {"GptOssForCausalLM", "gpt_oss", ReadGptOss},
+    {"T5ForConditionalGeneration", "t5", ReadT5},
+    {"MT5ForConditionalGeneration", "mt5", ReadMt5},
 };
 
 }  // namespace

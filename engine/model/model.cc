@@ -24,7 +24,7 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Create(const ModelConfig& config,
   ASSIGN_OR_RETURN(Buffer workspace,
                    backend.Allocate(static_cast<size_t>(at.bytes), MemoryKind::kDevice));
   RETURN_IF_ERROR(backend.PrepareSteps(config, weights.dtype(), limits));
-  std::vector<LayerPlace> places(static_cast<size_t>(config.num_layers));
+  std::vector<LayerPlace> places(static_cast<size_t>(config.num_all_layers()));
   std::vector<Rotation> rotations;
   const int64_t context = limits.max_positions > 0 ? limits.max_positions : config.max_positions;
   for (const LayerGroup& group : LayerGroups(config)) {
@@ -57,23 +57,21 @@ absl::Status Model::Run(const StepInput& input, std::byte* kv_pool, const KvLayo
   RS_CHECK(input.slots.size() == input.token_ids.size());
   RS_CHECK(input.tiles->num_partials <= s.limits.max_partials);
   RS_CHECK((input.local != nullptr) == (s.rotations.size() == 2));
+  RS_CHECK((input.cross_tiles != nullptr) == s.config.has_encoder());
   RS_CHECK(input.local == nullptr || input.local->tiles->num_partials <= s.limits.max_partials);
-  auto* x = s.Place<float>(s.at.x);
-  auto* normed = s.Place<std::byte>(s.at.normed);
-  auto* projected = s.Place<float>(s.at.projected);
-  StepArrays step = {.num_rows = num_rows, .positions = nullptr, .groups = {}};
-  RETURN_IF_ERROR(s.Begin(input, kv_pool, kv, step));
-  RETURN_IF_ERROR(s.Embed(input, step));
-  const float* residual = nullptr;
-  for (int32_t i = 0; i < s.config.num_layers; ++i) {
-    const LayerWeights& layer = s.weights.layer(i);
-    RETURN_IF_ERROR(s.Norm(x, residual, layer.attn_norm, normed, num_rows));
-    RETURN_IF_ERROR(s.Attend(step, i));
-    RETURN_IF_ERROR(s.Norm(x, projected, layer.ffn_norm, normed, num_rows));
-    RETURN_IF_ERROR(s.FeedForward(layer, num_rows));
-    residual = projected;
+  for (const TilePlan* tiles :
+       {input.cross_tiles, input.encoder != nullptr ? input.encoder->tiles : nullptr}) {
+    RS_CHECK(tiles == nullptr || tiles->num_partials <= s.limits.max_partials);
   }
-  return absl::OkStatus();
+  RETURN_IF_ERROR(s.backend.BeginStep(*input.tiles));
+  if (input.encoder != nullptr) {
+    RS_CHECK(static_cast<int64_t>(input.encoder->token_ids.size()) <= s.limits.max_encoder_rows);
+    RETURN_IF_ERROR(s.Encode(*input.encoder, kv_pool, kv));
+  }
+  StepArrays step = {.num_rows = num_rows};
+  RETURN_IF_ERROR(s.Begin(input, kv_pool, kv, step));
+  RETURN_IF_ERROR(s.Embed(input.token_ids, input.positions));
+  return s.RunLayers(step, 0, s.config.num_layers);
 }
 
 absl::StatusOr<const float*> Model::ComputeLogits(std::span<const int32_t> rows) {

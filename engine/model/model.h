@@ -1,5 +1,5 @@
-// The layer loop of a decoder, written once over Backend. Knows rows, positions and slots; no
-// sessions, no requests.
+// The layer loop of a decoder, and of an encoder before it, written once over Backend. Knows rows,
+// positions and slots; no sessions, no requests.
 #pragma once
 
 #include <cstddef>
@@ -28,6 +28,18 @@ struct LocalStep {
   std::span<const int64_t> slots = {};  // [num_rows]
 };
 
+// The prompts that an encoder reads in one step, each from its first row to its last: every row
+// sees them all. Rows and tiles count apart from those of the step.
+struct EncoderStep {
+  std::span<const int32_t> token_ids;  // [num_rows]
+  // [num_rows]: where the decoder's layers find a row's keys and values from then on.
+  std::span<const int64_t> slots;
+  // [num_rows]: where the encoder's own layers do, one after the other, in as many blocks as
+  // max_encoder_rows fill, which the model has for it.
+  std::span<const int64_t> scratch_slots;
+  const TilePlan* tiles = nullptr;  // over those blocks; not causal
+};
+
 // The rows of one step. Host memory, borrowed for the call.
 struct StepInput {
   std::span<const int32_t> token_ids;  // [num_rows]
@@ -38,6 +50,10 @@ struct StepInput {
   std::span<const int64_t> sink_slots;  // [num_rows], -1: none; or empty: no row writes a sink
   const TilePlan* tiles = nullptr;      // of the first window group
   const LocalStep* local = nullptr;     // models of two groups
+  // Models with an encoder: the rows over the encoded prompts, not causal; and the prompts that are
+  // encoded first, null: none.
+  const TilePlan* cross_tiles = nullptr;
+  const EncoderStep* encoder = nullptr;
 };
 
 // One thread.

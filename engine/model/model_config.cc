@@ -9,6 +9,7 @@
 
 #include "engine/base/json_reader.h"
 #include "engine/model/family_config.h"
+#include "engine/model/safetensors.h"
 
 namespace ringserve {
 namespace {
@@ -69,6 +70,11 @@ void ReadSpecialTokens(JsonReader& reader, ModelConfig& config, Problems& proble
   }
   ReadTokenIds(reader, "bos_token_id", config.vocab_size, 1, config.bos_token_ids, problems);
   ReadTokenIds(reader, "eos_token_id", config.vocab_size, 64, config.eos_token_ids, problems);
+  if (config.has_encoder()) {
+    std::vector<int32_t> start;
+    ReadTokenIds(reader, "decoder_start_token_id", config.vocab_size, 1, start, problems);
+    config.decoder_start_token_id = start.empty() ? config.decoder_start_token_id : start.front();
+  }
 }
 
 // Defaults that the vocabulary does not hold name no token.
@@ -114,6 +120,23 @@ void ReadGenerationConfigText(std::string_view text, ModelConfig& config, Proble
   if (reader->Has("eos_token_id")) {
     config.eos_token_ids = told.eos_token_ids;
   }
+  config.decoder_start_token_id = told.decoder_start_token_id;
+}
+
+// After both files were read: either may tell it.
+void CheckStartToken(const ModelConfig& config, std::string_view file, Problems& problems) {
+  if (config.has_encoder() && config.decoder_start_token_id < 0) {
+    problems.Add(fmt::format("{}: decoder_start_token_id: missing", file));
+  }
+}
+
+// An encoder-decoder's file may hold a head of its own whatever the config says of it.
+void UntieIfHeadIsThere(const std::string& model_dir, ModelConfig& config) {
+  if (!config.has_encoder() || !config.tied_embeddings) {
+    return;
+  }
+  const auto checkpoint = Checkpoint::Open(model_dir);
+  config.tied_embeddings = !checkpoint.ok() || (*checkpoint)->Find("lm_head.weight") == nullptr;
 }
 
 // A problem of a file, behind the file's name.
@@ -165,6 +188,8 @@ std::vector<std::string> BeyondLlama(const ModelConfig& config) {
   note(config.qk_norm, "norms of queries and keys");
   note(config.qkv_bias || config.o_bias, "attention biases");
   note(config.mlp_bias, "feed-forward biases");
+  note(config.has_encoder(), "an encoder beside the decoder");
+  note(config.position_bias.num_buckets > 0, "biases by distance");
   note(config.learned_positions, "learned positions");
   note(config.learned_sinks, "learned attention sinks");
   note(!config.gated || config.activation != Activation::kSilu, "an activation other than SwiGLU");
@@ -188,6 +213,7 @@ absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view config_json,
     ReadGenerationConfigText(generation_config_json, config, generation);
     problems.Add("generation_config.json: ", generation);
   }
+  CheckStartToken(config, "config.json", problems);
   RETURN_IF_ERROR(problems.ToStatus());
   return config;
 }
@@ -201,6 +227,8 @@ ModelConfig ReadModelConfig(const std::string& model_dir, Problems& problems) {
   if (std::filesystem::exists(generation, error)) {
     ReadFileText(generation, config, problems, ReadGenerationConfigText);
   }
+  CheckStartToken(config, (dir / "config.json").string(), problems);
+  UntieIfHeadIsThere(model_dir, config);
   return config;
 }
 

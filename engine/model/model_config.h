@@ -1,4 +1,4 @@
-// The shape of a decoder, read from a Hugging Face config.json.
+// The shape of a decoder, or of an encoder and its decoder, read from a Hugging Face config.json.
 #pragma once
 
 #include <cstdint>
@@ -53,8 +53,15 @@ struct MoeConfig {
   }
 };
 
+// Biases of scores by distance, one for each head and bucket of distances (Raffel et al. 2020);
+// all layers of a stack have the same.
+struct PositionBiasConfig {
+  int32_t num_buckets = 0;   // 0: none
+  int32_t max_distance = 0;  // from there on all distances are in one bucket
+};
+
 // How a family names and lays out its tensors (tensor_names.h).
-enum class TensorStyle { kLlama, kPhi3, kGpt2, kMixtral, kQwen3Moe, kGptOss };
+enum class TensorStyle { kLlama, kPhi3, kGpt2, kMixtral, kQwen3Moe, kGptOss, kT5 };
 
 struct ModelConfig {
   std::string architecture;  // "LlamaForCausalLM"
@@ -88,7 +95,14 @@ struct ModelConfig {
   bool scale_by_layer = false;  // the scores of layer i are also divided by i + 1
   float attention_softcap = 0;  // scores become c tanh(score / c); 0: they do not
   float logits_softcap = 0;
+  PositionBiasConfig position_bias;
+  float output_scale = 1.0F;  // of what the last norm makes
   MoeConfig moe;
+
+  // An encoder-decoder: the decoder's layers are the num_layers, and each of them also attends to
+  // what these many layers of the same shape make of the prompt. 0: there is no encoder.
+  int32_t num_encoder_layers = 0;
+  int32_t decoder_start_token_id = 0;  // what the decoder's text begins with
 
   // Layers that see a window of `window` tokens, the query's own included, and rotate by
   // `local_rope`.
@@ -99,6 +113,11 @@ struct ModelConfig {
   std::vector<int32_t> bos_token_ids;  // at most one
   std::vector<int32_t> eos_token_ids;  // generation_config.json's where it has them
   DType file_dtype = DType::kBf16;
+
+  bool has_encoder() const { return num_encoder_layers > 0; }
+
+  // The decoder's, then the encoder's: as Weights and TensorsOfLayer number them.
+  int32_t num_all_layers() const { return num_layers + num_encoder_layers; }
 
   bool IsLocal(int32_t layer) const {
     return !local_layers.empty() && local_layers[static_cast<size_t>(layer)];

@@ -1,6 +1,7 @@
-// The parts of a layer, each a few calls of the backend.
+// The parts of a step and of a layer, each a few calls of the backend.
 #include "engine/base/check.h"
 #include "engine/model/model_state.h"
+#include "engine/model/position_bias.h"
 
 namespace ringserve {
 
@@ -48,7 +49,8 @@ absl::Status Model::State::Begin(const StepInput& input,
                                  std::byte* kv_pool,
                                  const KvLayout& kv,
                                  StepArrays& step) {
-  RETURN_IF_ERROR(backend.BeginStep(*input.tiles));
+  step.position_bias = weights.position_bias();
+  step.cross_tiles = input.cross_tiles;
   ASSIGN_OR_RETURN(step.positions, Upload(input.positions));
   GroupArrays& first = step.groups[0];
   first.tiles = input.tiles;
@@ -89,12 +91,14 @@ absl::Status Model::State::Rotate(size_t group, int32_t num_angles, StepArrays& 
                              .magnitude = rotation.magnitude});
 }
 
-absl::Status Model::State::Embed(const StepInput& input, const StepArrays& step) {
-  ASSIGN_OR_RETURN(const int32_t* const token_ids, Upload(input.token_ids));
-  EmbedArgs args = {.token_ids = token_ids,
+absl::Status Model::State::Embed(std::span<const int32_t> token_ids,
+                                 std::span<const int64_t> positions) {
+  const auto num_rows = static_cast<int32_t>(token_ids.size());
+  ASSIGN_OR_RETURN(const int32_t* const uploaded, Upload(token_ids));
+  EmbedArgs args = {.token_ids = uploaded,
                     .table = weights.embedding().data,
                     .out = Place<float>(at.x),
-                    .num_rows = step.num_rows,
+                    .num_rows = num_rows,
                     .hidden_dim = config.hidden_dim,
                     .vocab_size = config.vocab_size,
                     .table_dtype = weights.embedding().dtype,
@@ -104,9 +108,9 @@ absl::Status Model::State::Embed(const StepInput& input, const StepArrays& step)
     return absl::OkStatus();
   }
   position_rows.clear();
-  for (int32_t i = 0; i < step.num_rows; ++i) {
-    RS_CHECK(input.positions[static_cast<size_t>(i)] < config.max_positions);
-    position_rows.push_back(static_cast<int32_t>(input.positions[static_cast<size_t>(i)]));
+  for (const int64_t position : positions.first(token_ids.size())) {
+    RS_CHECK(position < config.max_positions);
+    position_rows.push_back(static_cast<int32_t>(position));
   }
   ASSIGN_OR_RETURN(args.token_ids, Upload(std::span<const int32_t>(position_rows)));
   args.table = weights.positions().data;
@@ -117,6 +121,82 @@ absl::Status Model::State::Embed(const StepInput& input, const StepArrays& step)
   return backend.Embed(args);
 }
 
+absl::Status Model::State::Encode(const EncoderStep& input,
+                                  std::byte* kv_pool,
+                                  const KvLayout& kv) {
+  const auto num_rows = static_cast<int32_t>(input.token_ids.size());
+  StepArrays step = {.num_rows = num_rows, .position_bias = weights.encoder_position_bias()};
+  GroupArrays& group = step.groups[0];
+  group.tiles = input.tiles;
+  group.kv_pool = Place<std::byte>(at.encoder_kv);
+  group.kv = EncoderKv(config, kv.block_size, dtype);
+  ASSIGN_OR_RETURN(group.slots, Upload(input.scratch_slots));
+  step.positions = group.slots;  // nothing is rotated, wherever it stands
+  RETURN_IF_ERROR(Rotate(0, num_rows, step));
+  RETURN_IF_ERROR(Embed(input.token_ids, {}));
+  RETURN_IF_ERROR(RunLayers(step, config.num_layers, config.num_encoder_layers));
+  auto* normed = Place<std::byte>(at.normed);
+  RETURN_IF_ERROR(Norm(
+      Place<float>(at.x), Place<float>(at.projected), weights.encoder_norm(), normed, num_rows));
+  ASSIGN_OR_RETURN(const int64_t* const slots, Upload(input.slots));
+  auto* keys_and_values = Place<float>(at.qkv);
+  for (int32_t i = 0; i < config.num_layers; ++i) {
+    RETURN_IF_ERROR(backend.MatMul({normed, weights.layer(i).cross_kv, keys_and_values, num_rows}));
+    RETURN_IF_ERROR(backend.RopeAppend({.qkv = keys_and_values,
+                                        .angles = group.angles,
+                                        .slots = slots,
+                                        .kv = {kv_pool, kv, places[static_cast<size_t>(i)].layer},
+                                        .num_rows = num_rows,
+                                        .num_heads = 0,
+                                        .q_dtype = dtype}));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Model::State::RunLayers(const StepArrays& step, int32_t first, int32_t count) {
+  auto* x = Place<float>(at.x);
+  auto* normed = Place<std::byte>(at.normed);
+  auto* projected = Place<float>(at.projected);
+  const float* residual = nullptr;
+  for (int32_t i = first; i < first + count; ++i) {
+    const LayerWeights& layer = weights.layer(i);
+    RETURN_IF_ERROR(Norm(x, residual, layer.attn_norm, normed, step.num_rows));
+    RETURN_IF_ERROR(Attend(step, i));
+    if (step.cross_tiles != nullptr) {
+      RETURN_IF_ERROR(Norm(x, projected, layer.cross_norm, normed, step.num_rows));
+      RETURN_IF_ERROR(AttendAcross(step, i));
+    }
+    RETURN_IF_ERROR(Norm(x, projected, layer.ffn_norm, normed, step.num_rows));
+    RETURN_IF_ERROR(FeedForward(layer, step.num_rows));
+    residual = projected;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Model::State::Score(const TilePlan& tiles,
+                                 const KvView& kv,
+                                 const StepArrays& step,
+                                 int32_t index,
+                                 const float* position_bias) {
+  const int64_t q_dim = int64_t{config.num_heads} * config.head_dim;
+  return backend.Attention({.plan = &tiles,
+                            .q = Place<std::byte>(at.q),
+                            .kv = kv,
+                            .out = Place<std::byte>(at.attended),
+                            .q_stride = q_dim,
+                            .out_stride = q_dim,
+                            .num_heads = config.num_heads,
+                            .scale = config.AttentionScale(index),
+                            .q_dtype = dtype,
+                            .out_dtype = dtype,
+                            .angles = step.groups[places[static_cast<size_t>(index)].group].angles,
+                            .softcap = config.attention_softcap,
+                            .sink_logits = weights.layer(index).sinks,
+                            .position_bias = position_bias,
+                            .bias_reach = BiasReach(config.position_bias),
+                            .workspace = Place<float>(at.partials)});
+}
+
 absl::Status Model::State::Attend(const StepArrays& step, int32_t index) {
   const LayerWeights& layer = weights.layer(index);
   const LayerPlace& place = places[static_cast<size_t>(index)];
@@ -124,7 +204,6 @@ absl::Status Model::State::Attend(const StepArrays& step, int32_t index) {
   const KvView kv = {group.kv_pool, group.kv, step.shares_blocks ? index : place.layer};
   const int32_t num_rows = step.num_rows;
   auto* qkv = Place<float>(at.qkv);
-  const int64_t q_dim = int64_t{config.num_heads} * config.head_dim;
   RETURN_IF_ERROR(
       backend.MatMul({Place<std::byte>(at.normed), layer.qkv, qkv, num_rows, layer.qkv_bias}));
   RETURN_IF_ERROR(backend.RopeAppend({.qkv = qkv,
@@ -139,24 +218,35 @@ absl::Status Model::State::Attend(const StepArrays& step, int32_t index) {
                                       .q_norm = layer.q_norm.weight,
                                       .k_norm = layer.k_norm.weight,
                                       .norm_eps = config.rms_norm_eps}));
-  RETURN_IF_ERROR(backend.Attention({.plan = group.tiles,
-                                     .q = Place<std::byte>(at.q),
-                                     .kv = kv,
-                                     .out = Place<std::byte>(at.attended),
-                                     .q_stride = q_dim,
-                                     .out_stride = q_dim,
-                                     .num_heads = config.num_heads,
-                                     .scale = config.AttentionScale(index),
-                                     .q_dtype = dtype,
-                                     .out_dtype = dtype,
-                                     .angles = group.angles,
-                                     .softcap = config.attention_softcap,
-                                     .sink_logits = layer.sinks,
-                                     .workspace = Place<float>(at.partials)}));
+  RETURN_IF_ERROR(Score(*group.tiles, kv, step, index, step.position_bias));
   auto* projected = Place<float>(at.projected);
   RETURN_IF_ERROR(backend.MatMul(
       {Place<std::byte>(at.attended), layer.o_proj, projected, num_rows, layer.o_bias}));
   return PostNorm(layer.post_attn_norm, num_rows);
+}
+
+// To what the encoder made of each row's prompt.
+absl::Status Model::State::AttendAcross(const StepArrays& step, int32_t index) {
+  const LayerWeights& layer = weights.layer(index);
+  const LayerPlace& place = places[static_cast<size_t>(index)];
+  const GroupArrays& group = step.groups[place.group];
+  auto* queries = Place<float>(at.qkv);
+  KvLayout no_keys = group.kv;
+  no_keys.num_kv_heads = 0;
+  RETURN_IF_ERROR(
+      backend.MatMul({Place<std::byte>(at.normed), layer.cross_q, queries, step.num_rows}));
+  RETURN_IF_ERROR(backend.RopeAppend({.qkv = queries,
+                                      .angles = group.angles,
+                                      .slots = group.slots,
+                                      .q = Place<std::byte>(at.q),
+                                      .kv = {group.kv_pool, no_keys, place.layer},
+                                      .num_rows = step.num_rows,
+                                      .num_heads = config.num_heads,
+                                      .q_dtype = dtype}));
+  RETURN_IF_ERROR(
+      Score(*step.cross_tiles, {group.kv_pool, group.kv, place.layer}, step, index, nullptr));
+  return backend.MatMul(
+      {Place<std::byte>(at.attended), layer.cross_o, Place<float>(at.projected), step.num_rows});
 }
 
 absl::Status Model::State::FeedForward(const LayerWeights& layer, int32_t num_rows) {

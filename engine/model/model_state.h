@@ -42,8 +42,10 @@ struct GroupArrays {
 struct StepArrays {
   int32_t num_rows = 0;
   const int64_t* positions = nullptr;
-  GroupArrays groups[2];
+  GroupArrays groups[2] = {};
   bool shares_blocks = false;  // of both groups
+  const float* position_bias = nullptr;
+  const TilePlan* cross_tiles = nullptr;  // null: the layers attend to nothing but their own rows
 };
 
 struct Model::State {
@@ -52,7 +54,7 @@ struct Model::State {
   StepLimits limits;
   Backend& backend;
   DType dtype;
-  std::vector<LayerPlace> places;   // [num_layers]
+  std::vector<LayerPlace> places;   // [num_all_layers]
   std::vector<Rotation> rotations;  // of each window group
   Workspace at;
   Buffer workspace;
@@ -71,8 +73,18 @@ struct Model::State {
                      const KvLayout& kv,
                      StepArrays& step);
   absl::Status Rotate(size_t group, int32_t num_angles, StepArrays& step);
-  absl::Status Embed(const StepInput& input, const StepArrays& step);
+  absl::Status Embed(std::span<const int32_t> token_ids, std::span<const int64_t> positions);
+  // Reads the prompts and appends what the decoder's layers see of them.
+  absl::Status Encode(const EncoderStep& input, std::byte* kv_pool, const KvLayout& kv);
+  // Leaves x, and in `projected` what is still to be added to it.
+  absl::Status RunLayers(const StepArrays& step, int32_t first, int32_t count);
   absl::Status Attend(const StepArrays& step, int32_t layer);
+  absl::Status AttendAcross(const StepArrays& step, int32_t layer);
+  absl::Status Score(const TilePlan& tiles,
+                     const KvView& kv,
+                     const StepArrays& step,
+                     int32_t layer,
+                     const float* position_bias);
   absl::Status FeedForward(const LayerWeights& layer, int32_t num_rows);
   absl::Status Mix(const LayerWeights& layer, int32_t num_rows);
   absl::Status Gather(const int32_t* rows, const float* from, float* to, int32_t num_rows);

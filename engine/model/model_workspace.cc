@@ -9,6 +9,14 @@ constexpr int64_t kAlignment = 128;
 
 }  // namespace
 
+KvLayout EncoderKv(const ModelConfig& config, int32_t block_size, DType dtype) {
+  return {.block_size = block_size,
+          .num_layers = 1,
+          .num_kv_heads = config.num_kv_heads,
+          .head_dim = config.head_dim,
+          .dtype = dtype};
+}
+
 Workspace CarveWorkspace(const ModelConfig& config, DType dtype, const StepLimits& limits) {
   Workspace at{};
   int64_t end = 0;
@@ -17,7 +25,7 @@ Workspace CarveWorkspace(const ModelConfig& config, DType dtype, const StepLimit
     end += RoundUp(count * element_bytes, kAlignment);
     return offset;
   };
-  const int64_t rows = limits.max_rows;
+  const int64_t rows = std::max(limits.max_rows, limits.max_encoder_rows);
   const int64_t logits_rows = limits.max_logits_rows;
   const int64_t element = DTypeBytes(dtype);
   const int64_t q_dim = int64_t{config.num_heads} * config.head_dim;
@@ -28,6 +36,10 @@ Workspace CarveWorkspace(const ModelConfig& config, DType dtype, const StepLimit
   at.x = take(rows * config.hidden_dim, sizeof(float));
   at.projected = take(rows * config.hidden_dim, sizeof(float));
   at.normed = take(rows * config.hidden_dim, element);
+  if (limits.max_encoder_rows > 0) {
+    at.encoder_kv = take(CeilDiv<int64_t>(limits.max_encoder_rows, limits.block_size),
+                         EncoderKv(config, limits.block_size, dtype).block_bytes());
+  }
   const int64_t common = end;
   at.qkv = take(rows * qkv_dim, sizeof(float));
   at.q = take(rows * q_dim, element);

@@ -5,6 +5,7 @@
 
 #include "engine/backend/backend.h"
 #include "engine/model/model_config.h"
+#include "kernels/kv_view.h"
 #include "kernels/types.h"
 
 namespace ringserve {
@@ -18,9 +19,13 @@ struct Workspace {
   int64_t gate_up, activated;  // feed-forward's
   int64_t router, experts;     // of a mixture
   int64_t partials;
+  int64_t encoder_kv;  // blocks of one layer of the encoder
   int64_t gathered_x, gathered_projected, gathered_normed, logits;
   int64_t bytes;
 };
+
+// Of the blocks at encoder_kv.
+KvLayout EncoderKv(const ModelConfig& config, int32_t block_size, DType dtype);
 
 // Pure.
 Workspace CarveWorkspace(const ModelConfig& config, DType dtype, const StepLimits& limits);

@@ -158,6 +158,41 @@ LayerTensors Gpt2Layer(const ModelConfig& config, int32_t layer) {
   return tensors;
 }
 
+// A layer of the decoder, or of the encoder: without the attention in between.
+LayerTensors T5Layer(const ModelConfig& config, int32_t layer) {
+  const bool decodes = layer < config.num_layers;
+  const Sizes size(config);
+  const std::string prefix =
+      decodes ? fmt::format("decoder.block.{}.layer.", layer)
+              : fmt::format("encoder.block.{}.layer.", layer - config.num_layers);
+  const auto linear = [](const std::string& name, int64_t rows, int64_t cols) {
+    return Linear(name, rows, cols, false);
+  };
+  LayerTensors tensors;
+  const std::string self = prefix + "0.SelfAttention.";
+  tensors.attn_norm = Norm(prefix + "0.layer_norm", size.hidden);
+  tensors.qkv = Stacked({linear(self + "q", size.q_dim, size.hidden),
+                         linear(self + "k", size.kv_dim, size.hidden),
+                         linear(self + "v", size.kv_dim, size.hidden)});
+  tensors.o = linear(self + "o", size.hidden, size.q_dim);
+  if (decodes) {
+    const std::string cross = prefix + "1.EncDecAttention.";
+    tensors.cross_norm = Norm(prefix + "1.layer_norm", size.hidden);
+    tensors.cross_q = linear(cross + "q", size.q_dim, size.hidden);
+    tensors.cross_kv = Stacked({linear(cross + "k", size.kv_dim, size.hidden),
+                                linear(cross + "v", size.kv_dim, size.hidden)});
+    tensors.cross_o = linear(cross + "o", size.hidden, size.q_dim);
+  }
+  const std::string last = prefix + (decodes ? "2." : "1.");
+  const std::string ffn = last + "DenseReluDense.";
+  tensors.ffn_norm = Norm(last + "layer_norm", size.hidden);
+  tensors.gate_up = config.gated ? Stacked({linear(ffn + "wi_0", size.ffn, size.hidden),
+                                            linear(ffn + "wi_1", size.ffn, size.hidden)})
+                                 : linear(ffn + "wi", size.ffn, size.hidden);
+  tensors.down = linear(ffn + "wo", size.hidden, size.ffn);
+  return tensors;
+}
+
 void AddFfn(const ModelConfig& config,
             const std::string& prefix,
             int32_t layer,
@@ -197,6 +232,10 @@ std::vector<const TensorSpec*> LayerTensors::all() const {
   add(sinks);
   add_both(o);
   add_both(post_attn_norm);
+  add_both(cross_norm);
+  add_both(cross_q);
+  add_both(cross_kv);
+  add_both(cross_o);
   add_both(ffn_norm);
   add_both(gate_up);
   add_both(down);
@@ -217,6 +256,15 @@ ModelTensors TensorsOfModel(const ModelConfig& config) {
     tensors.embedding = {"transformer.wte.weight", config.vocab_size, hidden};
     tensors.positions.push_back({"transformer.wpe.weight", config.max_positions, hidden});
     tensors.final_norm = Norm("transformer.ln_f", hidden, true);
+  } else if (config.tensors == TensorStyle::kT5) {
+    const std::string bias = "block.0.layer.0.SelfAttention.relative_attention_bias.weight";
+    tensors.embedding = {"shared.weight", config.vocab_size, hidden};
+    tensors.position_bias.push_back(
+        {"decoder." + bias, config.position_bias.num_buckets, config.num_heads});
+    tensors.encoder_position_bias = tensors.position_bias;
+    tensors.encoder_position_bias.front().name = "encoder." + bias;
+    tensors.encoder_norm = Norm("encoder.final_layer_norm", hidden);
+    tensors.final_norm = Norm("decoder.final_layer_norm", hidden);
   } else {
     tensors.embedding = {"model.embed_tokens.weight", config.vocab_size, hidden};
     tensors.final_norm = Norm("model.norm", hidden);
@@ -227,6 +275,9 @@ ModelTensors TensorsOfModel(const ModelConfig& config) {
 LayerTensors TensorsOfLayer(const ModelConfig& config, int32_t layer) {
   if (config.tensors == TensorStyle::kGpt2) {
     return Gpt2Layer(config, layer);
+  }
+  if (config.tensors == TensorStyle::kT5) {
+    return T5Layer(config, layer);
   }
   const std::string prefix = fmt::format("model.layers.{}.", layer);
   const Sizes size(config);
@@ -252,7 +303,9 @@ LayerTensors TensorsOfLayer(const ModelConfig& config, int32_t layer) {
 
 bool IsIgnoredTensor(std::string_view name) {
   return name.ends_with(".rotary_emb.inv_freq") || name.ends_with(".attn.bias") ||
-         name.ends_with(".attn.masked_bias");
+         name.ends_with(".attn.masked_bias") ||
+         name.ends_with(".EncDecAttention.relative_attention_bias.weight") ||
+         name == "encoder.embed_tokens.weight" || name == "decoder.embed_tokens.weight";
 }
 
 }  // namespace ringserve

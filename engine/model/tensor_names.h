@@ -50,6 +50,10 @@ struct LayerTensors {
   TensorParts sinks;
   LinearTensors o;
   NormTensors post_attn_norm;
+  NormTensors cross_norm;  // of a decoder that attends to an encoder
+  LinearTensors cross_q;
+  LinearTensors cross_kv;
+  LinearTensors cross_o;
   NormTensors ffn_norm;
   LinearTensors gate_up;  // dense layers; without a gate the first product
   LinearTensors down;
@@ -62,13 +66,17 @@ struct LayerTensors {
 
 struct ModelTensors {
   TensorSpec embedding;
-  TensorParts positions;  // learned positions; empty: none
+  TensorParts positions;      // learned positions; empty: none
+  TensorParts position_bias;  // [num_buckets, num_heads] of the decoder; empty: none
+  TensorParts encoder_position_bias;
+  NormTensors encoder_norm;
   NormTensors final_norm;
   // Where embeddings are tied a checkpoint may still hold it; it is not used then.
   TensorSpec lm_head;
 };
 
 ModelTensors TensorsOfModel(const ModelConfig& config);
+// `layer` in [0, num_all_layers): the decoder's, then the encoder's.
 LayerTensors TensorsOfLayer(const ModelConfig& config, int32_t layer);
 
 // Tensors that old checkpoints carry and that say nothing that the config does not say.

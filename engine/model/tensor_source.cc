@@ -48,6 +48,13 @@ const FileTensor* FindTensor(const Checkpoint& checkpoint, std::string_view name
       tensor = checkpoint.Find(name.substr(prefix.size()));
     }
   }
+  // Tables that are one may be stored under either's name.
+  for (const std::string_view alias :
+       {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight"}) {
+    if (tensor == nullptr && name == "shared.weight") {
+      tensor = checkpoint.Find(alias);
+    }
+  }
   return tensor;
 }
 

@@ -65,7 +65,10 @@ std::vector<std::string> WeightProblems(const ModelConfig& config, const Checkpo
   const ModelTensors model = TensorsOfModel(config);
   check(model.embedding, true);
   check_all(model.positions);
-  for (int32_t layer = 0; layer < config.num_layers; ++layer) {
+  check_all(model.position_bias);
+  check_all(model.encoder_position_bias);
+  check_all(model.encoder_norm.weight);
+  for (int32_t layer = 0; layer < config.num_all_layers(); ++layer) {
     const LayerTensors tensors = TensorsOfLayer(config, layer);
     for (const TensorSpec* spec : tensors.all()) {
       check(*spec, true);

@@ -6,92 +6,12 @@
 #include <fmt/format.h>
 
 #include "engine/base/check.h"
+#include "engine/model/position_bias.h"
+#include "engine/model/slab_size.h"
 #include "engine/model/tensor_names.h"
 #include "engine/model/tensor_source.h"
 
 namespace ringserve {
-namespace {
-
-constexpr int64_t kAlignment = 128;
-
-int64_t Rows(const TensorParts& parts) {
-  int64_t rows = 0;
-  for (const TensorSpec& spec : parts) {
-    rows += spec.rows;
-  }
-  return rows;
-}
-
-// Of parts kept in float32: norms, biases, positions.
-int64_t FloatBytes(const TensorParts& parts) {
-  int64_t elements = 0;
-  for (const TensorSpec& spec : parts) {
-    elements += spec.rows * std::max<int64_t>(spec.cols, 1);
-  }
-  return RoundUp<int64_t>(elements * int64_t{sizeof(float)}, kAlignment);
-}
-
-// The device's copy of the embedding table, where it needs one.
-int64_t TableBytes(const ModelConfig& config, DType dtype, const Backend& backend) {
-  const BackendInfo info = backend.info();
-  if (info.reads_host_memory || (info.row_major && config.tied_embeddings)) {
-    return 0;
-  }
-  return RoundUp<int64_t>(int64_t{config.vocab_size} * config.hidden_dim * DTypeBytes(dtype),
-                          kAlignment);
-}
-
-class SlabSize {
- public:
-  SlabSize(DType dtype, const Backend& backend) : dtype_(dtype), backend_(backend) {}
-
-  void AddMatrix(const TensorParts& parts) {
-    if (!parts.empty()) {
-      bytes_ += static_cast<int64_t>(backend_.MatrixBytes(Rows(parts), parts.front().cols, dtype_));
-    }
-  }
-
-  void AddFloats(const TensorParts& parts) { bytes_ += FloatBytes(parts); }
-
-  void AddNorm(const NormTensors& norm) {
-    AddFloats(norm.weight);
-    AddFloats(norm.bias);
-  }
-
-  void AddLinear(const LinearTensors& linear) {
-    AddMatrix(linear.weight);
-    AddFloats(linear.bias);
-  }
-
-  void AddLayer(const LayerTensors& tensors) {
-    for (const NormTensors* norm : {&tensors.attn_norm,
-                                    &tensors.q_norm,
-                                    &tensors.k_norm,
-                                    &tensors.post_attn_norm,
-                                    &tensors.ffn_norm,
-                                    &tensors.post_ffn_norm}) {
-      AddNorm(*norm);
-    }
-    AddFloats(tensors.sinks);
-    for (const LinearTensors* linear :
-         {&tensors.qkv, &tensors.o, &tensors.gate_up, &tensors.down, &tensors.router}) {
-      AddLinear(*linear);
-    }
-    for (const ExpertTensors& expert : tensors.experts) {
-      AddLinear(expert.gate_up);
-      AddLinear(expert.down);
-    }
-  }
-
-  int64_t bytes() const { return bytes_; }
-
- private:
-  DType dtype_;
-  const Backend& backend_;
-  int64_t bytes_ = 0;
-};
-
-}  // namespace
 
 // Fills the slab from front to back.
 class WeightsBuilder {
@@ -114,11 +34,14 @@ class WeightsBuilder {
     slab_bytes_ = Weights::SlabBytes(config_, weights_->dtype_, backend_);
     ASSIGN_OR_RETURN(weights_->slab_,
                      backend_.Allocate(static_cast<size_t>(slab_bytes_), MemoryKind::kDevice));
-    for (int32_t layer = 0; layer < config_.num_layers; ++layer) {
+    for (int32_t layer = 0; layer < config_.num_all_layers(); ++layer) {
       RETURN_IF_ERROR(AddLayer(TensorsOfLayer(config_, layer)));
     }
     const ModelTensors model = TensorsOfModel(config_);
-    RETURN_IF_ERROR(AddNorm(model.final_norm, weights_->final_norm_));
+    RETURN_IF_ERROR(AddNorm(model.final_norm, weights_->final_norm_, config_.output_scale));
+    RETURN_IF_ERROR(AddNorm(model.encoder_norm, weights_->encoder_norm_));
+    RETURN_IF_ERROR(AddBias(model.position_bias, false, weights_->position_bias_));
+    RETURN_IF_ERROR(AddBias(model.encoder_position_bias, true, weights_->encoder_position_bias_));
     const float* positions = nullptr;
     RETURN_IF_ERROR(AddFloats(model.positions, 0, positions));
     weights_->positions_ = {reinterpret_cast<const std::byte*>(positions), DType::kF32};
@@ -161,8 +84,11 @@ class WeightsBuilder {
     return backend_.Synchronize();
   }
 
-  // The parts in float32, `added` to every element; null where there are none.
-  absl::Status AddFloats(const TensorParts& parts, float added, const float*& floats) {
+  // The parts in float32, each element plus `added`, times `scale`; null where there are none.
+  absl::Status AddFloats(const TensorParts& parts,
+                         float added,
+                         const float*& floats,
+                         float scale = 1.0F) {
     if (parts.empty()) {
       return absl::OkStatus();
     }
@@ -172,8 +98,8 @@ class WeightsBuilder {
       const HostTensor tensor = source_.Get(spec);
       std::vector<std::byte> values = Converted(tensor, 0, tensor.rows * tensor.cols, DType::kF32);
       auto* value = reinterpret_cast<float*>(values.data());
-      for (int64_t i = 0; added != 0 && i < tensor.rows * tensor.cols; ++i) {
-        value[i] += added;
+      for (int64_t i = 0; i < tensor.rows * tensor.cols; ++i) {
+        value[i] = (value[i] + added) * scale;
       }
       RETURN_IF_ERROR(CopyIn(at, values));
       at += values.size();
@@ -182,9 +108,31 @@ class WeightsBuilder {
     return absl::OkStatus();
   }
 
-  absl::Status AddNorm(const NormTensors& tensors, NormWeights& norm) {
-    RETURN_IF_ERROR(AddFloats(tensors.weight, config_.norm_plus_one ? 1.0F : 0.0F, norm.weight));
-    return AddFloats(tensors.bias, 0, norm.bias);
+  // What it makes is multiplied by `scale`.
+  absl::Status AddNorm(const NormTensors& tensors, NormWeights& norm, float scale = 1.0F) {
+    const float added = config_.norm_plus_one ? 1.0F : 0.0F;
+    RETURN_IF_ERROR(AddFloats(tensors.weight, added, norm.weight, scale));
+    return AddFloats(tensors.bias, 0, norm.bias, scale);
+  }
+
+  absl::Status AddBias(const TensorParts& parts, bool bidirectional, const float*& bias) {
+    if (parts.empty()) {
+      return absl::OkStatus();
+    }
+    const HostTensor tensor = source_.Get(parts.front());
+    const int64_t count = tensor.rows * tensor.cols;
+    const std::vector<std::byte> values = Converted(tensor, 0, count, DType::kF32);
+    const std::vector<float> table =
+        BiasTable(config_.position_bias,
+                  bidirectional,
+                  {reinterpret_cast<const float*>(values.data()), static_cast<size_t>(count)},
+                  config_.num_heads);
+    std::byte* at = Carve(BiasBytes(config_));
+    bias = reinterpret_cast<const float*>(at);
+    const auto* first = reinterpret_cast<const std::byte*>(table.data());
+    RETURN_IF_ERROR(CopyIn(at, {first, first + table.size() * sizeof(float)}));
+    source_.Release(tensor);
+    return absl::OkStatus();
   }
 
   absl::Status Pack(const std::vector<HostTensor>& parts, Matrix& matrix) {
@@ -230,6 +178,11 @@ class WeightsBuilder {
     RETURN_IF_ERROR(AddFloats(tensors.sinks, 0, layer.sinks));
     RETURN_IF_ERROR(AddLinear(tensors.o, layer.o_proj, layer.o_bias));
     RETURN_IF_ERROR(AddNorm(tensors.post_attn_norm, layer.post_attn_norm));
+    RETURN_IF_ERROR(AddNorm(tensors.cross_norm, layer.cross_norm));
+    const float* none = nullptr;  // no family has biases there
+    RETURN_IF_ERROR(AddLinear(tensors.cross_q, layer.cross_q, none));
+    RETURN_IF_ERROR(AddLinear(tensors.cross_kv, layer.cross_kv, none));
+    RETURN_IF_ERROR(AddLinear(tensors.cross_o, layer.cross_o, none));
     RETURN_IF_ERROR(AddNorm(tensors.ffn_norm, layer.ffn_norm));
     RETURN_IF_ERROR(AddLinear(tensors.gate_up, layer.gate_up, layer.gate_up_bias));
     RETURN_IF_ERROR(AddLinear(tensors.down, layer.down, layer.down_bias));
@@ -292,18 +245,6 @@ class WeightsBuilder {
 };
 
 Weights::~Weights() = default;
-
-int64_t Weights::SlabBytes(const ModelConfig& config, DType dtype, const Backend& backend) {
-  const ModelTensors model = TensorsOfModel(config);
-  SlabSize size(dtype, backend);
-  for (int32_t layer = 0; layer < config.num_layers; ++layer) {
-    size.AddLayer(TensorsOfLayer(config, layer));
-  }
-  size.AddNorm(model.final_norm);
-  size.AddFloats(model.positions);
-  size.AddMatrix({model.lm_head});
-  return size.bytes() + TableBytes(config, dtype, backend);
-}
 
 absl::StatusOr<std::unique_ptr<Weights>> Weights::Load(const std::string& model_dir,
                                                        const ModelConfig& config,

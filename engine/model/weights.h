@@ -1,4 +1,4 @@
-// The weights of a decoder on a backend: read from a Hugging Face folder (or made up, to measure),
+// The weights of a model on a backend: read from a Hugging Face folder (or made up, to measure),
 // checked name by name and shape by shape, then packed into one slab of device memory whose size is
 // known beforehand.
 #pragma once
@@ -34,6 +34,10 @@ struct LayerWeights {
   Matrix o_proj;                 // [hidden_dim, num_heads * head_dim]
   const float* o_bias = nullptr;
   NormWeights post_attn_norm;  // [hidden_dim]
+  NormWeights cross_norm;      // [hidden_dim], with the three below: of a decoder beside an encoder
+  Matrix cross_q;              // [num_heads * head_dim, hidden_dim]
+  Matrix cross_kv;             // [2 * num_kv_heads * head_dim, hidden_dim]
+  Matrix cross_o;              // [hidden_dim, num_heads * head_dim]
   NormWeights ffn_norm;        // [hidden_dim]
   Matrix gate_up;              // [2 * ffn_dim, hidden_dim], gate first; or [ffn_dim, hidden_dim]
   const float* gate_up_bias = nullptr;
@@ -90,12 +94,21 @@ class Weights {
 
   const EmbeddingTable& embedding() const { return embedding_; }
 
+  // The decoder's, then the encoder's.
   const LayerWeights& layer(int32_t index) const { return layers_[static_cast<size_t>(index)]; }
 
   // Learned positions; data is null if there are none.
   const EmbeddingTable& positions() const { return positions_; }
 
+  // With output_scale in it.
   const NormWeights& final_norm() const { return final_norm_; }
+
+  const NormWeights& encoder_norm() const { return encoder_norm_; }
+
+  // [num_heads, 2 * BiasReach + 1] or null.
+  const float* position_bias() const { return position_bias_; }
+
+  const float* encoder_position_bias() const { return encoder_position_bias_; }
 
   const Matrix& lm_head() const { return lm_head_; }
 
@@ -108,6 +121,9 @@ class Weights {
   std::vector<LayerWeights> layers_;
   EmbeddingTable positions_;
   NormWeights final_norm_;
+  NormWeights encoder_norm_;
+  const float* position_bias_ = nullptr;
+  const float* encoder_position_bias_ = nullptr;
   Matrix lm_head_;
   Buffer slab_;
   std::unique_ptr<std::byte[]> host_table_;  // what embedding_ points to, if random

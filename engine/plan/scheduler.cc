@@ -42,11 +42,21 @@ void PlanStep(std::span<const SequenceView> sequences,
   });
   int32_t sequences_left = budget.max_sequences;
   int64_t rows_left = budget.max_prefill_rows;
+  bool encodes = false;
   std::erase_if(plan, [&](ScheduledRows& rows) {
-    if (sequences_left == 0 || (rows.is_prefill && rows_left == 0)) {
+    const int64_t source_left = At(sequences, rows).source_left;
+    if (sequences_left == 0 || (rows.is_prefill && rows_left == 0) ||
+        (encodes && source_left > rows_left)) {
       return true;
     }
     --sequences_left;
+    if (source_left > 0) {
+      encodes = true;
+      rows.num_source_rows = static_cast<int32_t>(source_left);
+      rows.num_rows = static_cast<int32_t>(At(sequences, rows).prompt_left);
+      rows_left = std::max<int64_t>(rows_left - source_left, 0);
+      return false;
+    }
     if (rows.is_prefill) {
       const SequenceView& view = At(sequences, rows);
       const int64_t num_rows = std::min({view.prompt_left, view.max_rows, rows_left});

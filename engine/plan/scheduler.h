@@ -10,10 +10,13 @@ namespace ringserve {
 // What the scheduler needs to know of an admitted sequence.
 struct SequenceView {
   int64_t prompt_left = 0;  // prompt tokens still to be prefilled; 0: it decodes
-  int64_t max_rows = 0;     // the most that its context takes in one step; >= 1 unless it is paused
-  int64_t arrival = 0;      // rank in the order of submission; distinct
-  int64_t last_step = 0;    // when it last took part
-  int32_t priority = 0;     // higher runs first
+  // Rows of a prompt that an encoder is to read before these, all in one step. Then prompt_left is
+  // what the decoder reads of its own, which goes with them.
+  int64_t source_left = 0;
+  int64_t max_rows = 0;   // the most that its context takes in one step; >= 1 unless it is paused
+  int64_t arrival = 0;    // rank in the order of submission; distinct
+  int64_t last_step = 0;  // when it last took part
+  int32_t priority = 0;   // higher runs first
   bool is_paused = false;
 };
 
@@ -29,12 +32,13 @@ struct ScheduledRows {
   int32_t num_rows = 0;
   bool is_prefill = false;
   bool is_sampled = false;
+  int32_t num_source_rows = 0;  // an encoder's, read before
 };
 
 // Replaces `plan`: decode rows first, then prompt chunks. If more than max_sequences can run, the
 // higher priority runs, then who waited longest since its last step. Prompts share the budget by
-// priority, then arrival. Nobody unpaused is left out for ever unless higher priorities fill every
-// step.
+// priority, then arrival; an encoder's prompt is never cut, so that one may exceed it alone. Nobody
+// unpaused is left out for ever unless higher priorities fill every step.
 void PlanStep(std::span<const SequenceView> sequences,
               const StepBudget& budget,
               std::vector<ScheduledRows>& plan);

@@ -37,14 +37,25 @@ std::vector<int32_t> Prompt(int32_t vocab_size, size_t length, uint64_t seed) {
   return ids;
 }
 
+// Beside an encoder's prompt, which takes whole blocks, the text needs room.
+int64_t BufferSize(const ModelConfig& config) {
+  return config.has_encoder() ? 256 : 128;
+}
+
 // The greedy continuation, one token after the other.
 std::vector<int32_t> ByHand(const ModelConfig& config,
                             const Weights& weights,
                             Backend& backend,
                             const std::vector<int32_t>& prompt) {
-  const SessionShape shape = {.buffer_size = 128, .block_size = 16, .feedback_size = 128};
+  const int64_t size = BufferSize(config);
+  const SessionShape shape = {.buffer_size = size, .block_size = 16, .feedback_size = size};
   const auto runner = Get(ModelRunner::Create(config, weights, shape, 128, {}, backend));
-  std::vector<float> logits = Get(runner->Feed(prompt, 128, ModelRunner::Wanted::kLastRow));
+  std::vector<int32_t> text = prompt;
+  if (config.has_encoder()) {
+    runner->SetPrompt(prompt);
+    text = {config.decoder_start_token_id};
+  }
+  std::vector<float> logits = Get(runner->Feed(text, 128, ModelRunner::Wanted::kLastRow));
   std::vector<int32_t> made;
   while (true) {
     const auto last = logits.end() - config.vocab_size;
@@ -71,6 +82,10 @@ TEST_CASE("every family is served as its model computes") {
                                     "zoo/mistral-window",
                                     "zoo/gemma3-text",
                                     "zoo/gpt2",
+                                    "zoo/t5-v1_1",
+                                    "families/t5-relu",
+                                    "families/t5-untied",
+                                    "families/mt5-head",
                                     "families/llama-yarn-bias",
                                     "families/qwen2-window",
                                     "families/gemma2",
@@ -86,7 +101,9 @@ TEST_CASE("every family is served as its model computes") {
   const auto weights =
       Get(Weights::Load(Folder(name), config, config.file_dtype, *backend, nullptr));
   FakeSink sink;
-  const std::unique_ptr<Engine> engine = StartEngine(Config(name), sink);
+  EngineConfig served = Config(name);
+  served.rings.buffer_size = BufferSize(config);
+  const std::unique_ptr<Engine> engine = StartEngine(served, sink);
   std::vector<std::vector<int32_t>> prompts;
   for (const size_t length : {1, 17, 70, 100}) {
     GenerateRequest request;

@@ -91,6 +91,71 @@ TEST_CASE("GPT-2 says nothing and means much") {
   CHECK(RopeFrequencies(gpt2.rope, 4) == std::vector<double>{0, 0});
 }
 
+ModelConfig T5(const Json& keys) {
+  Json json = Json::parse(R"({
+    "architectures": ["T5ForConditionalGeneration"], "model_type": "t5", "d_model": 64, "d_kv": 40,
+    "num_heads": 3, "num_layers": 2, "decoder_start_token_id": 0})");
+  json.update(keys);
+  return Parse(json);
+}
+
+std::string T5Error(const Json& keys) {
+  Json json = {{"architectures", {"T5ForConditionalGeneration"}}, {"decoder_start_token_id", 0}};
+  json.update(keys);
+  return std::string(ParseModelConfig(json.dump(), "").status().message());
+}
+
+TEST_CASE("T5 has an encoder, biases by distance and scores without a scale") {
+  const ModelConfig t5 = T5(Json::object());
+  CHECK(t5.has_encoder());
+  CHECK(t5.num_encoder_layers == 2);
+  CHECK(t5.num_layers == 2);
+  CHECK(t5.num_kv_heads == 3);
+  CHECK(t5.head_dim == 40);
+  CHECK(t5.ffn_dim == 2048);
+  CHECK(t5.vocab_size == 32128);
+  CHECK(t5.activation == Activation::kRelu);
+  CHECK_FALSE(t5.gated);
+  CHECK(t5.AttentionScale(1) == 1.0F);
+  CHECK(t5.position_bias.num_buckets == 32);
+  CHECK(t5.position_bias.max_distance == 128);
+  CHECK(t5.tied_embeddings);
+  CHECK(t5.output_scale == 0.125F);
+  CHECK(t5.eos_token_ids == std::vector<int32_t>{1});
+  CHECK_FALSE(BeyondLlama(t5).empty());
+  const ModelConfig flan = T5({{"feed_forward_proj", "gated-gelu"},
+                               {"dense_act_fn", "gelu_new"},
+                               {"is_gated_act", true},
+                               {"tie_word_embeddings", false},
+                               {"num_decoder_layers", 5}});
+  CHECK(flan.gated);
+  CHECK(flan.activation == Activation::kGeluTanh);
+  CHECK(flan.output_scale == 1.0F);
+  CHECK(flan.num_layers == 5);
+  CHECK(T5({{"scale_decoder_outputs", false}}).output_scale == 1.0F);
+  CHECK(T5({{"feed_forward_proj", "gelu"}}).activation == Activation::kGelu);
+  const Json mt5 = {{"architectures", {"MT5ForConditionalGeneration"}}, {"model_type", "mt5"}};
+  CHECK(T5(mt5).gated);
+}
+
+TEST_CASE("What is wrong with a T5 is named by its key") {
+  CHECK(T5Error({{"dense_act_fn", "relu"}, {"feed_forward_proj", "gated-gelu"}}) ==
+        "config.json: dense_act_fn: \"relu\" is not one of: gelu_new");
+  CHECK(T5Error({{"feed_forward_proj", "gated-gelu"}, {"is_gated_act", false}}) ==
+        "config.json: is_gated_act: not what feed_forward_proj \"gated-gelu_new\" says");
+  CHECK(T5Error({{"is_encoder_decoder", false}}) ==
+        "config.json: is_encoder_decoder: false is not supported");
+  CHECK(T5Error({{"decoder_start_token_id", nullptr}}) ==
+        "config.json: decoder_start_token_id: missing");
+  CHECK(T5Error({{"relative_attention_num_buckets", 31}}) ==
+        "config.json: relative_attention_num_buckets: 31 is odd");
+  CHECK(T5Error({{"relative_attention_max_distance", 16}}) ==
+        "config.json: relative_attention_max_distance: 16 is not more than half of the 32 buckets");
+  const Json told = {{"architectures", {"T5ForConditionalGeneration"}}};
+  CHECK(ParseModelConfig(told.dump(), R"({"decoder_start_token_id": 3})")->decoder_start_token_id ==
+        3);
+}
+
 TEST_CASE("Heads that are rotated in part pair the rotated rows") {
   const RopeConfig rope = {.theta = 100.0, .rotary_dim = 4};
   CHECK(RopeRowOrder(rope, 8) == std::vector<int32_t>{0, 1, 4, 5, 2, 3, 6, 7});

@@ -81,6 +81,26 @@ TEST_CASE("The plan is the sum of what is then allocated") {
   CHECK(backend.pinned_bytes() == plan->pinned_kv_bytes());
 }
 
+TEST_CASE("The plan of an encoder-decoder is what is then allocated") {
+  const std::string folder = kSource + "/tests/fixtures/families/" +
+                             GENERATE(as<std::string>{}, "t5-relu", "t5-untied", "mt5-head");
+  const auto model = LoadModelConfig(folder);
+  REQUIRE(model.ok());
+  EngineConfig config = SmallConfig();
+  config.attention.head_tile_size = 0;
+  config.scheduler.prefill_size = GENERATE(1, 500);
+  RecordingBackend backend(GENERATE(false, true));
+  const auto plan = PlanMemory(config, *model, DType::kBf16, backend);
+  REQUIRE(plan.ok());
+  const auto weights = Weights::Load(folder, *model, DType::kBf16, backend, nullptr);
+  REQUIRE(weights.ok());
+  const StepLimits limits = MakeStepLimits(config, *model, backend.info());
+  CHECK(limits.max_encoder_rows % config.rings.block_size == 0);
+  CHECK(limits.max_encoder_rows >= config.rings.buffer_size - config.rings.block_size);
+  REQUIRE(Model::Create(*model, **weights, limits, backend).ok());
+  CHECK(backend.device_bytes() == plan->weight_bytes + plan->workspace_bytes);
+}
+
 TEST_CASE("Blocks are arithmetic on the rings") {
   EngineConfig config = SmallConfig();
   MemoryPlan plan = *Plan(config, SmallModel());

@@ -165,7 +165,8 @@ TEST_CASE("What is not supported is refused by name") {
         "config.json: architectures: \"OPTForCausalLM\" is not supported, only: LlamaForCausalLM, "
         "MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, Qwen3MoeForCausalLM, "
         "MixtralForCausalLM, Gemma2ForCausalLM, Gemma3ForCausalLM, Phi3ForCausalLM, "
-        "GPT2LMHeadModel, GptOssForCausalLM");
+        "GPT2LMHeadModel, GptOssForCausalLM, T5ForConditionalGeneration, "
+        "MT5ForConditionalGeneration");
   CHECK(Error(Without("architectures")) == "config.json: architectures: missing");
   CHECK(Error(With("architectures", Json::array())) ==
         "config.json: architectures: not a list of one string");

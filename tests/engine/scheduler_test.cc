@@ -65,6 +65,29 @@ TEST_CASE("a chunk ends where the window moves") {
   REQUIRE(!plan[0].is_sampled);
 }
 
+TEST_CASE("an encoder's prompts are read whole, as many as the budget holds but one at least") {
+  const auto encoded = [](int64_t arrival, int64_t length) {
+    return SequenceView{
+        .prompt_left = 1, .source_left = length, .max_rows = 100, .arrival = arrival};
+  };
+  const std::vector<SequenceView> views = {
+      Decoding(1), encoded(3, 48), encoded(2, 64), encoded(4, 32), Prompt(5, 1)};
+  std::vector<ScheduledRows> plan = Plan(views, {.max_sequences = 8, .max_prefill_rows = 100});
+  REQUIRE(plan.size() == 4);
+  REQUIRE(plan[0].sequence == 0);
+  REQUIRE(plan[1].sequence == 2);
+  REQUIRE(plan[1].num_source_rows == 64);
+  REQUIRE(plan[1].num_rows == 1);
+  REQUIRE(plan[1].is_sampled);
+  REQUIRE(plan[2].sequence == 3);  // 48 more are too many, 32 are not
+  REQUIRE(plan[2].num_source_rows == 32);
+  REQUIRE(plan[3].sequence == 4);
+  REQUIRE(plan[3].num_source_rows == 0);
+  plan = Plan(views, {.max_sequences = 8, .max_prefill_rows = 7});
+  REQUIRE(plan.size() == 2);
+  REQUIRE(plan[1].num_source_rows == 64);
+}
+
 TEST_CASE("nobody is left out for ever when more can run than a step takes") {
   std::mt19937_64 random(21);
   std::vector<SequenceView> views;

@@ -250,6 +250,26 @@ TEST_CASE("The models at hand fit their configs") {
   }
 }
 
+TEST_CASE("An encoder-decoder's head is the file's own, or the table") {
+  const std::string families = kSource + "/tests/fixtures/families/";
+  for (const auto& [name, tied] : {std::pair("t5-relu", true),
+                                   std::pair("t5-untied", false),
+                                   std::pair("mt5-head", false)}) {  // though its config says so
+    CAPTURE(name);
+    const auto config = LoadModelConfig(families + name);
+    REQUIRE(config.ok());
+    CHECK(config->tied_embeddings == tied);
+    const auto checkpoint = Checkpoint::Open(families + name);
+    REQUIRE(checkpoint.ok());
+    CHECK(WeightProblems(*config, **checkpoint).empty());
+    RecordingBackend backend;
+    const auto weights =
+        Weights::Load(families + name, *config, config->file_dtype, backend, nullptr);
+    REQUIRE(weights.ok());
+    CHECK(backend.device_bytes() == Weights::SlabBytes(*config, config->file_dtype, backend));
+  }
+}
+
 TEST_CASE("A lying file ends in an error before anything is allocated") {
   const ModelConfig config = Small(false);
   const TempDir dir;

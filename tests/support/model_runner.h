@@ -33,6 +33,9 @@ class ModelRunner {
                          .max_rows = max_rows,
                          .max_sink_rows = shape.sink_size,
                          .max_logits_rows = max_rows};
+    if (config.has_encoder()) {
+      limits.max_encoder_rows = static_cast<int32_t>(shape.buffer_size);
+    }
     limits.max_positions = shape.slides ? 0 : std::min(shape.buffer_size, config.max_positions);
     tiles.num_heads = config.num_heads;
     tiles.num_kv_heads = config.num_kv_heads;
@@ -50,13 +53,19 @@ class ModelRunner {
                   .head_dim = config.head_dim,
                   .dtype = weights.dtype()};
       const int64_t max_keys = group.shape.buffer_size + 2 * shape.block_size;
-      limits.max_partials =
-          std::max(limits.max_partials, MaxPartials(group.tiles, max_rows, 1, max_keys));
+      limits.max_partials = std::max(
+          limits.max_partials,
+          MaxPartials(group.tiles, std::max(max_rows, limits.max_encoder_rows), 1, max_keys));
       limits.max_entries = std::max(limits.max_entries, WorstCaseBlocks(group.shape, INT64_MAX));
       RETURN_IF_ERROR(runner->MakePool(group));
     }
     ASSIGN_OR_RETURN(runner->model_, Model::Create(config, weights, limits, backend));
     return runner;
+  }
+
+  // Models with an encoder: what it reads, with the first step. Once, before Feed.
+  void SetPrompt(std::span<const int32_t> token_ids) {
+    prompt_.assign(token_ids.begin(), token_ids.end());
   }
 
   enum class Wanted { kAllRows, kLastRow };
@@ -76,7 +85,10 @@ class ModelRunner {
     return logits;
   }
 
-  int64_t position() const { return groups_.front().session->position(); }
+  int64_t position() const {
+    const Session& session = *groups_.front().session;
+    return session.position() - session.text_start();
+  }
 
   const KvLayout& kv() const { return groups_.front().kv; }
 
@@ -129,12 +141,13 @@ class ModelRunner {
 
   // Makes room for the rows of a step and plans its tiles.
   static void Plan(Group& group, std::span<const int32_t> token_ids) {
-    const int64_t first = group.session->position();
+    const int64_t start = group.session->text_start();
+    const int64_t first = group.session->position() - start;
     const auto num_rows = static_cast<int32_t>(token_ids.size());
     group.session->Append(token_ids, Session::Phase::kPrefill);
     group.slots.clear();
     for (int32_t row = 0; row < num_rows; ++row) {
-      group.slots.push_back(group.session->Slot(first + row));
+      group.slots.push_back(group.session->Slot(start + first + row));
     }
     group.entries.clear();
     group.session->AppendContext(num_rows, group.entries);
@@ -146,7 +159,41 @@ class ModelRunner {
     PlanTiles({{&sequence, 1}, group.entries}, group.tiles, group.plan);
   }
 
+  // What an encoder reads, where it has not yet, and what the rows see of it.
+  void PlanSource(int32_t num_rows, StepInput& input) {
+    Group& group = groups_.front();
+    TileOptions tiles = group.tiles;
+    tiles.causal = false;
+    std::vector<BlockEntry> entries;
+    group.session->AppendSourceContext(entries);
+    const auto num_entries = static_cast<int32_t>(entries.size());
+    const TileSequence rows = {
+        .num_rows = num_rows, .first_position = position() - num_rows, .num_entries = num_entries};
+    PlanTiles({{&rows, 1}, entries}, tiles, cross_plan_);
+    input.cross_tiles = &cross_plan_;
+    if (prompt_.empty()) {
+      return;
+    }
+    source_slots_.clear();
+    scratch_slots_.clear();
+    const auto length = static_cast<int32_t>(prompt_.size());
+    for (int32_t i = 0; i < length; ++i) {
+      source_slots_.push_back(group.session->Slot(i));
+      scratch_slots_.push_back(i);
+    }
+    for (int32_t i = 0; i < num_entries; ++i) {
+      entries[static_cast<size_t>(i)].block = i;
+    }
+    const TileSequence source = {.num_rows = length, .num_entries = num_entries};
+    PlanTiles({{&source, 1}, entries}, tiles, encoder_plan_);
+    encoder_ = {prompt_, source_slots_, scratch_slots_, &encoder_plan_};
+    input.encoder = &encoder_;
+  }
+
   absl::Status Step(std::span<const int32_t> token_ids, Wanted wanted, std::vector<float>& logits) {
+    if (!prompt_.empty()) {
+      groups_.front().session->AppendSource(prompt_);
+    }
     const int64_t first = position();
     const auto num_rows = static_cast<int32_t>(token_ids.size());
     for (Group& group : groups_) {
@@ -171,14 +218,17 @@ class ModelRunner {
     if (groups_.size() > 1) {
       local = {&groups_[1].plan, groups_[1].pool.data(), groups_[1].kv, groups_[1].slots};
     }
-    RETURN_IF_ERROR(model_->Run({token_ids,
-                                 positions,
-                                 main.slots,
-                                 sink_slots,
-                                 &main.plan,
-                                 groups_.size() > 1 ? &local : nullptr},
-                                main.pool.data(),
-                                main.kv));
+    StepInput input = {token_ids,
+                       positions,
+                       main.slots,
+                       sink_slots,
+                       &main.plan,
+                       groups_.size() > 1 ? &local : nullptr};
+    if (config_.has_encoder()) {
+      PlanSource(num_rows, input);
+    }
+    RETURN_IF_ERROR(model_->Run(input, main.pool.data(), main.kv));
+    prompt_.clear();
     ASSIGN_OR_RETURN(const float* const rows, model_->ComputeLogits(logits_rows));
     const size_t first_logit = logits.size();
     logits.resize(first_logit + logits_rows.size() * static_cast<size_t>(config_.vocab_size));
@@ -192,6 +242,13 @@ class ModelRunner {
   Backend& backend_;
   std::vector<Group> groups_;
   std::unique_ptr<Model> model_;
+  // Of an encoder.
+  std::vector<int32_t> prompt_;
+  TilePlan cross_plan_;
+  TilePlan encoder_plan_;
+  std::vector<int64_t> source_slots_;
+  std::vector<int64_t> scratch_slots_;
+  EncoderStep encoder_;
 };
 
 }  // namespace ringserve
