@@ -17,6 +17,13 @@
 
 namespace ringserve {
 
+// The experts of one token, by layer.
+struct ReferenceRoute {
+  // Taken where a layer has some, else chosen and left here.
+  std::vector<std::vector<int32_t>> experts;
+  std::vector<std::vector<double>> logits;  // of the router; those of layers without experts: empty
+};
+
 template <typename T>
 class ReferenceLayers {
  public:
@@ -152,7 +159,12 @@ class ReferenceLayers {
         Gated(Linear(prefix + "gate_proj", ffn_dim, x), Linear(prefix + "up_proj", ffn_dim, x)));
   }
 
-  Row Mix(const std::string& prefix, const Row& x) const {
+  // `taken`: the experts to take, or where there are none, those that were; `told`: the router's
+  // logits.
+  Row Mix(const std::string& prefix,
+          const Row& x,
+          std::vector<int32_t>& taken,
+          std::vector<double>& told) const {
     const MoeConfig& moe = config_.moe;
     const std::string router = config_.tensors == TensorStyle::kMixtral  ? "block_sparse_moe.gate"
                                : config_.tensors == TensorStyle::kGptOss ? "mlp.router"
@@ -162,6 +174,14 @@ class ReferenceLayers {
     std::iota(order.begin(), order.end(), 0);
     std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
       return logits[static_cast<size_t>(a)] > logits[static_cast<size_t>(b)];
+    });
+    told.assign(logits.begin(), logits.end());
+    if (taken.empty()) {
+      taken.assign(order.begin(), order.begin() + moe.experts_per_token);
+    }
+    // Those taken first, each part in descending order.
+    std::stable_partition(order.begin(), order.end(), [&](int32_t expert) {
+      return std::find(taken.begin(), taken.end(), expert) != taken.end();
     });
     T total = 0;
     for (size_t i = 0; i < order.size(); ++i) {

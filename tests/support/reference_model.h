@@ -66,6 +66,13 @@ class ReferenceModel : private ReferenceLayers<T> {
 
   // Appends the token; its logits, [vocab_size].
   Row Push(int32_t token_id) {
+    ReferenceRoute route;
+    return Push(token_id, route);
+  }
+
+  Row Push(int32_t token_id, ReferenceRoute& route) {
+    route.experts.resize(keys_.size());
+    route.logits.resize(keys_.size());
     const bool gpt2 = config_.tensors == TensorStyle::kGpt2;
     const std::string table = gpt2 ? "transformer.wte.weight" : "model.embed_tokens.weight";
     Row x = TableRow(table, token_id);
@@ -76,7 +83,7 @@ class ReferenceModel : private ReferenceLayers<T> {
       Add(x, TableRow("transformer.wpe.weight", static_cast<int32_t>(position_)));
     }
     for (int32_t layer = 0; layer < config_.num_layers; ++layer) {
-      PushLayer(layer, x);
+      PushLayer(layer, x, route);
     }
     ++position_;
     Row logits = Product(config_.tied_embeddings ? table : "lm_head.weight",
@@ -102,7 +109,7 @@ class ReferenceModel : private ReferenceLayers<T> {
   using ReferenceLayers<T>::TableRow;
   using ReferenceLayers<T>::Tensor;
 
-  void PushLayer(int32_t layer, Row& x) {
+  void PushLayer(int32_t layer, Row& x, ReferenceRoute& route) {
     if (config_.tensors == TensorStyle::kGpt2) {
       const std::string prefix = "transformer.h." + std::to_string(layer) + ".";
       Add(x, Attend(layer, prefix + "attn.", Norm(x, prefix + "ln_1")));
@@ -125,7 +132,10 @@ class ReferenceModel : private ReferenceLayers<T> {
         x,
         prefix + (config_.post_norms ? "pre_feedforward_layernorm" : "post_attention_layernorm"));
     Row fed = config_.moe.IsDense(layer) ? FeedForward(prefix + "mlp.", normed, config_.ffn_dim)
-                                         : Mix(prefix, normed);
+                                         : Mix(prefix,
+                                               normed,
+                                               route.experts[static_cast<size_t>(layer)],
+                                               route.logits[static_cast<size_t>(layer)]);
     if (config_.post_norms) {
       fed = Norm(fed, prefix + "post_feedforward_layernorm", false);
     }
