@@ -108,7 +108,8 @@ class CudaBackend final : public Backend {
     if (bytes >= kLargeCopyBytes && CudaCopies::Fits(to, from)) {
       return copies_.Add(to, from, bytes, stream_);
     }
-    if (copies_.IsBusy()) {
+    copies_.Forget();
+    if (copies_.is_busy()) {
       RETURN_IF_ERROR(copies_.Join(stream_, to, bytes));
       RETURN_IF_ERROR(copies_.Join(stream_, from, bytes));
     }
@@ -159,7 +160,7 @@ class CudaBackend final : public Backend {
   absl::Status RopeAppend(const RopeAppendArgs& args) override {
     RETURN_IF_ERROR(chain_.Launch(stream_));
     RETURN_IF_ERROR(staging_.Flush(stream_));
-    if (args.kv.layer == 0 && copies_.IsBusy()) {
+    if (args.kv.layer == 0 && copies_.is_busy()) {
       RETURN_IF_ERROR(copies_.Join(stream_, args.kv, tiles_->entries, graph_));
     }
     return FromCuda(cuda::LaunchRopeAppend(args, stream_.get()), "rope and append");
@@ -309,6 +310,7 @@ absl::Status CudaBackend::BeginStep(const TilePlan& tiles) {
   ASSIGN_OR_RETURN(const CudaStaging::Place place,
                    staging_.Take(static_cast<size_t>(cuda::PackedBytes(packed_))));
   plan_ = cuda::WritePlan(packed_, place.host, place.device);
+  copies_.Forget();
   // Kernels of longer steps run for so long that their launches hide; shapes differ more.
   const bool decodes = tiles.sequences.size() == static_cast<size_t>(tiles.num_rows);
   return decodes ? graph_.Begin(stream_, tiles.num_rows) : absl::OkStatus();

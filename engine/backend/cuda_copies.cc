@@ -75,11 +75,17 @@ absl::Status CudaCopies::Add(std::byte* to,
   return absl::OkStatus();
 }
 
-bool CudaCopies::IsBusy() {
-  while (!copies_.empty() && cudaEventQuery(events_[copies_.front().event].get()) == cudaSuccess) {
+void CudaCopies::Forget() {
+  while (!copies_.empty()) {
+    const cudaError_t state = cudaEventQuery(events_[copies_.front().event].get());
+    if (state == cudaErrorNotReady) {
+      static_cast<void>(cudaGetLastError());  // or the next launch would report it
+    }
+    if (state != cudaSuccess) {
+      return;
+    }
     copies_.pop_front();
   }
-  return !copies_.empty();
 }
 
 absl::Status CudaCopies::Join(const CudaStream& stream, const std::byte* data, size_t bytes) {

@@ -30,8 +30,12 @@ class CudaCopies {
   // Enqueues a copy that Fits; `steps` is the stream of all else.
   absl::Status Add(std::byte* to, const std::byte* from, size_t bytes, const CudaStream& steps);
 
-  // False once every copy is known to have run.
-  bool IsBusy();
+  // Forgets the copies that have run. Not while this thread captures a stream, which asking would
+  // break.
+  void Forget();
+
+  // Whether there are copies that may not have run, as far as Forget knows.
+  bool is_busy() const { return !copies_.empty(); }
 
   // Lets `stream` wait for the copies that touch the bytes.
   absl::Status Join(const CudaStream& stream, const std::byte* data, size_t bytes);

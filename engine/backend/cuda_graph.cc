@@ -17,7 +17,8 @@ void CudaGraph::Clear() {
 }
 
 absl::Status CudaGraph::Begin(const CudaStream& stream, int64_t kind) {
-  RETURN_IF_ERROR(FromCuda(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeThreadLocal),
+  // Relaxed: what this thread or another asks or allocates meanwhile is no part of the step.
+  RETURN_IF_ERROR(FromCuda(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeRelaxed),
                            "beginning to capture a step"));
   is_capturing_ = true;
   kind_ = kind;

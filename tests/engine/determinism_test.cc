@@ -69,7 +69,8 @@ struct Answer {
 std::vector<Answer> Answers(const EngineConfig& config,
                             const std::vector<int32_t>& document,
                             Shape shape,
-                            uint64_t order_seed) {
+                            uint64_t order_seed,
+                            int64_t* num_moved = nullptr) {
   FakeSink sink;
   const std::unique_ptr<Engine> engine = StartEngine(config, sink);
   std::vector<uint64_t> order;
@@ -87,6 +88,9 @@ std::vector<Answer> Answers(const EngineConfig& config,
     const Transcript got = sink.transcript(id);
     REQUIRE(got.finished.has_value());
     answers.push_back({got.token_ids(), got.finished->replay_digest});
+  }
+  if (num_moved != nullptr) {
+    *num_moved = std::min(engine->load().spilled_blocks, engine->load().restored_blocks);
   }
   return answers;
 }
@@ -129,13 +133,31 @@ TEST_CASE("answers do not depend on batch, chunks, company or threads") {
 TEST_CASE("nor do those of contexts that slide") {
   EngineConfig config = FairytaleConfig();
   config.device = GENERATE(from_range(TestDevices()));
-  config.rings = {.buffer_size = 64,
-                  .block_size = 16,
-                  .sink_size = config.device == DevicePolicy::kCuda ? 0 : 4,
-                  .overflow = OverflowPolicy::kSlide};
+  config.rings = {
+      .buffer_size = 64, .block_size = 16, .sink_size = config.device == DevicePolicy::kCuda ? 0 : 4, .overflow = OverflowPolicy::kSlide};
   config.attention.tile_size = 16;
   CheckCompanies(
       config, {.max_prompt = 120, .max_tokens = 24}, {{5, 7, 1}, {32, 64, 2}, {64, 512, 2}});
+}
+
+TEST_CASE("nor does it show that blocks went to pinned memory and came back") {
+  EngineConfig config = FairytaleConfig();
+  config.device = GENERATE(from_range(TestDevices()));
+  config.rings = {.buffer_size = 128, .block_size = 16};
+  config.attention.tile_size = 16;
+  config.scheduler.prefill_size = 64;
+  const std::vector<int32_t> document = DocumentIds();
+  const Shape shape = {.max_prompt = 80, .max_tokens = 48};
+  config.scheduler.max_batch = 1;
+  const std::vector<Answer> alone = Answers(config, document, shape, 1);
+  // Room for a few of the sequences that run at once.
+  constexpr int64_t kBlockBytes = int64_t{16} * 6 * 2 * 64 * 2 * 2;
+  config.scheduler.max_batch = 16;
+  config.memory = {.device_bytes = 40 * kBlockBytes, .pinned_bytes = 200 * kBlockBytes};
+  int64_t num_moved = 0;
+  const std::vector<Answer> moved = Answers(config, document, shape, 2, &num_moved);
+  CHECK(num_moved > 0);
+  CHECK(moved == alone);
 }
 
 }  // namespace
