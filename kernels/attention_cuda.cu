@@ -18,6 +18,19 @@ constexpr int32_t kMaxMergeSources = 16;
 
 using EncodeTensorMap = decltype(&cuTensorMapEncodeTiled);
 
+// What only the general kernels do, for all of a call.
+bool IsGeneral(const AttentionCudaArgs& args) {
+  if (args.softcap > 0 || args.sink_logits != nullptr) {
+    return true;
+  }
+  const int32_t head_dim = args.kv.layout.head_dim;
+  // The general kernels lay partial results out as for 128; a merge reads one layout.
+  if (head_dim == 96) {
+    return args.plan.num_general_prefill + args.plan.num_general_decode > 0;
+  }
+  return head_dim != PaddedHeadDim(head_dim);
+}
+
 int64_t ScratchBytes(const AttentionDevice& device, int32_t head_dim) {
   return PrefillScratchFloats(device.num_sms, head_dim) * static_cast<int64_t>(sizeof(float));
 }
@@ -94,7 +107,12 @@ AttentionCudaParams MakeParams(const AttentionDevice& device, const AttentionCud
   params.out = args.out;
   params.q_stride = args.q_stride;
   params.out_stride = args.out_stride;
-  params.scale_log2 = args.scale * 1.4426950408889634F;
+  params.scale_log2 = (args.softcap > 0 ? args.softcap : args.scale) * 1.4426950408889634F;
+  params.cap_scale = args.softcap > 0 ? args.scale / args.softcap : 0;
+  params.sink_logits = args.sink_logits;
+  params.angles = args.angles;
+  params.rows = args.plan.rows;
+  params.head_dim = layout.head_dim;
   params.pool = args.kv.pool;
   params.block_bytes = layout.block_bytes();
   params.layer_offset = args.kv.layer * layout.layer_bytes();
@@ -112,9 +130,81 @@ AttentionCudaParams MakeParams(const AttentionDevice& device, const AttentionCud
   params.scratch = reinterpret_cast<float*>(at);
   at += ScratchBytes(device, layout.head_dim);
   params.partial_out = reinterpret_cast<float*>(at);  // first: read 16 bytes at a time
-  at += args.max_partials * layout.head_dim * static_cast<int64_t>(sizeof(float));
+  at += args.max_partials * PaddedHeadDim(layout.head_dim) * static_cast<int64_t>(sizeof(float));
   params.partial_sums = reinterpret_cast<float2*>(at);
   return params;
+}
+
+// The two lists of items that one kind of kernels takes.
+struct ItemLists {
+  const AttentionItem* prefill;
+  int32_t num_prefill;
+  const AttentionItem* decode;
+  int32_t num_decode;
+};
+
+// Launches nothing for an empty list.
+template <typename Prefill, typename Decode>
+cudaError_t LaunchLists(AttentionCudaParams params,
+                        const ItemLists& lists,
+                        const Prefill& prefill,
+                        const Decode& decode) {
+  if (lists.num_prefill > 0) {
+    params.items = lists.prefill;
+    params.num_items = lists.num_prefill;
+    if (const cudaError_t error = prefill(params); error != cudaSuccess) {
+      return error;
+    }
+  }
+  if (lists.num_decode > 0) {
+    params.items = lists.decode;
+    params.num_items = lists.num_decode;
+    return decode(params);
+  }
+  return cudaSuccess;
+}
+
+template <typename T, int32_t kHeadDim, bool kGeneral>
+cudaError_t LaunchPortableLists(const AttentionCudaParams& params,
+                                const LaunchLimits& limits,
+                                const ItemLists& lists,
+                                cudaStream_t stream) {
+  return LaunchLists(
+      params,
+      lists,
+      [&](const AttentionCudaParams& p) {
+        return LaunchPrefill<T, kHeadDim, kGeneral>(p, limits, stream);
+      },
+      [&](const AttentionCudaParams& p) {
+        return LaunchDecode<T, kHeadDim, kGeneral>(p, limits, stream);
+      });
+}
+
+ItemLists PlainLists(const AttentionPlanView& plan) {
+  return {plan.prefill, plan.num_prefill, plan.decode, plan.num_decode};
+}
+
+ItemLists GeneralLists(const AttentionPlanView& plan) {
+  return {
+      plan.general_prefill, plan.num_general_prefill, plan.general_decode, plan.num_general_decode};
+}
+
+// All of it by the general kernels.
+template <typename T, int32_t kHeadDim>
+cudaError_t LaunchGeneral(const AttentionDevice& device,
+                          const AttentionCudaArgs& args,
+                          cudaStream_t stream) {
+  const LaunchLimits limits = {.num_sms = device.num_sms, .shared_bytes = device.shared_bytes};
+  AttentionCudaParams params = MakeParams(device, args);
+  params.merge_counters = nullptr;
+  for (const ItemLists& lists : {PlainLists(args.plan), GeneralLists(args.plan)}) {
+    const cudaError_t error = LaunchPortableLists<T, kHeadDim, true>(params, limits, lists, stream);
+    if (error != cudaSuccess) {
+      return error;
+    }
+  }
+  return args.plan.num_merges > 0 ? LaunchMerge<T, kHeadDim, true>(params, args.plan, false, stream)
+                                  : cudaSuccess;
 }
 
 template <typename T, int32_t kHeadDim>
@@ -124,35 +214,39 @@ cudaError_t LaunchFor(const AttentionDevice& device,
                       cudaStream_t stream) {
   const LaunchLimits limits = {.num_sms = device.num_sms, .shared_bytes = device.shared_bytes};
   AttentionCudaParams params = MakeParams(device, args);
-  if (!hopper || args.plan.merge_sources > kMaxMergeSources) {
+  const ItemLists general = GeneralLists(args.plan);
+  if (!hopper || args.plan.merge_sources > kMaxMergeSources || general.num_prefill > 0 ||
+      general.num_decode > 0) {
     params.merge_counters = nullptr;
   }
-  TensorMaps maps;
-  if (hopper && !EncodeMaps(device, args, maps)) {
-    return cudaErrorInvalidValue;
+  cudaError_t error = cudaSuccess;
+  if constexpr (kHeadDim == PaddedHeadDim(kHeadDim)) {
+    error = LaunchPortableLists<T, kHeadDim, true>(params, limits, general, stream);
   }
-  if (args.plan.num_prefill > 0) {
-    params.items = args.plan.prefill;
-    params.num_items = args.plan.num_prefill;
-    const cudaError_t error = hopper
-                                  ? LaunchPrefillHopper<T, kHeadDim>(params, limits, maps, stream)
-                                  : LaunchPrefill<T, kHeadDim>(params, limits, stream);
-    if (error != cudaSuccess) {
-      return error;
+  if (error != cudaSuccess) {
+    return error;
+  }
+  if (!hopper) {
+    error = LaunchPortableLists<T, kHeadDim, false>(params, limits, PlainLists(args.plan), stream);
+  } else {
+    TensorMaps maps;
+    if (!EncodeMaps(device, args, maps)) {
+      return cudaErrorInvalidValue;
     }
+    error = LaunchLists(
+        params,
+        PlainLists(args.plan),
+        [&](const AttentionCudaParams& p) {
+          return LaunchPrefillHopper<T, kHeadDim>(p, limits, maps, stream);
+        },
+        [&](const AttentionCudaParams& p) {
+          return LaunchDecodeHopper<T, kHeadDim>(p, limits, maps, stream);
+        });
   }
-  if (args.plan.num_decode > 0) {
-    params.items = args.plan.decode;
-    params.num_items = args.plan.num_decode;
-    const cudaError_t error = hopper ? LaunchDecodeHopper<T, kHeadDim>(params, limits, maps, stream)
-                                     : LaunchDecode<T, kHeadDim>(params, limits, stream);
-    if (error != cudaSuccess) {
-      return error;
-    }
+  if (error != cudaSuccess || args.plan.num_merges == 0 || params.merge_counters != nullptr) {
+    return error;
   }
-  return args.plan.num_merges > 0 && params.merge_counters == nullptr
-             ? LaunchMerge<T, kHeadDim>(params, args.plan, hopper, stream)
-             : cudaSuccess;
+  return LaunchMerge<T, kHeadDim, false>(params, args.plan, hopper, stream);
 }
 
 template <typename T>
@@ -160,6 +254,16 @@ cudaError_t LaunchType(const AttentionDevice& device,
                        const AttentionCudaArgs& args,
                        bool hopper,
                        cudaStream_t stream) {
+  if (IsGeneral(args)) {
+    switch (PaddedHeadDim(args.kv.layout.head_dim)) {
+      case 64:
+        return LaunchGeneral<T, 64>(device, args, stream);
+      case 128:
+        return LaunchGeneral<T, 128>(device, args, stream);
+      default:
+        return LaunchGeneral<T, 256>(device, args, stream);
+    }
+  }
   switch (args.kv.layout.head_dim) {
     case 64:
       return LaunchFor<T, 64>(device, args, hopper, stream);
@@ -210,14 +314,14 @@ int64_t AttentionWorkspaceBytes(const AttentionDevice& device,
                                 int32_t head_dim,
                                 int64_t max_partials) {
   return AttentionZeroedBytes(max_partials) + ScratchBytes(device, head_dim) +
-         max_partials * (head_dim + 2) * static_cast<int64_t>(sizeof(float));
+         max_partials * (PaddedHeadDim(head_dim) + 2) * static_cast<int64_t>(sizeof(float));
 }
 
 const char* CheckAttentionCudaArgs(const AttentionCudaArgs& args) {
   const KvLayout& layout = args.kv.layout;
   const int32_t head_dim = layout.head_dim;
-  if (head_dim != 64 && head_dim != 96 && head_dim != 128 && head_dim != 256) {
-    return "head_dim must be 64, 96, 128 or 256";
+  if (head_dim < 8 || head_dim > 256 || head_dim % 8 != 0) {
+    return "head_dim must be a multiple of 8 in [8, 256]";
   }
   if (args.dtype == DType::kF32 || layout.dtype != args.dtype) {
     return "queries, keys and values must all be bf16 or all f16";
@@ -235,6 +339,12 @@ const char* CheckAttentionCudaArgs(const AttentionCudaArgs& args) {
   }
   if (!(args.scale > 0)) {
     return "scale must be positive";
+  }
+  if (!(args.softcap >= 0)) {
+    return "softcap must be positive, or 0";
+  }
+  if (args.plan.has_sinks && args.angles == nullptr) {
+    return "angles must not be null if the plan has sinks";
   }
   if (args.plan.num_partials > args.max_partials) {
     return "the plan has more partial results than the workspace";

@@ -2,8 +2,12 @@
 // over the pool of blocks. Meaning, shapes and determinism are those of attention.h and
 // tile_plan.h; a row's result is the same bits from the decode and the prefill kernels.
 //
-// Element types: q, out, keys and values all bf16 or all f16. head_dim 64, 96, 128 or 256. Slots
-// that no row sees may be copied together with their block, but never reach a result.
+// Element types: q, out, keys and values all bf16 or all f16. Slots that no row sees may be copied
+// together with their block, but never reach a result.
+//
+// Some calls are general: with soft-capping, with learned sinks, or with a head_dim other than 64,
+// 96, 128 and 256. They run on the kernels for sm_80 whatever the device. So do items with sinks,
+// and items of several sequences that share the keys, beside others that do not.
 #pragma once
 
 #include <cstddef>
@@ -42,7 +46,10 @@ struct AttentionCudaArgs {
   int64_t out_stride = 0;
   int32_t num_rows = 0;
   int32_t num_heads = 0;
-  float scale = 0;  // > 0
+  float scale = 0;                     // > 0
+  float softcap = 0;                   // 0: none
+  const float* sink_logits = nullptr;  // [num_heads] or null
+  const float* angles = nullptr;       // for sinks only
   DType dtype = DType::kBf16;
   // AttentionWorkspaceBytes(device, head_dim, max_partials) bytes, 256-byte aligned; the first
   // AttentionZeroedBytes(max_partials) of them zero before the first call, and left zero by every

@@ -43,6 +43,23 @@ struct AttentionCudaParams {
   // The same, for each merge: its items that are done. Null: LaunchMerge folds.
   int32_t* merge_counters;
   float* scratch;  // per block of the grid: folded output rows where shared memory has no room
+  // The general kernels alone read what follows.
+  int32_t head_dim;          // of the pool, q and out: at most the kernel's, which pads with zeros
+  float cap_scale;           // scores become tanh(score * cap_scale), scale_log2 with it; 0: none
+  const float* sink_logits;  // [num_heads]: of one more key of each head, whose value is 0; or null
+  const float* angles;       // [.., head_dim / 2, 2], of sinks
+  const int32_t* rows;       // of the step, that items list
 };
+
+// A kernel's head_dim for heads of this one; also the stride of partial results and scratch rows.
+constexpr int32_t PaddedHeadDim(int32_t head_dim) {
+  return head_dim <= 64 ? 64 : head_dim <= 128 ? 128 : 256;
+}
+
+// The head_dim of memory.
+template <int32_t kHeadDim, bool kGeneral>
+__host__ __device__ inline int32_t HeadDim(const AttentionCudaParams& params) {
+  return kGeneral ? params.head_dim : kHeadDim;
+}
 
 }  // namespace ringserve::cuda

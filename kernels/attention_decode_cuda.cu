@@ -1,5 +1,6 @@
 // Decode attention for sm_80 and later: one block takes one item at a time, key and value tiles
-// come through a ring of stages by cp.async.
+// come through a ring of stages by cp.async. The general kernel also takes what attention_cuda.h
+// calls general.
 #include "kernels/attention_decode_cuda.cuh"
 #include "kernels/attention_kernels_cuda.h"
 #include "kernels/attention_load_cuda.cuh"
@@ -15,7 +16,7 @@ struct PortableDecodeShared {
   alignas(16) uint8_t queries[Shape::kQueryBytes];
 };
 
-template <typename T, int32_t kHeadDim, int32_t kStages>
+template <typename T, int32_t kHeadDim, int32_t kStages, bool kGeneral>
 __global__ void __launch_bounds__(kDecodeThreads)
     DecodeKernel(const __grid_constant__ AttentionCudaParams params) {
   using Shared = PortableDecodeShared<kHeadDim, kStages>;
@@ -24,19 +25,23 @@ __global__ void __launch_bounds__(kDecodeThreads)
   Shared& shared = *reinterpret_cast<Shared*>(
       dynamic_shared + ((1024 - (SharedAddress(dynamic_shared) & 1023)) & 1023));
   DecodeScores<T, kHeadDim> scores;
-  DecodeOutput<T, kHeadDim> output;
+  DecodeOutput<T, kHeadDim, kGeneral> output;
 
   for (int32_t index = static_cast<int32_t>(blockIdx.x); index < params.num_items;
        index += static_cast<int32_t>(gridDim.x)) {
     const AttentionItem item = params.items[index];
-    // Loads alternate between keys and values: load 2i is the keys of tile i.
+    const int32_t sink_tiles = SinkTiles<kHeadDim, kGeneral>(item);
+    const int32_t num_tiles = sink_tiles + item.num_tiles;
+    // Loads alternate between keys and values: load 2i is the keys of tile i, counted from the
+    // first of the sinks.
     const auto load = [&](int32_t number) {
-      if (number < 2 * item.num_tiles) {
-        LoadTile<kHeadDim, kDecodeThreads>(params,
-                                           item,
-                                           number / 2,
-                                           number % 2 == 0 ? 0 : params.value_offset,
-                                           SharedAddress(shared.stages[number % kStages]));
+      const int32_t tile = number / 2;
+      const int64_t offset = number % 2 == 0 ? 0 : params.value_offset;
+      const uint32_t to = SharedAddress(shared.stages[number % kStages]);
+      if (kGeneral && tile < sink_tiles) {
+        LoadSinkTile<kHeadDim, kDecodeThreads>(params, item, tile, offset, to);
+      } else if (tile < num_tiles) {
+        LoadTile<kHeadDim, kDecodeThreads, kGeneral>(params, item, tile - sink_tiles, offset, to);
       }
       CommitCopies();
     };
@@ -44,14 +49,16 @@ __global__ void __launch_bounds__(kDecodeThreads)
     for (int32_t i = static_cast<int32_t>(threadIdx.x); i < kDecodeRows * kPieces;
          i += kDecodeThreads) {
       const int32_t row = i / kPieces;
-      const bool valid = row < item.num_rows * item.num_heads;
-      const T* from = QueryRow<T, kHeadDim>(params, item, valid ? row : 0) + i % kPieces * 8;
+      const bool valid = row < item.num_rows * item.num_heads &&
+                         i % kPieces * 8 < HeadDim<kHeadDim, kGeneral>(params);
+      const T* from = QueryRow<T, kHeadDim, kGeneral>(params, item, valid ? row : 0) +
+                      (valid ? i % kPieces * 8 : 0);
       CopyAsync16(SharedAddress(shared.queries) + i * 16, from, valid);
     }
     for (int32_t number = 0; number < kStages - 1; ++number) {
       load(number);
     }
-    for (int32_t tile = 0; tile < item.num_tiles; ++tile) {
+    for (int32_t tile = 0; tile < num_tiles; ++tile) {
       WaitCopies<kStages - 2>();
       __syncthreads();
       load(2 * tile + kStages - 1);
@@ -59,9 +66,27 @@ __global__ void __launch_bounds__(kDecodeThreads)
         scores.Begin(item, params.window, SharedAddress(shared.queries));
         output.Begin();
       }
+      if constexpr (kGeneral) {
+        if (tile < sink_tiles) {
+          RotateSinks<T, kHeadDim, kDecodeThreads>(
+              params, item, tile, shared.stages[2 * tile % kStages]);
+          __syncthreads();
+        } else if (tile == sink_tiles && tile > 0) {
+          scores.BeginSplit();
+          output.KeepSplit();
+        }
+      }
       scores.Scores(SharedAddress(shared.stages[2 * tile % kStages]));
-      if (tile < item.dense_begin || tile >= item.dense_end) {
-        scores.Mask(tile * kTile);
+      if constexpr (kGeneral) {
+        if (params.cap_scale > 0) {
+          scores.Cap(params.cap_scale);
+        }
+      }
+      const int32_t ordinary = tile - sink_tiles;
+      if (kGeneral && tile < sink_tiles) {
+        scores.MaskBehind(item.num_sinks - tile * kTile);
+      } else if (ordinary < item.dense_begin || ordinary >= item.dense_end) {
+        scores.Mask(ordinary * kTile);
       }
       scores.PublishMax(shared.exchange);
       WaitCopies<kStages - 2>();
@@ -71,7 +96,7 @@ __global__ void __launch_bounds__(kDecodeThreads)
       __syncthreads();
       output.Accumulate(shared.exchange, SharedAddress(shared.stages[(2 * tile + 1) % kStages]));
     }
-    output.Finish(item, params);
+    output.Finish(item, params, sink_tiles > 0 && item.num_tiles > 0);
     __syncthreads();
   }
 }
@@ -79,7 +104,7 @@ __global__ void __launch_bounds__(kDecodeThreads)
 // Folds the partial results of a row and head, one thread a column. The factors of all folds follow
 // from prefix maxima, which do not depend on the order of their computation, so they are ready
 // before the first value has come; the folds themselves run in order.
-template <typename T, int32_t kHeadDim>
+template <typename T, int32_t kHeadDim, bool kGeneral>
 __global__ void __launch_bounds__(kHeadDim)
     MergeKernel(const __grid_constant__ AttentionCudaParams params) {
   constexpr int32_t kWarps = kHeadDim / 32;
@@ -143,16 +168,25 @@ __global__ void __launch_bounds__(kHeadDim)
   }
   const int32_t row = merge.first_row + packed_row / merge.num_heads;
   const int32_t head = merge.first_head + packed_row % merge.num_heads;
-  T* to = static_cast<T*>(params.out) + row * params.out_stride + head * kHeadDim + column;
+  const int32_t head_dim = HeadDim<kHeadDim, kGeneral>(params);
+  if constexpr (kGeneral) {
+    if (column >= head_dim) {
+      return;
+    }
+    if (params.sink_logits != nullptr) {
+      sum = __fadd_rn(sum, LearnedSink(params.sink_logits[head], reference, params.scale_log2));
+    }
+  }
+  T* to = static_cast<T*>(params.out) + row * params.out_stride + head * head_dim + column;
   *to = T(__fmul_rn(out, Normalizer(sum)));
 }
 
-template <typename T, int32_t kHeadDim, int32_t kStages>
+template <typename T, int32_t kHeadDim, int32_t kStages, bool kGeneral>
 cudaError_t LaunchStages(const AttentionCudaParams& params,
                          const LaunchLimits& limits,
                          cudaStream_t stream) {
   constexpr int32_t kShared = sizeof(PortableDecodeShared<kHeadDim, kStages>) + 1024;
-  const auto kernel = DecodeKernel<T, kHeadDim, kStages>;
+  const auto kernel = DecodeKernel<T, kHeadDim, kStages, kGeneral>;
   cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
   if (error != cudaSuccess) {
@@ -166,25 +200,25 @@ cudaError_t LaunchStages(const AttentionCudaParams& params,
 
 }  // namespace
 
-template <typename T, int32_t kHeadDim>
+template <typename T, int32_t kHeadDim, bool kGeneral>
 cudaError_t LaunchDecode(const AttentionCudaParams& params,
                          const LaunchLimits& limits,
                          cudaStream_t stream) {
   // Three stages of 32 KB fit where a block may have 163 KB (sm_80, sm_90), two where 99 KB.
   if (sizeof(PortableDecodeShared<kHeadDim, 3>) + 1024 <=
       static_cast<size_t>(limits.shared_bytes)) {
-    return LaunchStages<T, kHeadDim, 3>(params, limits, stream);
+    return LaunchStages<T, kHeadDim, 3, kGeneral>(params, limits, stream);
   }
-  return LaunchStages<T, kHeadDim, 2>(params, limits, stream);
+  return LaunchStages<T, kHeadDim, 2, kGeneral>(params, limits, stream);
 }
 
-template <typename T, int32_t kHeadDim>
+template <typename T, int32_t kHeadDim, bool kGeneral>
 cudaError_t LaunchMerge(const AttentionCudaParams& params,
                         const AttentionPlanView& plan,
                         bool overlap,
                         cudaStream_t stream) {
   const dim3 grid(plan.num_merges, plan.merge_rows);
-  const auto kernel = MergeKernel<T, kHeadDim>;
+  const auto kernel = MergeKernel<T, kHeadDim, kGeneral>;
   if (overlap) {
     return LaunchOverlapping(kernel, grid, kHeadDim, 0, stream, params);
   }
@@ -192,19 +226,22 @@ cudaError_t LaunchMerge(const AttentionCudaParams& params,
   return cudaGetLastError();
 }
 
-#define RINGSERVE_INSTANTIATE(T, D)                                   \
-  template cudaError_t LaunchDecode<T, D>(                            \
+#define RINGSERVE_INSTANTIATE(T, D, G)                                \
+  template cudaError_t LaunchDecode<T, D, G>(                         \
       const AttentionCudaParams&, const LaunchLimits&, cudaStream_t); \
-  template cudaError_t LaunchMerge<T, D>(                             \
+  template cudaError_t LaunchMerge<T, D, G>(                          \
       const AttentionCudaParams&, const AttentionPlanView&, bool, cudaStream_t);
-RINGSERVE_INSTANTIATE(__nv_bfloat16, 64)
-RINGSERVE_INSTANTIATE(__nv_bfloat16, 96)
-RINGSERVE_INSTANTIATE(__nv_bfloat16, 128)
-RINGSERVE_INSTANTIATE(__nv_bfloat16, 256)
-RINGSERVE_INSTANTIATE(__half, 64)
-RINGSERVE_INSTANTIATE(__half, 96)
-RINGSERVE_INSTANTIATE(__half, 128)
-RINGSERVE_INSTANTIATE(__half, 256)
+#define RINGSERVE_INSTANTIATE_TYPE(T)  \
+  RINGSERVE_INSTANTIATE(T, 64, false)  \
+  RINGSERVE_INSTANTIATE(T, 96, false)  \
+  RINGSERVE_INSTANTIATE(T, 128, false) \
+  RINGSERVE_INSTANTIATE(T, 256, false) \
+  RINGSERVE_INSTANTIATE(T, 64, true)   \
+  RINGSERVE_INSTANTIATE(T, 128, true)  \
+  RINGSERVE_INSTANTIATE(T, 256, true)
+RINGSERVE_INSTANTIATE_TYPE(__nv_bfloat16)
+RINGSERVE_INSTANTIATE_TYPE(__half)
+#undef RINGSERVE_INSTANTIATE_TYPE
 #undef RINGSERVE_INSTANTIATE
 
 }  // namespace ringserve::cuda

@@ -90,6 +90,35 @@ class DecodeScores {
     }
   }
 
+  // Before the first tile of a second split.
+  __device__ __forceinline__ void BeginSplit() {
+    reference_[0] = kNegativeInfinity;
+    reference_[1] = kNegativeInfinity;
+  }
+
+  __device__ __forceinline__ void Cap(float cap_scale) {
+#pragma unroll
+    for (int32_t j = 0; j < kKeys / 8; ++j) {
+#pragma unroll
+      for (int32_t i = 0; i < 4; ++i) {
+        scores_[j][i] = Capped(scores_[j][i], cap_scale);
+      }
+    }
+  }
+
+  // Every row sees the first num_keys keys of the tile.
+  __device__ __forceinline__ void MaskBehind(int32_t num_keys) {
+#pragma unroll
+    for (int32_t j = 0; j < kKeys / 8; ++j) {
+#pragma unroll
+      for (int32_t i = 0; i < 4; ++i) {
+        if (me_.warp * kKeys + j * 8 + me_.quad * 2 + (i & 1) >= num_keys) {
+          scores_[j][i] = kNegativeInfinity;
+        }
+      }
+    }
+  }
+
   // tile_key: the first key of the tile.
   __device__ __forceinline__ void Mask(int32_t tile_key) {
 #pragma unroll
@@ -161,7 +190,7 @@ class DecodeScores {
 };
 
 // From probabilities and values to the output.
-template <typename T, int32_t kHeadDim>
+template <typename T, int32_t kHeadDim, bool kGeneral = false>
 class DecodeOutput {
  public:
   using Shape = DecodeShape<kHeadDim>;
@@ -182,6 +211,23 @@ class DecodeOutput {
         out_[j][i] = 0;
       }
     }
+  }
+
+  // After the last tile of sinks, if there are others: their split is kept, to be folded by Finish.
+  __device__ __forceinline__ void KeepSplit() {
+#pragma unroll
+    for (int32_t half = 0; half < 2; ++half) {
+      kept_reference_[half] = reference_[half];
+      kept_sum_[half] = QuadSum(sum_[half]);
+    }
+#pragma unroll
+    for (int32_t j = 0; j < kColumns / 8; ++j) {
+#pragma unroll
+      for (int32_t i = 0; i < 4; ++i) {
+        kept_[j][i] = out_[j][i];
+      }
+    }
+    Begin();
   }
 
   // After a barrier that follows PublishProbabilities.
@@ -225,12 +271,18 @@ class DecodeOutput {
     }
   }
 
-  // Writes `out`, or the item's partial results.
+  // Writes `out`, or the item's partial results. kept: KeepSplit was called.
   __device__ __forceinline__ void Finish(const AttentionItem& item,
-                                         const AttentionCudaParams& params) const {
+                                         const AttentionCudaParams& params,
+                                         bool kept = false) {
 #pragma unroll
     for (int32_t half = 0; half < 2; ++half) {
-      const float sum = QuadSum(sum_[half]);
+      float sum = QuadSum(sum_[half]);
+      if constexpr (kGeneral) {
+        if (kept) {
+          FoldKept(half, params.scale_log2, sum);
+        }
+      }
       const int32_t packed_row = me_.group + 8 * half;
       const int32_t row = packed_row / item.num_heads;
       const int32_t head = packed_row % item.num_heads;
@@ -250,12 +302,23 @@ class DecodeOutput {
         if (me_.warp == 0 && me_.quad == 0) {
           params.partial_sums[partial] = make_float2(reference_[half], sum);
         }
-      } else {
-        T* to = static_cast<T*>(params.out) + (item.first_row + row) * params.out_stride +
-                (item.first_head + head) * kHeadDim + column;
-        const float factor = Normalizer(sum);
+        continue;
+      }
+      const int32_t head_dim = HeadDim<kHeadDim, kGeneral>(params);
+      T* to = static_cast<T*>(params.out) + (item.first_row + row) * params.out_stride +
+              (item.first_head + head) * head_dim + column;
+      if constexpr (kGeneral) {
+        if (params.sink_logits != nullptr) {
+          sum = __fadd_rn(
+              sum,
+              LearnedSink(
+                  params.sink_logits[item.first_head + head], reference_[half], params.scale_log2));
+        }
+      }
+      const float factor = Normalizer(sum);
 #pragma unroll
-        for (int32_t j = 0; j < kColumns / 8; ++j) {
+      for (int32_t j = 0; j < kColumns / 8; ++j) {
+        if (!kGeneral || me_.warp * kColumns + j * 8 < head_dim) {
           *reinterpret_cast<uint32_t*>(to + j * 8) = Pack<T>(
               __fmul_rn(out_[j][2 * half], factor), __fmul_rn(out_[j][2 * half + 1], factor));
         }
@@ -264,10 +327,27 @@ class DecodeOutput {
   }
 
  private:
+  // The kept split and this one, into what Finish writes.
+  __device__ __forceinline__ void FoldKept(int32_t half, float scale_log2, float& sum) {
+    const Folding fold = Fold(kept_reference_[half], reference_[half], scale_log2);
+    reference_[half] = fold.reference;
+    sum = Folded(fold, kept_sum_[half], sum);
+#pragma unroll
+    for (int32_t j = 0; j < kColumns / 8; ++j) {
+#pragma unroll
+      for (int32_t i = 2 * half; i < 2 * half + 2; ++i) {
+        out_[j][i] = Folded(fold, kept_[j][i], out_[j][i]);
+      }
+    }
+  }
+
   DecodeThread me_;
   float out_[kColumns / 8][4];
   float reference_[2];
   float sum_[2];
+  float kept_[kColumns / 8][4];
+  float kept_reference_[2];
+  float kept_sum_[2];
 };
 
 // Folds the partial results of a merge's rows in order. All of kDecodeThreads threads call this

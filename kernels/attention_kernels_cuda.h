@@ -25,16 +25,17 @@ struct TensorMaps {
   int32_t query_heads = 0;  // heads of a box of queries
 };
 
-// sm_80 and later.
-template <typename T, int32_t kHeadDim>
+// sm_80 and later. kGeneral: with whatever attention_cuda.h calls general, and any head_dim up to
+// kHeadDim.
+template <typename T, int32_t kHeadDim, bool kGeneral>
 cudaError_t LaunchDecode(const AttentionCudaParams& params,
                          const LaunchLimits& limits,
                          cudaStream_t stream);
-template <typename T, int32_t kHeadDim>
+template <typename T, int32_t kHeadDim, bool kGeneral>
 cudaError_t LaunchPrefill(const AttentionCudaParams& params,
                           const LaunchLimits& limits,
                           cudaStream_t stream);
-template <typename T, int32_t kHeadDim>
+template <typename T, int32_t kHeadDim, bool kGeneral>
 cudaError_t LaunchMerge(const AttentionCudaParams& params,
                         const AttentionPlanView& plan,
                         bool overlap,

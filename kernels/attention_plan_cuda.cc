@@ -1,19 +1,14 @@
 #include "kernels/attention_plan_cuda.h"
 
 #include <algorithm>
-#include <cstring>
 #include <limits>
 #include <tuple>
 
+#include "kernels/attention_plan_parts_cuda.h"
 #include "kernels/types.h"
 
 namespace ringserve::cuda {
 namespace {
-
-// Windows beyond this see every key a 32-bit coordinate can name.
-constexpr int64_t kWideWindow = int64_t{1} << 30;
-// Keys and values of the items that run at the same time: half of a 50 MB L2.
-constexpr int64_t kCacheBytes = int64_t{24} << 20;
 
 // Rows of one sequence under one head tile, before they are cut to the size of an item.
 struct Rows {
@@ -39,16 +34,19 @@ class Packer {
   const char* Pack();
 
  private:
-  const char* CheckPlan() const;
   const char* AddWorkItem(const WorkItem& item);
+  const BlockEntry& EntryOf(int32_t tile) const;
+  int32_t FirstOrdinaryTile(const WorkItem& item) const;
   bool HoldsOneSplit(const WorkItem& item) const;
+  void CutShared(const WorkItem& item);
   void CutDecode(const WorkItem& item, const RowRange& range, int32_t row_in_item);
   void CutMerge(const MergeItem& merge);
   int32_t FindMerge(const AttentionItem& item) const;
   void CutPrefill(const Rows& rows);
-  void OrderPrefill();
   void SetKeys(int64_t first, int64_t end, int32_t entry, AttentionItem& item) const;
+  int64_t SetKeys(const Tile& first, const Tile& last, AttentionItem& item) const;
   void SetRows(int64_t position, AttentionItem& item) const;
+  static void SetSinks(const BlockEntry& entry, AttentionItem& item);
   int64_t PositionOf(int32_t sequence, int32_t row) const;
 
   const TilePlan& plan_;
@@ -58,39 +56,18 @@ class Packer {
   PackedAttentionPlan& packed_;
   std::vector<Rows> rows_;
   std::vector<std::tuple<int32_t, int32_t, int32_t>> merges_;  // first row, first head, index
-  std::vector<std::pair<int64_t, AttentionItem>> groups_;  // (sequence, KV head) of a prefill item
+  std::vector<PrefillGroupItem> groups_;  // (sequence, KV head) of a prefill item
 };
-
-const char* Packer::CheckPlan() const {
-  if (plan_.split_size % tile_ != 0) {
-    return "split_size must be a multiple of the kernels' key tile (128, or 64 for head_dim 256)";
-  }
-  for (const BlockEntry& entry : plan_.entries) {
-    if (entry.sink_angle_row >= 0) {
-      return "sinks are not supported by the CUDA kernels yet";
-    }
-    if (entry.position % shape_.layout.block_size != 0) {
-      return "entries must begin at multiples of block_size";
-    }
-  }
-  for (const TileSequence& sequence : plan_.sequences) {
-    for (int32_t e = 1; e < sequence.num_entries; ++e) {
-      const BlockEntry* entry = &plan_.entries[sequence.first_entry + e];
-      if (entry[0].position != entry[-1].position + shape_.layout.block_size ||
-          entry[-1].num_keys != shape_.layout.block_size) {
-        return "all entries of a sequence but the last must be full and follow each other";
-      }
-    }
-  }
-  return nullptr;
-}
 
 const char* Packer::Pack() {
   packed_.decode.clear();
   packed_.prefill.clear();
+  packed_.general_decode.clear();
+  packed_.general_prefill.clear();
   packed_.merges.clear();
   packed_.sources.clear();
   packed_.blocks.clear();
+  packed_.rows.clear();
   packed_.merge_rows = 0;
   packed_.merge_sources = 0;
   packed_.prefill_heads = 0;
@@ -98,13 +75,15 @@ const char* Packer::Pack() {
   packed_.window = static_cast<int32_t>(window_);
   packed_.tiles_per_split =
       static_cast<int32_t>(std::min(plan_.split_size, kWideWindow * tile_) / tile_);
-  if (const char* error = CheckPlan(); error != nullptr) {
+  if (const char* error = CheckAttentionPlan(plan_, shape_.layout); error != nullptr) {
     return error;
   }
   if (plan_.num_partials > std::numeric_limits<int32_t>::max()) {
     return "more partial results than 32 bits can count";
   }
+  packed_.has_sinks = false;
   for (const BlockEntry& entry : plan_.entries) {
+    packed_.has_sinks = packed_.has_sinks || entry.sink_angle_row >= 0;
     packed_.blocks.push_back(entry.block);
   }
   for (const MergeItem& merge : plan_.merges) {
@@ -131,11 +110,16 @@ const char* Packer::Pack() {
     }
     CutPrefill(joined);
   }
-  OrderPrefill();
-  std::stable_sort(
-      packed_.decode.begin(),
-      packed_.decode.end(),
-      [](const AttentionItem& a, const AttentionItem& b) { return a.num_tiles > b.num_tiles; });
+  OrderPrefillItems(groups_,
+                    2 * tile_ * shape_.layout.head_dim * DTypeBytes(shape_.layout.dtype),
+                    packed_.prefill);
+  for (std::vector<AttentionItem>* items :
+       {&packed_.decode, &packed_.general_decode, &packed_.general_prefill}) {
+    std::stable_sort(
+        items->begin(), items->end(), [](const AttentionItem& a, const AttentionItem& b) {
+          return a.num_tiles > b.num_tiles;
+        });
+  }
   for (const int64_t source : plan_.merge_sources) {
     packed_.sources.push_back(static_cast<int32_t>(source));
   }
@@ -147,8 +131,26 @@ int64_t Packer::PositionOf(int32_t sequence, int32_t row) const {
   return rows.first_position + (row - rows.first_row);
 }
 
+const BlockEntry& Packer::EntryOf(int32_t tile) const {
+  return plan_.entries[plan_.tiles[tile].entry];
+}
+
+// The item's first tile behind its sinks, or the end of its tiles.
+int32_t Packer::FirstOrdinaryTile(const WorkItem& item) const {
+  int32_t tile = item.first_tile;
+  while (tile < item.first_tile + item.num_tiles && EntryOf(tile).sink_angle_row >= 0) {
+    ++tile;
+  }
+  return tile;
+}
+
+// One beside that of its sinks.
 bool Packer::HoldsOneSplit(const WorkItem& item) const {
-  const Tile& first = plan_.tiles[item.first_tile];
+  const int32_t ordinary = FirstOrdinaryTile(item);
+  if (ordinary == item.first_tile + item.num_tiles) {
+    return true;
+  }
+  const Tile& first = plan_.tiles[ordinary];
   const Tile& last = plan_.tiles[item.first_tile + item.num_tiles - 1];
   return (plan_.entries[first.entry].position + first.first_key) / plan_.split_size ==
          (plan_.entries[last.entry].position + last.first_key) / plan_.split_size;
@@ -159,6 +161,17 @@ const char* Packer::AddWorkItem(const WorkItem& item) {
       item.first_partial >= 0 || (item.order == TileOrder::kKMajor && HoldsOneSplit(item));
   if (item.first_partial >= 0 && !HoldsOneSplit(item)) {
     return "an item with partial results holds several splits";
+  }
+  if (decode && item.num_ranges > 1) {
+    int32_t num_rows = 0;
+    for (int32_t r = 0; r < item.num_ranges; ++r) {
+      num_rows += plan_.row_ranges[item.first_range + r].num_rows;
+    }
+    // Fewer are as soon read again from the L2.
+    if (num_rows * item.num_heads > kDecodeRows) {
+      CutShared(item);
+      return nullptr;
+    }
   }
   int32_t row_in_item = 0;
   for (int32_t r = 0; r < item.num_ranges; ++r) {
@@ -178,6 +191,55 @@ const char* Packer::AddWorkItem(const WorkItem& item) {
   return nullptr;
 }
 
+void Packer::SetSinks(const BlockEntry& entry, AttentionItem& item) {
+  item.num_sinks = entry.num_keys;
+  item.sink_block = entry.block;
+  item.sink_angle_row = entry.sink_angle_row;
+}
+
+// Rows of several sequences (or, of sinks alone, of several query tiles) that all see all keys of
+// one split, in prefill items: these bring a key tile to many rows at once.
+void Packer::CutShared(const WorkItem& item) {
+  const int32_t ordinary = FirstOrdinaryTile(item);
+  const int32_t end_tile = item.first_tile + item.num_tiles;
+  const auto first_listed = static_cast<int32_t>(packed_.rows.size());
+  for (int32_t r = 0; r < item.num_ranges; ++r) {
+    const RowRange& range = plan_.row_ranges[item.first_range + r];
+    for (int32_t row = 0; row < range.num_rows; ++row) {
+      packed_.rows.push_back(range.first_row + row);
+    }
+  }
+  const auto num_rows = static_cast<int32_t>(packed_.rows.size()) - first_listed;
+  const int32_t heads = std::min(item.num_heads, kPrefillRows);
+  const int32_t rows = kPrefillRows / heads;
+  for (int32_t row = 0; row < num_rows; row += rows) {
+    for (int32_t head = 0; head < item.num_heads; head += heads) {
+      AttentionItem cut = {};
+      cut.num_rows = std::min(rows, num_rows - row);
+      cut.first_listed = first_listed + row;
+      cut.first_head = item.first_head + head;
+      cut.num_heads = std::min(heads, item.num_heads - head);
+      cut.kv_head = item.kv_head;
+      cut.merge = -1;
+      cut.first_partial = -1;
+      if (item.first_partial >= 0) {
+        cut.first_partial =
+            static_cast<int32_t>(item.first_partial + int64_t{row} * item.num_heads + head);
+        cut.partial_stride = item.num_heads;
+      }
+      if (ordinary > item.first_tile) {
+        SetSinks(EntryOf(item.first_tile), cut);
+      }
+      if (ordinary < end_tile) {
+        SetKeys(plan_.tiles[ordinary], plan_.tiles[end_tile - 1], cut);
+        cut.dense_begin = static_cast<int32_t>(CeilDiv<int64_t>(cut.key_begin, tile_));
+        cut.dense_end = static_cast<int32_t>(cut.key_end / tile_);
+      }
+      packed_.general_prefill.push_back(cut);
+    }
+  }
+}
+
 // Keys at positions [first, end) may be read; `entry` is the one that holds `first`.
 void Packer::SetKeys(int64_t first, int64_t end, int32_t entry, AttentionItem& item) const {
   const int64_t base = first - first % tile_;
@@ -188,6 +250,15 @@ void Packer::SetKeys(int64_t first, int64_t end, int32_t entry, AttentionItem& i
   const int64_t split = std::min(plan_.split_size, kWideWindow * tile_);
   item.tiles_to_split = static_cast<int32_t>((split - base % split) / tile_);
   item.base_in_block = static_cast<int32_t>(base % block_size);
+}
+
+// The keys of a run of tiles, all of which the item brings; returns its base.
+int64_t Packer::SetKeys(const Tile& first, const Tile& last, AttentionItem& item) const {
+  const int64_t key_first = plan_.entries[first.entry].position + first.first_key;
+  const int64_t key_end = plan_.entries[last.entry].position + last.first_key + last.num_keys;
+  SetKeys(key_first, key_end, first.entry, item);
+  item.num_tiles = static_cast<int32_t>(CeilDiv<int64_t>(item.key_end, tile_));
+  return key_first - key_first % tile_;
 }
 
 // After SetKeys; `position` of the first row, counted from the base.
@@ -231,10 +302,10 @@ int32_t Packer::FindMerge(const AttentionItem& item) const {
 }
 
 void Packer::CutDecode(const WorkItem& item, const RowRange& range, int32_t row_in_item) {
-  const Tile& first = plan_.tiles[item.first_tile];
-  const Tile& last = plan_.tiles[item.first_tile + item.num_tiles - 1];
-  const int64_t key_first = plan_.entries[first.entry].position + first.first_key;
-  const int64_t key_end = plan_.entries[last.entry].position + last.first_key + last.num_keys;
+  const int32_t ordinary = FirstOrdinaryTile(item);
+  const int32_t end_tile = item.first_tile + item.num_tiles;
+  const bool has_sinks = ordinary > item.first_tile;
+  std::vector<AttentionItem>& items = has_sinks ? packed_.general_decode : packed_.decode;
   const int32_t heads = std::min(item.num_heads, kDecodeRows);
   const int32_t rows = std::max(kDecodeRows / item.num_heads, 1);
   for (int32_t row = 0; row < range.num_rows; row += rows) {
@@ -246,6 +317,7 @@ void Packer::CutDecode(const WorkItem& item, const RowRange& range, int32_t row_
       cut.num_heads = std::min(heads, item.num_heads - head);
       cut.kv_head = item.kv_head;
       cut.first_partial = -1;
+      cut.first_listed = -1;
       cut.merge = -1;
       if (item.first_partial >= 0) {
         cut.merge = FindMerge(cut);
@@ -253,21 +325,28 @@ void Packer::CutDecode(const WorkItem& item, const RowRange& range, int32_t row_
             item.first_partial + int64_t{row_in_item + row} * item.num_heads + head);
         cut.partial_stride = item.num_heads;
       }
-      SetKeys(key_first, key_end, first.entry, cut);
-      const int64_t base = key_first - key_first % tile_;
-      SetRows(PositionOf(range.sequence, cut.first_row) - base, cut);
-      cut.num_tiles = static_cast<int32_t>(CeilDiv<int64_t>(cut.key_end, tile_));
-      packed_.decode.push_back(cut);
+      if (has_sinks) {
+        SetSinks(EntryOf(item.first_tile), cut);
+      }
+      if (ordinary < end_tile) {
+        const int64_t base = SetKeys(plan_.tiles[ordinary], plan_.tiles[end_tile - 1], cut);
+        const int32_t num_tiles = cut.num_tiles;
+        SetRows(PositionOf(range.sequence, cut.first_row) - base, cut);
+        cut.num_tiles = num_tiles;
+      }
+      items.push_back(cut);
     }
   }
 }
 
 void Packer::CutPrefill(const Rows& rows) {
   const TileSequence& sequence = plan_.sequences[rows.sequence];
-  const BlockEntry* entries = &plan_.entries[sequence.first_entry];
+  const BlockEntry& sinks = plan_.entries[sequence.first_entry];
+  const bool has_sinks = sinks.sink_angle_row >= 0;
+  const int32_t first_entry = sequence.first_entry + (has_sinks ? 1 : 0);
   const int64_t block_size = shape_.layout.block_size;
-  const int64_t keys_first = entries[0].position;
-  const BlockEntry& last_entry = entries[sequence.num_entries - 1];
+  const int64_t keys_first = plan_.entries[first_entry].position;
+  const BlockEntry& last_entry = plan_.entries[sequence.first_entry + sequence.num_entries - 1];
   const int64_t keys_end = last_entry.position + last_entry.num_keys;
   // All items have the shape of the largest: one tensor box brings any item's queries.
   const int32_t heads = packed_.prefill_heads;
@@ -283,61 +362,25 @@ void Packer::CutPrefill(const Rows& rows) {
       cut.num_heads = std::min(heads, rows.num_heads - head);
       cut.kv_head = rows.kv_head;
       cut.first_partial = -1;
+      cut.first_listed = -1;
       cut.merge = -1;
       const int64_t first = std::max(keys_first, position - window_ + 1);
       const int64_t base = first - first % tile_;
       // Whole tiles are loaded as far as keys are written, so that only a sequence's last tile
       // needs clearing.
       const int64_t end = std::min(keys_end, RoundUp(position + room - base, tile_) + base);
-      const auto entry =
-          static_cast<int32_t>(sequence.first_entry + (first - keys_first) / block_size);
+      const auto entry = static_cast<int32_t>(first_entry + (first - keys_first) / block_size);
       SetKeys(first, end, entry, cut);
       SetRows(position - base, cut);
+      if (has_sinks) {
+        SetSinks(sinks, cut);
+        packed_.general_prefill.push_back(cut);
+        continue;
+      }
       groups_.emplace_back(int64_t{rows.sequence} * shape_.num_heads + rows.kv_head, cut);
     }
     row += static_cast<int32_t>(room);
   }
-}
-
-// Items of one sequence and KV head read the same keys: they run together, as many such groups at a
-// time as the L2 holds, and the longest items of those first.
-void Packer::OrderPrefill() {
-  std::stable_sort(groups_.begin(), groups_.end(), [](const auto& a, const auto& b) {
-    return a.first < b.first;
-  });
-  const int64_t tile_bytes = 2 * tile_ * shape_.layout.head_dim * DTypeBytes(shape_.layout.dtype);
-  size_t batch_first = 0;
-  int64_t batch_bytes = 0;
-  const auto end_batch = [&] {
-    std::stable_sort(
-        packed_.prefill.begin() + static_cast<ptrdiff_t>(batch_first),
-        packed_.prefill.end(),
-        [](const AttentionItem& a, const AttentionItem& b) { return a.num_tiles > b.num_tiles; });
-    batch_first = packed_.prefill.size();
-    batch_bytes = 0;
-  };
-  for (size_t i = 0; i < groups_.size();) {
-    int64_t group_bytes = 0;
-    const size_t first = i;
-    for (; i < groups_.size() && groups_[i].first == groups_[first].first; ++i) {
-      group_bytes = std::max(group_bytes, groups_[i].second.num_tiles * tile_bytes);
-    }
-    if (batch_bytes > 0 && batch_bytes + group_bytes > kCacheBytes) {
-      end_batch();
-    }
-    batch_bytes += group_bytes;
-    for (size_t j = first; j < i; ++j) {
-      packed_.prefill.push_back(groups_[j].second);
-    }
-  }
-  end_batch();
-}
-
-constexpr int64_t kSectionBytes = 64;
-
-template <typename T>
-int64_t SectionBytes(const std::vector<T>& values) {
-  return RoundUp<int64_t>(static_cast<int64_t>(values.size() * sizeof(T)), kSectionBytes);
 }
 
 }  // namespace
@@ -346,41 +389,6 @@ const char* PackAttentionPlan(const TilePlan& plan,
                               const AttentionPlanShape& shape,
                               PackedAttentionPlan& packed) {
   return Packer(plan, shape, packed).Pack();
-}
-
-int64_t PackedBytes(const PackedAttentionPlan& packed) {
-  return SectionBytes(packed.decode) + SectionBytes(packed.prefill) + SectionBytes(packed.merges) +
-         SectionBytes(packed.sources) + SectionBytes(packed.blocks);
-}
-
-AttentionPlanView WritePlan(const PackedAttentionPlan& packed,
-                            std::byte* to,
-                            const std::byte* device) {
-  int64_t offset = 0;
-  const auto write = [&]<typename T>(const std::vector<T>& values) {
-    if (!values.empty()) {
-      std::memcpy(to + offset, values.data(), values.size() * sizeof(T));
-    }
-    const auto* at = reinterpret_cast<const T*>(device + offset);
-    offset += SectionBytes(values);
-    return at;
-  };
-  AttentionPlanView view;
-  view.decode = write(packed.decode);
-  view.prefill = write(packed.prefill);
-  view.merges = write(packed.merges);
-  view.sources = write(packed.sources);
-  view.blocks = write(packed.blocks);
-  view.num_decode = static_cast<int32_t>(packed.decode.size());
-  view.num_prefill = static_cast<int32_t>(packed.prefill.size());
-  view.num_merges = static_cast<int32_t>(packed.merges.size());
-  view.merge_rows = packed.merge_rows;
-  view.merge_sources = packed.merge_sources;
-  view.prefill_heads = packed.prefill_heads;
-  view.tiles_per_split = packed.tiles_per_split;
-  view.window = packed.window;
-  view.num_partials = packed.num_partials;
-  return view;
 }
 
 }  // namespace ringserve::cuda

@@ -3,6 +3,9 @@
 // prefill item at most kPrefillRows, key tiles are kTile keys long whatever the planner's tile is.
 // None of that touches the bits of a result (attention_rules_cuda.cuh).
 //
+// Most items suit every kernel. Those with sinks, and those whose rows belong to several sequences
+// that share the keys, are listed apart, for the general kernels.
+//
 // Keys and rows of an item are counted from its base, the absolute position of its first key tile,
 // a multiple of the tile. Key x lies in block
 // blocks[first_block + (x + base_in_block) / block_size].
@@ -33,7 +36,7 @@ struct alignas(16) AttentionItem {
   int32_t num_heads;
   int32_t kv_head;
   int32_t first_block;  // of the base; entries before key_begin's block are never read
-  int32_t num_tiles;    // >= 1
+  int32_t num_tiles;    // >= 1, or 0 beside sinks
   int32_t key_begin;    // keys [key_begin, key_end) exist and may be read
   int32_t key_end;
   int32_t row_position;  // of first_row
@@ -44,10 +47,18 @@ struct alignas(16) AttentionItem {
   int32_t first_partial;   // -1: writes `out`; else row i, head h own first_partial +
   int32_t partial_stride;  //     i * partial_stride + h
   int32_t merge;           // that the partial results go to; -1: none
+  // General items. Row i is row rows[first_listed + i] of the step, and every row sees every key;
+  // -1: row first_row + i.
+  int32_t first_listed;
+  // Keys [0, num_sinks) of pool block sink_block come before the others, as a split of their own
+  // that every row sees; key j is rotated by row sink_angle_row + j of the angles. 0: none.
+  int32_t num_sinks;
+  int32_t sink_block;
+  int32_t sink_angle_row;
   int32_t unused[3];
 };
 
-static_assert(sizeof(AttentionItem) == 80);
+static_assert(sizeof(AttentionItem) == 96);
 
 struct AttentionMerge {
   int32_t first_row;
@@ -74,15 +85,19 @@ struct AttentionPlanShape {
 struct PackedAttentionPlan {
   std::vector<AttentionItem> decode;   // longest first
   std::vector<AttentionItem> prefill;  // in batches whose keys fit in the L2, longest first in each
+  std::vector<AttentionItem> general_decode;
+  std::vector<AttentionItem> general_prefill;
   std::vector<AttentionMerge> merges;
   std::vector<int32_t> sources;
   std::vector<int32_t> blocks;
+  std::vector<int32_t> rows;  // of items with first_listed >= 0
   int32_t merge_rows = 0;     // most rows x heads of a merge
   int32_t merge_sources = 0;  // most sources of one
   int32_t prefill_heads = 0;  // most heads of a prefill item
   int32_t tiles_per_split = 0;
   int64_t num_partials = 0;
   int32_t window = 0;
+  bool has_sinks = false;
 };
 
 // Null on success, else a static sentence that names what the kernels cannot run.
@@ -94,11 +109,16 @@ struct PackedAttentionPlan {
 struct AttentionPlanView {
   const AttentionItem* decode = nullptr;
   const AttentionItem* prefill = nullptr;
+  const AttentionItem* general_decode = nullptr;
+  const AttentionItem* general_prefill = nullptr;
   const AttentionMerge* merges = nullptr;
   const int32_t* sources = nullptr;
   const int32_t* blocks = nullptr;
+  const int32_t* rows = nullptr;
   int32_t num_decode = 0;
   int32_t num_prefill = 0;
+  int32_t num_general_decode = 0;
+  int32_t num_general_prefill = 0;
   int32_t num_merges = 0;
   int32_t merge_rows = 0;
   int32_t merge_sources = 0;
@@ -106,6 +126,7 @@ struct AttentionPlanView {
   int32_t tiles_per_split = 0;
   int32_t window = 0;
   int64_t num_partials = 0;
+  bool has_sinks = false;
 };
 
 int64_t PackedBytes(const PackedAttentionPlan& packed);

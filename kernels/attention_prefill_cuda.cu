@@ -1,5 +1,6 @@
 // Prefill attention for sm_80 and later: a block of four warps takes 64 packed rows of an item,
-// each warp 16 of them; the keys of the next tile load while this tile's values are multiplied.
+// each warp 16 of them; the keys of the next tile load while this tile's values are multiplied. The
+// general kernel also takes what attention_cuda.h calls general.
 #include "kernels/attention_kernels_cuda.h"
 #include "kernels/attention_load_cuda.cuh"
 #include "kernels/attention_prefill_cuda.cuh"
@@ -39,7 +40,7 @@ __device__ __forceinline__ void Accumulate(PrefillRowsState<T, kHeadDim>& rows,
   }
 }
 
-template <typename T, int32_t kHeadDim>
+template <typename T, int32_t kHeadDim, bool kGeneral>
 __global__ void __launch_bounds__(kThreads)
     PrefillKernel(const __grid_constant__ AttentionCudaParams params) {
   constexpr int32_t kTile = TileKeys(kHeadDim);
@@ -68,35 +69,64 @@ __global__ void __launch_bounds__(kThreads)
     }
     for (int32_t i = thread; i < kRows * kPieces; i += kThreads) {
       const int32_t row = i / kPieces;
-      const bool valid = row < num_rows;
-      const T* from =
-          QueryRow<T, kHeadDim>(params, item, valid ? pass_row + row : 0) + i % kPieces * 8;
+      const bool valid = row < num_rows && i % kPieces * 8 < HeadDim<kHeadDim, kGeneral>(params);
+      const T* from = QueryRow<T, kHeadDim, kGeneral>(params, item, valid ? pass_row + row : 0) +
+                      (valid ? i % kPieces * 8 : 0);
       CopyAsync16(queries + TileOffset<kRows>(row, i % kPieces), from, valid);
     }
-    LoadTile<kHeadDim, kThreads>(params, item, 0, 0, keys);
+    const int32_t sink_tiles = SinkTiles<kHeadDim, kGeneral>(item);
+    const int32_t num_tiles = sink_tiles + item.num_tiles;
+    // Tiles are counted from the first of the sinks.
+    const auto load = [&](int32_t tile, int64_t offset, uint32_t to) {
+      if (kGeneral && tile < sink_tiles) {
+        LoadSinkTile<kHeadDim, kThreads>(params, item, tile, offset, to);
+      } else {
+        LoadTile<kHeadDim, kThreads, kGeneral>(params, item, tile - sink_tiles, offset, to);
+      }
+    };
+    load(0, 0, keys);
     CommitCopies();
     const int32_t first_row = pass_row + warp * 16 + lane / 4;
-    rows.SetLimits(item, params.window, first_row, item.num_heads);
+    if (kGeneral && item.first_listed >= 0) {
+      rows.SetLimitsOfAll(item);
+    } else {
+      rows.SetLimits(item, params.window, first_row, item.num_heads);
+    }
     rows.ClearFolded();
     rows.BeginSplit();
     rows.ClearOutput();
     bool first = true;
-    int32_t boundary = item.tiles_to_split;
-    for (int32_t tile = 0; tile < item.num_tiles; ++tile) {
+    int32_t boundary = sink_tiles > 0 ? sink_tiles : item.tiles_to_split;
+    for (int32_t tile = 0; tile < num_tiles; ++tile) {
       WaitCopies<0>();
       __syncthreads();
-      LoadTile<kHeadDim, kThreads>(params, item, tile, params.value_offset, values);
+      load(tile, params.value_offset, values);
       CommitCopies();
+      if constexpr (kGeneral) {
+        if (tile < sink_tiles) {
+          RotateSinks<T, kHeadDim, kThreads>(params, item, tile, shared.keys);
+          __syncthreads();
+        }
+      }
       rows.template ScoresByWarp<kRows>(queries, warp * 16, keys);
-      if (tile < item.dense_begin || tile >= item.dense_end) {
-        rows.Mask(tile * kTile + lane % 4 * 2);
+      if constexpr (kGeneral) {
+        if (params.cap_scale > 0) {
+          rows.Cap(params.cap_scale);
+        }
+      }
+      const int32_t ordinary = tile - sink_tiles;
+      if (kGeneral && tile < sink_tiles) {
+        rows.MaskBehind(lane % 4 * 2, item.num_sinks - tile * kTile);
+      } else if (ordinary < item.dense_begin || ordinary >= item.dense_end) {
+        rows.Mask(ordinary * kTile + lane % 4 * 2);
       }
       if (tile == boundary) {
         rows.BeginSplit();
         rows.FoldSplit(params.scale_log2, total, kThreads, first);
         rows.ClearOutput();
         first = false;
-        boundary += params.tiles_per_split;
+        boundary = tile == sink_tiles ? sink_tiles + item.tiles_to_split
+                                      : boundary + params.tiles_per_split;
       }
       rows.Softmax(params.scale_log2);
       rows.PackProbabilities();
@@ -105,15 +135,25 @@ __global__ void __launch_bounds__(kThreads)
       }
       WaitCopies<0>();
       __syncthreads();
-      if (tile + 1 < item.num_tiles) {
-        LoadTile<kHeadDim, kThreads>(params, item, tile + 1, 0, keys);
+      if (tile + 1 < num_tiles) {
+        load(tile + 1, 0, keys);
       }
       CommitCopies();
       Accumulate<T, kHeadDim>(rows, values, lane);
     }
     rows.BeginSplit();
-    rows.FinishRows(params.scale_log2, total, kThreads, first);
-    rows.Store(item, params, first_row, lane % 4, item.num_heads);
+    rows.FoldRows(params.scale_log2, total, kThreads, first);
+    if (kGeneral && item.first_partial >= 0) {
+      rows.StorePartial(item, params, first_row, lane % 4);
+    } else {
+      if constexpr (kGeneral) {
+        if (params.sink_logits != nullptr) {
+          rows.AddLearnedSinks(item, params, first_row);
+        }
+      }
+      rows.Normalize();
+      rows.template Store<kGeneral>(item, params, first_row, lane % 4, item.num_heads);
+    }
     WaitCopies<0>();
     __syncthreads();
   }
@@ -124,15 +164,15 @@ constexpr int32_t kBlocksPerSm = 2;
 }  // namespace
 
 int64_t PrefillScratchFloats(int32_t num_sms, int32_t head_dim) {
-  return int64_t{num_sms} * kBlocksPerSm * kRows * head_dim;
+  return int64_t{num_sms} * kBlocksPerSm * kRows * PaddedHeadDim(head_dim);
 }
 
-template <typename T, int32_t kHeadDim>
+template <typename T, int32_t kHeadDim, bool kGeneral>
 cudaError_t LaunchPrefill(const AttentionCudaParams& params,
                           const LaunchLimits& limits,
                           cudaStream_t stream) {
   constexpr int32_t kShared = sizeof(PortablePrefillShared<kHeadDim>) + 1024;
-  const auto kernel = PrefillKernel<T, kHeadDim>;
+  const auto kernel = PrefillKernel<T, kHeadDim, kGeneral>;
   cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
   if (error != cudaSuccess) {
@@ -144,17 +184,20 @@ cudaError_t LaunchPrefill(const AttentionCudaParams& params,
   return cudaGetLastError();
 }
 
-#define RINGSERVE_INSTANTIATE(T, D)         \
-  template cudaError_t LaunchPrefill<T, D>( \
+#define RINGSERVE_INSTANTIATE(T, D, G)         \
+  template cudaError_t LaunchPrefill<T, D, G>( \
       const AttentionCudaParams&, const LaunchLimits&, cudaStream_t);
-RINGSERVE_INSTANTIATE(__nv_bfloat16, 64)
-RINGSERVE_INSTANTIATE(__nv_bfloat16, 96)
-RINGSERVE_INSTANTIATE(__nv_bfloat16, 128)
-RINGSERVE_INSTANTIATE(__nv_bfloat16, 256)
-RINGSERVE_INSTANTIATE(__half, 64)
-RINGSERVE_INSTANTIATE(__half, 96)
-RINGSERVE_INSTANTIATE(__half, 128)
-RINGSERVE_INSTANTIATE(__half, 256)
+#define RINGSERVE_INSTANTIATE_TYPE(T)  \
+  RINGSERVE_INSTANTIATE(T, 64, false)  \
+  RINGSERVE_INSTANTIATE(T, 96, false)  \
+  RINGSERVE_INSTANTIATE(T, 128, false) \
+  RINGSERVE_INSTANTIATE(T, 256, false) \
+  RINGSERVE_INSTANTIATE(T, 64, true)   \
+  RINGSERVE_INSTANTIATE(T, 128, true)  \
+  RINGSERVE_INSTANTIATE(T, 256, true)
+RINGSERVE_INSTANTIATE_TYPE(__nv_bfloat16)
+RINGSERVE_INSTANTIATE_TYPE(__half)
+#undef RINGSERVE_INSTANTIATE_TYPE
 #undef RINGSERVE_INSTANTIATE
 
 }  // namespace ringserve::cuda

@@ -45,6 +45,15 @@ struct PrefillRowsState {
     }
   }
 
+  // For rows that see every key.
+  __device__ __forceinline__ void SetLimitsOfAll(const AttentionItem& item) {
+#pragma unroll
+    for (int32_t half = 0; half < 2; ++half) {
+      last_key[half] = item.key_end - 1;
+      first_key[half] = item.key_begin;
+    }
+  }
+
   // Before the first split of an item.
   __device__ __forceinline__ void ClearFolded() {
 #pragma unroll
@@ -107,6 +116,24 @@ struct PrefillRowsState {
       if (key > last_key[(i >> 1) & 1] || key < first_key[(i >> 1) & 1]) {
         scores[i] = kNegativeInfinity;
       }
+    }
+  }
+
+  // tile_column: this lane's first column in the tile, of whose keys every row sees the first
+  // num_keys.
+  __device__ __forceinline__ void MaskBehind(int32_t tile_column, int32_t num_keys) {
+#pragma unroll
+    for (int32_t i = 0; i < kScores; ++i) {
+      if (tile_column + i / 4 * 8 + (i & 1) >= num_keys) {
+        scores[i] = kNegativeInfinity;
+      }
+    }
+  }
+
+  __device__ __forceinline__ void Cap(float cap_scale) {
+#pragma unroll
+    for (float& score : scores) {
+      score = Capped(score, cap_scale);
     }
   }
 
@@ -185,11 +212,12 @@ struct PrefillRowsState {
     }
   }
 
-  // Normalizes, after folding the last split into what `total` holds if it holds anything.
-  __device__ __forceinline__ void FinishRows(float scale_log2,
-                                             const float4* total,
-                                             int32_t threads,
-                                             bool first) {
+  // After folding the last split into what `total` holds if it holds anything: `out` before it is
+  // normalized.
+  __device__ __forceinline__ void FoldRows(float scale_log2,
+                                           const float4* total,
+                                           int32_t threads,
+                                           bool first) {
     if (first) {
 #pragma unroll
       for (int32_t half = 0; half < 2; ++half) {
@@ -201,6 +229,7 @@ struct PrefillRowsState {
       for (int32_t half = 0; half < 2; ++half) {
         folds[half] = Fold(folded_reference[half], ended_reference[half], scale_log2);
         ended_sum[half] = Folded(folds[half], folded_sum[half], QuadSum(ended_sum[half]));
+        ended_reference[half] = folds[half].reference;
       }
 #pragma unroll
       for (int32_t i = 0; i < kOutputs / 4; ++i) {
@@ -211,6 +240,31 @@ struct PrefillRowsState {
         out[4 * i + 3] = Folded(folds[1], before.w, out[4 * i + 3]);
       }
     }
+  }
+
+  // Normalizes, after folding the last split.
+  __device__ __forceinline__ void FinishRows(float scale_log2,
+                                             const float4* total,
+                                             int32_t threads,
+                                             bool first) {
+    FoldRows(scale_log2, total, threads, first);
+    Normalize();
+  }
+
+  // Adds the learned sinks of the rows' heads to their sums.
+  __device__ __forceinline__ void AddLearnedSinks(const AttentionItem& item,
+                                                  const AttentionCudaParams& params,
+                                                  int32_t first_row) {
+#pragma unroll
+    for (int32_t half = 0; half < 2; ++half) {
+      const int32_t head = item.first_head + (first_row + 8 * half) % item.num_heads;
+      ended_sum[half] = __fadd_rn(
+          ended_sum[half],
+          LearnedSink(params.sink_logits[head], ended_reference[half], params.scale_log2));
+    }
+  }
+
+  __device__ __forceinline__ void Normalize() {
 #pragma unroll
     for (int32_t half = 0; half < 2; ++half) {
       const float factor = Normalizer(ended_sum[half]);
@@ -222,7 +276,34 @@ struct PrefillRowsState {
     }
   }
 
+  // After FoldRows: the two rows as partial results.
+  __device__ __forceinline__ void StorePartial(const AttentionItem& item,
+                                               const AttentionCudaParams& params,
+                                               int32_t first_row,
+                                               int32_t quad_lane) const {
+#pragma unroll
+    for (int32_t half = 0; half < 2; ++half) {
+      const int32_t row = (first_row + 8 * half) / item.num_heads;
+      const int32_t head = (first_row + 8 * half) % item.num_heads;
+      if (row >= item.num_rows) {
+        continue;
+      }
+      const int64_t partial =
+          item.first_partial + static_cast<int64_t>(row) * item.partial_stride + head;
+      float* to = params.partial_out + partial * kHeadDim + quad_lane * 2;
+#pragma unroll
+      for (int32_t j = 0; j < kHeadDim / 8; ++j) {
+        *reinterpret_cast<float2*>(to + j * 8) =
+            make_float2(out[4 * j + 2 * half], out[4 * j + 2 * half + 1]);
+      }
+      if (quad_lane == 0) {
+        params.partial_sums[partial] = make_float2(ended_reference[half], ended_sum[half]);
+      }
+    }
+  }
+
   // Writes the two rows. The four lanes of a row exchange words so that each stores 16 bytes.
+  template <bool kGeneral = false>
   __device__ __forceinline__ void Store(const AttentionItem& item,
                                         const AttentionCudaParams& params,
                                         int32_t first_row,
@@ -233,8 +314,15 @@ struct PrefillRowsState {
       const int32_t packed_row = first_row + 8 * half;
       const int32_t row = packed_row / heads;
       const int32_t head = packed_row % heads;
-      T* to = static_cast<T*>(params.out) + (item.first_row + row) * params.out_stride +
-              (item.first_head + head) * kHeadDim;
+      const int32_t head_dim = HeadDim<kHeadDim, kGeneral>(params);
+      int64_t step_row = item.first_row + row;
+      if constexpr (kGeneral) {
+        if (item.first_listed >= 0 && row < item.num_rows) {
+          step_row = params.rows[item.first_listed + row];
+        }
+      }
+      T* to = static_cast<T*>(params.out) + step_row * params.out_stride +
+              (item.first_head + head) * head_dim;
 #pragma unroll
       for (int32_t m = 0; m < kHeadDim / 32; ++m) {
         uint32_t words[4];
@@ -244,7 +332,8 @@ struct PrefillRowsState {
           words[j] = Pack<T>(out[i], out[i + 1]);
         }
         TransposeQuad(words, quad_lane);
-        if (row < item.num_rows && head < item.num_heads) {
+        if (row < item.num_rows && head < item.num_heads &&
+            (!kGeneral || (4 * m + quad_lane) * 8 < head_dim)) {
           *reinterpret_cast<uint4*>(to + (4 * m + quad_lane) * 8) =
               make_uint4(words[0], words[1], words[2], words[3]);
         }

@@ -7,7 +7,8 @@
 //  - The tile's sum of probabilities: lane t of a row adds its columns 8j + 2t and 8j + 2t + 1 for
 //    the j of a quarter of the tile in order, quarters add as (0 + 1) + (2 + 3), the tile's sum is
 //    added to the lane's running sum by one fma, and lanes meet at the end of a split by QuadSum.
-//  - Splits are folded one by one from the first by Fold.
+//  - Splits are folded one by one from the first by Fold. Sinks are the first.
+//  - A head_dim between those of the kernels is padded with zeros.
 // Masked scores are -inf and contribute exact zeros, so masked tiles change nothing.
 #pragma once
 
@@ -43,6 +44,17 @@ __device__ __forceinline__ float Probability(float score,
                                              float scale_log2,
                                              float scaled_reference) {
   return Exp2(__fmaf_rn(score, scale_log2, -scaled_reference));
+}
+
+// A score bent by soft-capping: tanh by exponents of 2, exact to a few ulp of 1.
+__device__ __forceinline__ float Capped(float score, float cap_scale) {
+  const float power = Exp2(__fmul_rn(__fmul_rn(score, cap_scale), 2.8853900817779268F));
+  return __fsub_rn(1.0F, __fdividef(2.0F, __fadd_rn(power, 1.0F)));
+}
+
+// What a learned sink adds to the sum of a row.
+__device__ __forceinline__ float LearnedSink(float logit, float reference, float scale_log2) {
+  return Exp2(__fmaf_rn(logit, 1.4426950408889634F, -ScaledReference(reference, scale_log2)));
 }
 
 // Folds the result of a split into those before: out = out * before + part * part_factor, and the

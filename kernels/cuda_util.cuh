@@ -37,6 +37,13 @@ __device__ __forceinline__ void CopyAsync16(uint32_t to, const void* from, bool 
       : "memory");
 }
 
+// The same with 4 bytes.
+__device__ __forceinline__ void CopyAsync4(uint32_t to, const void* from, bool valid) {
+  asm volatile(
+      "cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(valid ? 4 : 0)
+      : "memory");
+}
+
 __device__ __forceinline__ void CommitCopies() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }
@@ -105,6 +112,19 @@ __device__ __forceinline__ uint32_t Pack<__half>(float low, float high) {
   uint32_t packed;
   asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
   return packed;
+}
+
+template <typename T>
+__device__ __forceinline__ float2 Unpack(uint32_t packed);
+
+template <>
+__device__ __forceinline__ float2 Unpack<__nv_bfloat16>(uint32_t packed) {
+  return {__uint_as_float(packed << 16), __uint_as_float(packed & 0xffff0000U)};
+}
+
+template <>
+__device__ __forceinline__ float2 Unpack<__half>(uint32_t packed) {
+  return __half22float2(*reinterpret_cast<const __half2*>(&packed));
 }
 
 // 2^x, the special function unit's (error below 2 ulp; 2^-inf = 0 and 2^0 = 1 exactly).

@@ -1,6 +1,5 @@
 // The small kernels of a step on CUDA: norm, rotation and append, activation, embedding.
 #include <cmath>
-#include <cstring>
 #include <vector>
 
 #include "kernels/embed_cuda.h"
@@ -11,48 +10,10 @@
 #include "tests/support/catch.h"
 #include "tests/support/compare.h"
 #include "tests/support/device_memory.h"
+#include "tests/support/half_words.h"
 #include "tests/support/random.h"
 
 namespace ringserve {
-namespace {
-
-float FromWord(uint16_t word, DType dtype) {
-  if (dtype == DType::kBf16) {
-    return ToFloat(Bf16{word});
-  }
-  return ToFloat(F16{word});
-}
-
-uint16_t ToWord(float value, DType dtype) {
-  if (dtype == DType::kBf16) {
-    return ToBf16(value).bits;
-  }
-  const auto half = static_cast<_Float16>(value);
-  uint16_t word;
-  std::memcpy(&word, &half, sizeof word);
-  return word;
-}
-
-std::vector<float> Widen(const std::vector<uint16_t>& words, DType dtype) {
-  std::vector<float> values;
-  for (const uint16_t word : words) {
-    values.push_back(FromWord(word, dtype));
-  }
-  return values;
-}
-
-std::vector<float> Round(const std::vector<float>& values, DType dtype) {
-  std::vector<float> rounded;
-  for (const float value : values) {
-    rounded.push_back(FromWord(ToWord(value, dtype), dtype));
-  }
-  return rounded;
-}
-
-constexpr DType kHalfTypes[] = {DType::kBf16, DType::kF16};
-
-}  // namespace
-
 TEST_CASE("the norm on CUDA is exact to rounding, row by row", "[cuda]") {
   Random random(3);
   for (const DType dtype : kHalfTypes) {

@@ -148,6 +148,17 @@ class AttentionCase {
 
   const std::vector<std::byte>& queries() const { return q_; }
 
+  const std::vector<float>& angles() const { return angles_; }
+
+  // One for each query head; AttentionArgs names them only after LearnSinks.
+  const std::vector<float>& sink_logits() const { return sink_logits_; }
+
+  void LearnSinks(uint64_t seed) {
+    Random random(seed);
+    sink_logits_ = Values(random, shape_.num_heads, 2);
+    args_.sink_logits = sink_logits_.data();
+  }
+
   int64_t num_rows() const { return num_rows_; }
 
   const std::vector<TileSequence>& sequences() const { return sequences_; }
@@ -262,6 +273,7 @@ class AttentionCase {
   std::vector<std::byte> q_;
   std::vector<std::byte> out_;
   std::vector<float> angles_;
+  std::vector<float> sink_logits_;
   std::vector<float> workspace_;
 };
 
