@@ -23,22 +23,31 @@ struct Params {
 };
 
 // Rows [first, first + kTile) of a row-major matrix, columns [k, k + kSlab); zeros past its ends.
+// Pieces of kPiece elements: 8, or 2 where rows do not begin at multiples of 16 bytes.
+template <int32_t kPiece>
 __device__ void LoadSlab(uint32_t to,
                          const std::byte* matrix,
                          int32_t first,
                          int32_t num_rows,
                          int32_t cols,
                          int32_t k) {
-  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < kTile * 8; i += kThreads) {
-    const int32_t row = i / 8;
-    const int32_t piece = i % 8;
-    const bool valid = first + row < num_rows && k + piece * 8 < cols;
-    const int64_t at = (int64_t{first} + row) * cols + k + piece * 8;
-    CopyAsync16(to + PanelOffset(row, piece), matrix + (valid ? 2 * at : 0), valid);
+  constexpr int32_t kPieces = kSlab / kPiece;
+  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < kTile * kPieces; i += kThreads) {
+    const int32_t row = i / kPieces;
+    const int32_t column = i % kPieces * kPiece;
+    const bool valid = first + row < num_rows && k + column < cols;
+    const int64_t at = (int64_t{first} + row) * cols + k + column;
+    const std::byte* from = matrix + (valid ? 2 * at : 0);
+    const uint32_t place = to + PanelOffset(row, column / 8) + column % 8 * 2;
+    if constexpr (kPiece == 8) {
+      CopyAsync16(place, from, valid);
+    } else {
+      CopyAsync4(place, from, valid);
+    }
   }
 }
 
-template <typename T>
+template <typename T, int32_t kPiece>
 __global__ void __launch_bounds__(kThreads) MatMulKernel(const Params params) {
   __shared__ alignas(1024) std::byte shared[2][2][kTile * kPanelRowBytes];
   const auto warp = static_cast<int32_t>(threadIdx.x) / 32;
@@ -47,13 +56,14 @@ __global__ void __launch_bounds__(kThreads) MatMulKernel(const Params params) {
   const int32_t first_row = static_cast<int32_t>(blockIdx.y) * kTile;
   float sums[kTile / 8][4] = {};
   const auto load = [&](int32_t stage, int32_t k) {
-    LoadSlab(SharedAddress(shared[stage][0]), params.x, first_row, params.num_rows, params.cols, k);
-    LoadSlab(SharedAddress(shared[stage][1]),
-             params.weight,
-             first_feature,
-             params.num_features,
-             params.cols,
-             k);
+    LoadSlab<kPiece>(
+        SharedAddress(shared[stage][0]), params.x, first_row, params.num_rows, params.cols, k);
+    LoadSlab<kPiece>(SharedAddress(shared[stage][1]),
+                     params.weight,
+                     first_feature,
+                     params.num_features,
+                     params.cols,
+                     k);
     CommitCopies();
   };
   load(0, 0);
@@ -87,10 +97,31 @@ __global__ void __launch_bounds__(kThreads) MatMulKernel(const Params params) {
       const int32_t row = first_row + warp * 16 + lane / 4 + i / 2 * 8;
       const int32_t feature = first_feature + tile * 8 + lane % 4 * 2 + i % 2;
       if (row < params.num_rows && feature < params.num_features) {
-        params.out[int64_t{row} * params.num_features + feature] = sums[tile][i];
+        // A zero is positive, as it is where zeros past K are added.
+        params.out[int64_t{row} * params.num_features + feature] = sums[tile][i] + 0.0F;
       }
     }
   }
+}
+
+cudaError_t LaunchPlain(const MatMulArgs& args, cudaStream_t stream) {
+  const Params params = {.x = static_cast<const std::byte*>(args.x),
+                         .weight = args.weight.data,
+                         .out = args.out,
+                         .num_rows = args.num_rows,
+                         .num_features = static_cast<int32_t>(args.weight.rows),
+                         .cols = static_cast<int32_t>(args.weight.cols)};
+  const dim3 grid(static_cast<unsigned>(CeilDiv(params.num_features, kTile)),
+                  static_cast<unsigned>(CeilDiv(params.num_rows, kTile)));
+  const auto launch = [&](auto kernel) {
+    kernel<<<grid, kThreads, 0, stream>>>(params);
+    return cudaGetLastError();
+  };
+  const bool is_bf16 = args.weight.dtype == DType::kBf16;
+  if (params.cols % 8 == 0) {
+    return launch(is_bf16 ? MatMulKernel<__nv_bfloat16, 8> : MatMulKernel<__half, 8>);
+  }
+  return launch(is_bf16 ? MatMulKernel<__nv_bfloat16, 2> : MatMulKernel<__half, 2>);
 }
 
 class PlainMatMul final : public MatMulDevice {
@@ -103,23 +134,7 @@ class PlainMatMul final : public MatMulDevice {
     if (CheckMatMulCudaArgs(args) != nullptr) {
       return cudaErrorInvalidValue;
     }
-    if (args.num_rows == 0) {
-      return cudaSuccess;
-    }
-    const Params params = {.x = static_cast<const std::byte*>(args.x),
-                           .weight = args.weight.data,
-                           .out = args.out,
-                           .num_rows = args.num_rows,
-                           .num_features = static_cast<int32_t>(args.weight.rows),
-                           .cols = static_cast<int32_t>(args.weight.cols)};
-    const dim3 grid(static_cast<unsigned>(CeilDiv(params.num_features, kTile)),
-                    static_cast<unsigned>(CeilDiv(params.num_rows, kTile)));
-    if (args.weight.dtype == DType::kBf16) {
-      MatMulKernel<__nv_bfloat16><<<grid, kThreads, 0, stream>>>(params);
-    } else {
-      MatMulKernel<__half><<<grid, kThreads, 0, stream>>>(params);
-    }
-    return cudaGetLastError();
+    return args.num_rows == 0 ? cudaSuccess : LaunchPlain(args, stream);
   }
 };
 
@@ -135,14 +150,18 @@ class HopperMatMul final : public MatMulDevice {
     if (CheckMatMulCudaArgs(args) != nullptr) {
       return cudaErrorInvalidValue;
     }
-    return args.num_rows == 0 ? cudaSuccess : LaunchHopperMatMul(device_, args, stream);
+    if (args.num_rows == 0) {
+      return cudaSuccess;
+    }
+    return args.weight.cols % 8 == 0 ? LaunchHopperMatMul(device_, args, stream)
+                                     : LaunchPlain(args, stream);
   }
 
   bool has_gated() const override { return true; }
 
   cudaError_t LaunchGated(const GatedMatMulArgs& args, cudaStream_t stream) override {
     if (CheckMatMulCudaArgs({args.x, args.weight, nullptr, args.num_rows, nullptr}) != nullptr ||
-        args.weight.rows % 16 != 0) {
+        args.weight.rows % 16 != 0 || args.weight.cols % 8 != 0) {
       return cudaErrorInvalidValue;
     }
     return args.num_rows == 0 ? cudaSuccess : LaunchHopperGatedMatMul(device_, args, stream);
@@ -158,8 +177,8 @@ const char* CheckMatMulCudaArgs(const MatMulArgs& args) {
   if (args.weight.dtype == DType::kF32) {
     return "weights must be bf16 or f16";
   }
-  if (args.weight.cols < 8 || args.weight.cols % 8 != 0) {
-    return "the columns of a weight must be a multiple of 8";
+  if (args.weight.cols < 2 || args.weight.cols % 2 != 0) {
+    return "the columns of a weight must be even";
   }
   if (args.weight.rows < 1 || args.weight.rows > (int64_t{1} << 30) ||
       args.weight.cols > (int64_t{1} << 30)) {

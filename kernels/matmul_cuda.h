@@ -2,8 +2,9 @@
 // order by the tensor cores for every row count, so that a row's result does not depend on how many
 // rows there are.
 //
-// A weight lies row-major, [rows, cols] of bf16 or f16, in one piece, 128-byte aligned; cols is a
-// multiple of 8. `x` and `out` are 16-byte aligned. All pointers are device memory.
+// A weight lies row-major, [rows, cols] of bf16 or f16, in one piece, 128-byte aligned; cols is
+// even, and a multiple of 8 if it is to be fast. `x` and `out` are 16-byte aligned. All pointers
+// are device memory.
 #pragma once
 
 #include <cstddef>
@@ -25,7 +26,7 @@ enum class MatMulKernels {
 // cols]. Bits as those of MatMul followed by SwiGlu.
 struct GatedMatMulArgs {
   const void* x = nullptr;  // [num_rows, weight.cols]
-  Matrix weight;            // rows a multiple of 16
+  Matrix weight;            // rows a multiple of 16, cols of 8
   void* out = nullptr;      // [num_rows, weight.rows / 2]
   int32_t num_rows = 0;
 };
