@@ -50,6 +50,17 @@ __global__ void __launch_bounds__(kThreads)
     }
   }
   auto* out = reinterpret_cast<float4*>(args.out + row * args.hidden_dim + i);
+  if (args.scale != 1.0F || args.accumulate) {
+    alignas(16) float before[kEach] = {};
+    if (args.accumulate) {
+      *reinterpret_cast<float4*>(before) = out[0];
+      *reinterpret_cast<float4*>(before + 4) = out[1];
+    }
+#pragma unroll
+    for (int32_t j = 0; j < kEach; ++j) {
+      values[j] = __fadd_rn(before[j], __fmul_rn(values[j], args.scale));
+    }
+  }
   out[0] = *reinterpret_cast<float4*>(values);
   out[1] = *reinterpret_cast<float4*>(values + 4);
 }

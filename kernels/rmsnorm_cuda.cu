@@ -1,3 +1,5 @@
+#include <type_traits>
+
 #include "kernels/cuda_util.cuh"
 #include "kernels/launch_cuda.h"
 #include "kernels/rmsnorm_cuda.cuh"
@@ -64,12 +66,18 @@ __global__ void __launch_bounds__(kMaxThreads) RmsNormKernel(const RmsNormArgs a
     sum = AddSquares(value[i], sum);
   }
   const float scale = NormScale(SumOfBlock(sum, partial), args.hidden_dim, args.eps);
-  auto* out = static_cast<uint2*>(args.out) + offset;
 #pragma unroll
   for (int32_t i = 0; i < kQuads; ++i) {
     const int32_t quad = first + i * step;
     if (quad < quads) {
-      out[quad] = Normed<T>(value[i], scale, by[i]);
+      if constexpr (std::is_same_v<T, float>) {
+        static_cast<float4*>(args.out)[offset + quad] = {value[i].x * scale * by[i].x,
+                                                         value[i].y * scale * by[i].y,
+                                                         value[i].z * scale * by[i].z,
+                                                         value[i].w * scale * by[i].w};
+      } else {
+        static_cast<uint2*>(args.out)[offset + quad] = Normed<T>(value[i], scale, by[i]);
+      }
     }
   }
 }
@@ -98,14 +106,21 @@ cudaError_t LaunchType(const RmsNormArgs& args, cudaStream_t stream) {
 
 cudaError_t LaunchRmsNorm(const RmsNormArgs& args, cudaStream_t stream) {
   if (args.hidden_dim < 4 || args.hidden_dim % 4 != 0 ||
-      args.hidden_dim > 4 * kMaxQuads * kMaxThreads || args.out_dtype == DType::kF32) {
+      args.hidden_dim > 4 * kMaxQuads * kMaxThreads) {
     return cudaErrorInvalidValue;
   }
   if (args.num_rows == 0) {
     return cudaSuccess;
   }
-  return args.out_dtype == DType::kBf16 ? LaunchType<__nv_bfloat16>(args, stream)
-                                        : LaunchType<__half>(args, stream);
+  switch (args.out_dtype) {
+    case DType::kBf16:
+      return LaunchType<__nv_bfloat16>(args, stream);
+    case DType::kF16:
+      return LaunchType<__half>(args, stream);
+    case DType::kF32:
+      return LaunchType<float>(args, stream);
+  }
+  return cudaErrorInvalidValue;
 }
 
 }  // namespace ringserve::cuda

@@ -1,6 +1,6 @@
 // rmsnorm.h on a CUDA device. All pointers are device memory, 16-byte aligned; hidden_dim is a
-// multiple of 4, at most 16384; out_dtype bf16 or f16. The sum of squares is taken in one order
-// whatever num_rows is.
+// multiple of 4, at most 16384; any out_dtype, out may be x. The sum of squares is taken in one
+// order whatever num_rows is.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -28,9 +28,11 @@ __global__ void __launch_bounds__(kThreads) RopeAnglesKernel(const RopeAnglesArg
   }
   double sine = 0;
   double cosine = 0;
-  sincos(Angle(args.positions[i / half], args.frequencies[i % half]), &sine, &cosine);
-  reinterpret_cast<float2*>(args.angles)[i] = {static_cast<float>(cosine),
-                                               static_cast<float>(sine)};
+  const double frequency = args.frequencies[i % half];
+  const double magnitude = frequency == 0 ? 1.0 : args.magnitude;
+  sincos(Angle(args.positions[i / half], frequency), &sine, &cosine);
+  reinterpret_cast<float2*>(args.angles)[i] = {static_cast<float>(cosine * magnitude),
+                                               static_cast<float>(sine * magnitude)};
 }
 
 template <typename T>
@@ -49,6 +51,25 @@ __device__ __forceinline__ T* PlaceInPool(const KvView& kv,
   std::byte* plane = kv.pool + block * layout.block_bytes() + kv.layer * layout.layer_bytes() +
                      (is_key ? kv_head : layout.num_kv_heads + kv_head) * layout.plane_bytes();
   return reinterpret_cast<T*>(plane) + slot % layout.block_size * layout.head_dim;
+}
+
+// What a head's elements are multiplied by before their weights, over the warp that holds it.
+__device__ __forceinline__ float NormScale(const float* head, int32_t head_dim, float eps) {
+  float sum = 0;
+  for (auto i = static_cast<int32_t>(threadIdx.x % 32 * 2); i < head_dim; i += 64) {
+    const float2 value = *reinterpret_cast<const float2*>(head + i);
+    sum = __fmaf_rn(value.x, value.x, sum);
+    sum = __fmaf_rn(value.y, value.y, sum);
+  }
+  for (int32_t distance = 16; distance > 0; distance /= 2) {
+    sum += __shfl_xor_sync(0xffffffffU, sum, distance);
+  }
+  return __frsqrt_rn(__fdiv_rn(sum, static_cast<float>(head_dim)) + eps);
+}
+
+__device__ __forceinline__ float2 Normed(float2 value, float scale, const float* weight) {
+  const float2 by = *reinterpret_cast<const float2*>(weight);
+  return {value.x * scale * by.x, value.y * scale * by.y};
 }
 
 // One warp per row and head of the fused projection; lane j takes dimensions 2j and 2j + 1 of each
@@ -79,10 +100,16 @@ __global__ void __launch_bounds__(kThreads) RopeAppendKernel(const RopeAppendArg
     sink = sink_slot < 0 ? nullptr : PlaceInPool<T>(args.kv, sink_slot, kv_head, is_key);
   }
   const float* from = args.qkv + unit * head_dim;
+  const float* norm = is_query ? args.q_norm : is_key ? args.k_norm : nullptr;
+  const float scale = norm == nullptr ? 1.0F : NormScale(from, head_dim, args.norm_eps);
   const auto* angles = reinterpret_cast<const float4*>(args.angles + row * head_dim);
   for (auto i = static_cast<int32_t>(threadIdx.x % 32 * 2); i < half; i += 64) {
-    const float2 low = *reinterpret_cast<const float2*>(from + i);
-    const float2 high = *reinterpret_cast<const float2*>(from + half + i);
+    float2 low = *reinterpret_cast<const float2*>(from + i);
+    float2 high = *reinterpret_cast<const float2*>(from + half + i);
+    if (norm != nullptr) {
+      low = Normed(low, scale, norm + i);
+      high = Normed(high, scale, norm + half + i);
+    }
     float2 low_out = low;
     float2 high_out = high;
     if (is_query || is_key) {

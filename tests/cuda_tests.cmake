@@ -18,12 +18,15 @@ ringserve_gpu_program(gpu_test
   kernels/attention_cuda_test.cc
   kernels/attention_general_cuda_test.cc
   kernels/chain_cuda_test.cc
+  kernels/family_cuda_test.cc
   kernels/matmul_cuda_test.cc
   kernels/sample_cuda_test.cc
   kernels/step_cuda_test.cc
   ${PROJECT_SOURCE_DIR}/engine/sample/sampler.cc
   ${PROJECT_SOURCE_DIR}/engine/sample/select.cc
   ${PROJECT_SOURCE_DIR}/engine/sample/softmax.cc
+  ${PROJECT_SOURCE_DIR}/kernels/activation_ref.cc
+  ${PROJECT_SOURCE_DIR}/kernels/layernorm_ref.cc
   ${PROJECT_SOURCE_DIR}/kernels/rmsnorm_ref.cc
   ${PROJECT_SOURCE_DIR}/kernels/rope_angles.cc
   ${PROJECT_SOURCE_DIR}/kernels/rope_ref.cc
