@@ -40,6 +40,28 @@ struct ExpertsArgs {
   DType dtype = DType::kBf16;  // of x and of the matrices
 };
 
+// Where the rows of all chosen experts lie in the workspace, as offsets.
+struct ExpertsWorkspace {
+  int64_t x = 0;          // [rows, hidden_dim] of dtype
+  int64_t gate_up = 0;    // [rows, 2 * ffn_dim] floats
+  int64_t activated = 0;  // [rows, ffn_dim] of dtype
+  int64_t down = 0;       // [rows, hidden_dim] floats
+  int64_t bytes = 0;
+
+  // rows: num_rows * experts_per_token
+  ExpertsWorkspace(int64_t rows, int32_t hidden_dim, int32_t ffn_dim, DType dtype) {
+    const auto take = [&](int64_t elements, int64_t element_bytes) {
+      const int64_t offset = bytes;
+      bytes += RoundUp<int64_t>(rows * elements * element_bytes, 128);
+      return offset;
+    };
+    x = take(hidden_dim, DTypeBytes(dtype));
+    gate_up = take(2 * int64_t{ffn_dim}, sizeof(float));
+    activated = take(ffn_dim, DTypeBytes(dtype));
+    down = take(hidden_dim, sizeof(float));
+  }
+};
+
 int64_t ExpertsWorkspaceBytes(
     int64_t max_rows, int32_t experts_per_token, int32_t hidden_dim, int32_t ffn_dim, DType dtype);
 

@@ -10,24 +10,6 @@
 namespace ringserve {
 namespace {
 
-constexpr int64_t kAlignment = 128;
-
-// The workspace, for the rows of all chosen experts.
-struct Regions {
-  int64_t x, gate_up, activated, down, bytes;
-
-  Regions(int64_t rows, int32_t hidden_dim, int32_t ffn_dim, DType dtype) {
-    const auto size = [&](int64_t elements, int64_t element_bytes) {
-      return RoundUp<int64_t>(rows * elements * element_bytes, kAlignment);
-    };
-    x = 0;
-    gate_up = x + size(hidden_dim, DTypeBytes(dtype));
-    activated = gate_up + size(2 * int64_t{ffn_dim}, sizeof(float));
-    down = activated + size(ffn_dim, DTypeBytes(dtype));
-    bytes = down + size(hidden_dim, sizeof(float));
-  }
-};
-
 // The choice of all rows, and its rows in order of expert.
 struct Routes {
   std::vector<int32_t> experts;  // [num_rows, experts_per_token]
@@ -66,7 +48,7 @@ void RunExpert(const ExpertsArgs& args,
                const ExpertWeights& expert,
                int64_t first,
                int32_t num_rows,
-               const Regions& at,
+               const ExpertsWorkspace& at,
                ThreadPool& pool) {
   const int64_t element = DTypeBytes(args.dtype);
   auto* x = args.workspace + at.x + first * args.hidden_dim * element;
@@ -89,7 +71,7 @@ void RunExpert(const ExpertsArgs& args,
 
 int64_t ExpertsWorkspaceBytes(
     int64_t max_rows, int32_t experts_per_token, int32_t hidden_dim, int32_t ffn_dim, DType dtype) {
-  return Regions(max_rows * experts_per_token, hidden_dim, ffn_dim, dtype).bytes;
+  return ExpertsWorkspace(max_rows * experts_per_token, hidden_dim, ffn_dim, dtype).bytes;
 }
 
 void RouteRow(const float* logits,
@@ -125,7 +107,7 @@ void RouteRow(const float* logits,
 void ExpertsCpu(const ExpertsArgs& args, ThreadPool& pool) {
   const Routes routes(args);
   const int64_t chosen = args.experts_per_token;
-  const Regions at(args.num_rows * chosen, args.hidden_dim, args.ffn_dim, args.dtype);
+  const ExpertsWorkspace at(args.num_rows * chosen, args.hidden_dim, args.ffn_dim, args.dtype);
   const auto row_bytes = static_cast<size_t>(args.hidden_dim) * DTypeBytes(args.dtype);
   for (int64_t i = 0; i < args.num_rows * chosen; ++i) {
     std::memcpy(args.workspace + at.x + routes.places[i] * row_bytes,

@@ -20,6 +20,7 @@ ringserve_gpu_program(gpu_test
   kernels/chain_cuda_test.cc
   kernels/family_cuda_test.cc
   kernels/matmul_cuda_test.cc
+  kernels/moe_cuda_test.cc
   kernels/sample_cuda_test.cc
   kernels/step_cuda_test.cc
   ${PROJECT_SOURCE_DIR}/engine/sample/sampler.cc
