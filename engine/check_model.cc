@@ -91,7 +91,7 @@ void CheckPlan(const EngineConfig& config, const ModelConfig& model, Problems& p
   if (!problems.Take(MakeBackend(config.device, config.num_threads), backend)) {
     return;
   }
-  const DType dtype = RunDType(config.model.dtype, model);
+  const DType dtype = RunDType(config.model.dtype, model, backend->info());
   problems.Add(backend->CheckModel(model, dtype));
   MemoryPlan plan;
   if (fits && problems.Take(PlanMemory(config, model, dtype, *backend), plan)) {

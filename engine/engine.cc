@@ -38,7 +38,7 @@ struct Engine::State {
 absl::Status Engine::State::Prepare() {
   ASSIGN_OR_RETURN(model_config, LoadModelConfig(config.model.path));
   ASSIGN_OR_RETURN(backend, MakeBackend(config.device, config.num_threads));
-  const DType dtype = RunDType(config.model.dtype, model_config);
+  const DType dtype = RunDType(config.model.dtype, model_config, backend->info());
   RETURN_IF_ERROR(backend->CheckModel(model_config, dtype));
   ASSIGN_OR_RETURN(plan, PlanMemory(config, model_config, dtype, *backend));
   return absl::OkStatus();

@@ -27,7 +27,7 @@ constexpr size_t kMaxPathLength = 4096;
 constexpr std::string_view kOverflowNames[] = {"refuse", "slide"};
 constexpr std::string_view kTileOrderNames[] = {"auto", "q_major", "k_major"};
 constexpr std::string_view kDeviceNames[] = {"auto", "cpu", "cuda"};
-constexpr std::string_view kDTypeNames[] = {"auto", "bf16", "f32"};
+constexpr std::string_view kDTypeNames[] = {"auto", "bf16", "f16", "f32"};
 
 template <typename Enum, size_t kCount>
 void ReadEnum(JsonReader& reader,

@@ -15,14 +15,14 @@ namespace ringserve {
 enum class OverflowPolicy { kRefuse, kSlide };
 enum class TileOrderPolicy { kAuto, kQMajor, kKMajor };
 enum class DevicePolicy { kAuto, kCpu, kCuda };
-enum class DTypePolicy { kAuto, kBf16, kF32 };
+enum class DTypePolicy { kAuto, kBf16, kF16, kF32 };
 
 struct EngineConfig {
   struct Model {
     std::string name;  // 1 to 128 of [A-Za-z0-9._/-]
     std::string path;  // a Hugging Face folder; relative to the config file's folder
     DTypePolicy dtype =
-        DTypePolicy::kAuto;  // of weights and KV; auto: the file's (f16 becomes f32)
+        DTypePolicy::kAuto;  // of weights and KV; auto: the file's (f16 becomes f32 on a CPU)
   } model;
 
   struct Rings {

@@ -110,16 +110,18 @@ absl::StatusOr<int64_t> DeviceBlocks(const EngineConfig& config,
 
 }  // namespace
 
-DType RunDType(DTypePolicy policy, const ModelConfig& model) {
+DType RunDType(DTypePolicy policy, const ModelConfig& model, const BackendInfo& backend) {
   switch (policy) {
     case DTypePolicy::kBf16:
       return DType::kBf16;
+    case DTypePolicy::kF16:
+      return DType::kF16;
     case DTypePolicy::kF32:
       return DType::kF32;
     case DTypePolicy::kAuto:
       break;
   }
-  return model.file_dtype == DType::kBf16 ? DType::kBf16 : DType::kF32;
+  return model.file_dtype == DType::kF16 && !backend.runs_f16 ? DType::kF32 : model.file_dtype;
 }
 
 KvLayout MakeKvLayout(const EngineConfig::Rings& rings, const ModelConfig& model, DType dtype) {

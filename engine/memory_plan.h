@@ -37,8 +37,8 @@ struct MemoryPlan {
   int64_t device_bytes() const { return weight_bytes + device_kv_bytes() + workspace_bytes; }
 };
 
-// The dtype of weights, activations and KV.
-DType RunDType(DTypePolicy policy, const ModelConfig& model);
+// The dtype of weights, activations and KV on a backend.
+DType RunDType(DTypePolicy policy, const ModelConfig& model, const BackendInfo& backend);
 
 KvLayout MakeKvLayout(const EngineConfig::Rings& rings, const ModelConfig& model, DType dtype);
 

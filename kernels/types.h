@@ -52,6 +52,25 @@ constexpr float ToFloat(F16 value) {
   return std::bit_cast<float>(sign | widened << 23 | mantissa << 13);
 }
 
+// Rounds to nearest even; what is too large becomes infinite, a NaN stays a (quiet) NaN.
+constexpr F16 ToF16(float value) {
+  const auto bits = std::bit_cast<uint32_t>(value);
+  const auto sign = static_cast<uint16_t>((bits >> 16) & 0x8000U);
+  const uint32_t magnitude = bits & 0x7fffffffU;
+  if (magnitude > 0x7f800000U) {
+    return F16{static_cast<uint16_t>(sign | 0x7e00U)};
+  }
+  if (magnitude >= 0x477ff000U) {  // 65520, half way to the power of two behind the largest
+    return F16{static_cast<uint16_t>(sign | 0x7c00U)};
+  }
+  if (magnitude < 0x38800000U) {  // subnormal: adding 0.5 rounds at 2^-24
+    const float shifted = std::bit_cast<float>(magnitude) + 0.5F;
+    return F16{static_cast<uint16_t>(sign | (std::bit_cast<uint32_t>(shifted) - 0x3f000000U))};
+  }
+  const uint32_t rounded = magnitude + 0xfffU + ((magnitude >> 13) & 1U);
+  return F16{static_cast<uint16_t>(sign | ((rounded - 0x38000000U) >> 13))};
+}
+
 // value / divisor rounded up, value rounded up to a multiple; for value >= 0 and divisor > 0.
 template <typename T>
 constexpr T CeilDiv(T value, T divisor) {

@@ -64,6 +64,8 @@ struct BackendInfo {
   int64_t split_size = 1024;
   // PackMatrix leaves weights row-major, so that Embed can read one.
   bool row_major = false;
+  // Weights, activations, keys and values may be f16.
+  bool runs_f16 = false;
   // A step may be enqueued before the step before it has ended.
   bool runs_ahead = false;
   // Kernels may be given pointers to any host memory where args ask for device memory.

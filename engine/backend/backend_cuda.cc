@@ -63,6 +63,7 @@ class CudaBackend final : public Backend {
             .worker = "multiprocessors",
             .split_size = kSplitSize,
             .row_major = true,
+            .runs_f16 = true,
             .runs_ahead = true};
   }
 
@@ -283,13 +284,13 @@ absl::Status CudaBackend::PrepareSteps(const ModelConfig& config,
 absl::StatusOr<Matrix> CudaBackend::PackMatrix(std::span<const HostTensor> parts,
                                                DType dtype,
                                                std::byte* to) {
-  RS_CHECK(dtype == DType::kBf16);
+  RS_CHECK(dtype == DType::kBf16 || dtype == DType::kF16);
   if (!loader_.has_value()) {
     ASSIGN_OR_RETURN(loader_, CudaLoader::Create(stream_, pool_));
   }
   Matrix matrix = {.data = to, .rows = 0, .cols = parts.front().cols, .dtype = dtype};
   for (const HostTensor& part : parts) {
-    RETURN_IF_ERROR(loader_->Load(part, to + matrix.rows * matrix.cols * DTypeBytes(dtype)));
+    RETURN_IF_ERROR(loader_->Load(part, dtype, to + matrix.rows * matrix.cols * DTypeBytes(dtype)));
     matrix.rows += part.rows;
   }
   return matrix;
@@ -390,11 +391,10 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(int32_t num_threads) {
 }
 
 absl::Status CheckCudaModel(const ModelConfig& config, DType dtype) {
-  if (dtype != DType::kBf16) {
+  if (dtype == DType::kF32) {
     return absl::InvalidArgumentError(
-        fmt::format("model.dtype: {} does not run on device \"cuda\", only bf16; say \"bf16\", or "
-                    "device \"cpu\"",
-                    DTypeName(dtype)));
+        "model.dtype: f32 does not run on device \"cuda\", only bf16 and f16; say \"bf16\", or "
+        "device \"cpu\"");
   }
   if (const std::vector<std::string> beyond = BeyondLlama(config); !beyond.empty()) {
     return absl::InvalidArgumentError(

@@ -20,9 +20,9 @@ class CudaLoader {
   // `stream` and `pool` must outlive the loader.
   static absl::StatusOr<CudaLoader> Create(const CudaStream& stream, ThreadPool& pool);
 
-  // Enqueues the elements of `tensor`, converted to bf16, to `to` (device). On return the tensor
-  // has been read; the bytes are there when the stream has come so far.
-  absl::Status Load(const HostTensor& tensor, std::byte* to);
+  // Enqueues the elements of `tensor`, converted to `dtype` (bf16 or f16), to `to` (device). On
+  // return the tensor has been read; the bytes are there when the stream has come so far.
+  absl::Status Load(const HostTensor& tensor, DType dtype, std::byte* to);
 
  private:
   CudaLoader(const CudaStream& stream, ThreadPool& pool) : stream_(&stream), pool_(&pool) {}

@@ -52,8 +52,10 @@ void FillRandomTensor(std::string_view name,
   const auto fill = [=](int64_t first, int64_t last) {
     if (dtype == DType::kF32) {
       Fill(reinterpret_cast<float*>(to), first, last, kind, key, [](float x) { return x; });
-    } else {
+    } else if (dtype == DType::kBf16) {
       Fill(reinterpret_cast<Bf16*>(to), first, last, kind, key, ToBf16);
+    } else {
+      Fill(reinterpret_cast<F16*>(to), first, last, kind, key, ToF16);
     }
   };
   constexpr int64_t kWorthAThread = 1 << 20;  // a millisecond or so

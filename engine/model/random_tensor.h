@@ -14,7 +14,7 @@ enum class RandomKind {
   kOnes,
 };
 
-// Writes `count` elements of `dtype` (kF32 or kBf16) to `to`, aligned to them; a function of the
+// Writes `count` elements of `dtype` to `to`, aligned to them; a function of the
 // other arguments alone.
 void FillRandomTensor(std::string_view name,
                       int64_t count,

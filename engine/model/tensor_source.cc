@@ -80,7 +80,7 @@ std::vector<std::byte> Converted(const HostTensor& tensor,
     if (dtype == DType::kF32) {
       std::memcpy(to, &value, sizeof(value));
     } else {
-      const Bf16 rounded = ToBf16(value);
+      const uint16_t rounded = dtype == DType::kBf16 ? ToBf16(value).bits : ToF16(value).bits;
       std::memcpy(to, &rounded, sizeof(rounded));
     }
   }

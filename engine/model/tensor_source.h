@@ -26,7 +26,7 @@ const FileTensor* FindTensor(const Checkpoint& checkpoint, std::string_view name
 // The shape that a tensor has in its file.
 std::vector<int64_t> FileShape(const TensorSpec& spec);
 
-// Elements [first, first + count) as `dtype` (kF32 or kBf16).
+// Elements [first, first + count) as `dtype`.
 std::vector<std::byte> Converted(const HostTensor& tensor,
                                  int64_t first,
                                  int64_t count,

@@ -30,7 +30,6 @@ class WeightsBuilder {
   }
 
   absl::StatusOr<std::unique_ptr<Weights>> Build() {
-    RS_CHECK(weights_->dtype_ == DType::kF32 || weights_->dtype_ == DType::kBf16);
     slab_bytes_ = Weights::SlabBytes(config_, weights_->dtype_, backend_);
     ASSIGN_OR_RETURN(weights_->slab_,
                      backend_.Allocate(static_cast<size_t>(slab_bytes_), MemoryKind::kDevice));

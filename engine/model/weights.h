@@ -69,7 +69,7 @@ class Weights {
   // Bytes of device memory that Load and Random allocate, in one piece. Pure.
   static int64_t SlabBytes(const ModelConfig& config, DType dtype, const Backend& backend);
 
-  // `dtype` (kF32 or kBf16) is that of the matrices; norms, biases and positions are float32.
+  // `dtype` is that of the matrices; norms, biases and positions are float32.
   // Tensors of F32, F16 and BF16 are converted as needed. A backend that reads host memory is given
   // the embedding table as it lies in the mapped file, in the file's dtype; another one a copy in
   // `dtype`.

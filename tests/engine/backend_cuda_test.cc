@@ -49,8 +49,8 @@ TEST_CASE("models that the kernels cannot run are refused") {
     CHECK(CheckCudaModel(config, DType::kBf16).ok());
   }
   CHECK(std::string(CheckCudaModel(config, DType::kF32).message()) ==
-        "model.dtype: f32 does not run on device \"cuda\", only bf16; say \"bf16\", or device "
-        "\"cpu\"");
+        "model.dtype: f32 does not run on device \"cuda\", only bf16 and f16; say \"bf16\", or "
+        "device \"cpu\"");
   config.head_dim = 80;
   CHECK(std::string(CheckCudaModel(config, DType::kBf16).message()) ==
         "config.json: head_dim: 80 does not run on device \"cuda\", only 64, 96, 128 and 256; say "

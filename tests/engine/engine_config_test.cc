@@ -97,6 +97,8 @@ TEST_CASE("Enums are read in every spelling") {
   json["model"]["dtype"] = "bf16";
   json["attention"]["tile_order"] = "q_major";
   CHECK(Parse(json).model.dtype == DTypePolicy::kBf16);
+  json["model"]["dtype"] = "f16";
+  CHECK(Parse(json).model.dtype == DTypePolicy::kF16);
   CHECK(Parse(json).attention.tile_order == TileOrderPolicy::kQMajor);
 }
 

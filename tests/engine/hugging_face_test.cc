@@ -225,6 +225,33 @@ TEST_CASE("Every family is exact in float32") {
   }
 }
 
+// Halves keep three more bits than bf16 does, so the same bound is generous.
+TEST_CASE("Float16 computes what bf16 computes where the device has it") {
+  const std::string name = GENERATE("models/fairytale-5m",
+                                    "tests/fixtures/zoo/llama-gqa");
+  INFO(name);
+  const DevicePolicy device = GENERATE(from_range(TestDevices()));
+  if (!MakeTestBackend(device)->info().runs_f16) {
+    return;
+  }
+  Subject subject(kRoot + "/" + name, device, DType::kF16);
+  std::vector<int32_t> ids(90);
+  Random random(5);
+  for (int32_t& id : ids) {
+    id = static_cast<int32_t>(random.Int(0, subject.config.vocab_size - 1));
+  }
+  const auto truth = subject.Reference<double>(ids, {}, {});
+  const double allowed =
+      2 * MaxError(subject.Reference<float>(ids, {}, {.activations = true}), truth) +
+      OneUlp(MaxAbs(truth), DType::kF32);
+  const SessionShape shape = Shape(1024, 64, 0, false);
+  const std::vector<float> one_by_one = subject.Logits(ids, shape, 1);
+  CHECK(MaxError(one_by_one, truth) <= allowed);
+  for (const int32_t chunk : {7, 128}) {
+    CHECK(SameBits(subject.Logits(ids, shape, chunk), one_by_one));
+  }
+}
+
 TEST_CASE("A short context of LongRoPE takes the short factors") {
   const std::string folder = kRoot + "/tests/fixtures/families/phi3-longrope";
   Subject subject(folder, DevicePolicy::kCpu);

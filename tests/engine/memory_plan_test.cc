@@ -212,15 +212,20 @@ TEST_CASE("The largest values of every key stay within 63 bits") {
 
 TEST_CASE("The dtype follows the policy, and the file where it may") {
   ModelConfig model = SmallModel();
+  BackendInfo backend;
   const auto with = [&](DType file, DTypePolicy policy) {
     model.file_dtype = file;
-    return RunDType(policy, model);
+    return RunDType(policy, model, backend);
   };
   CHECK(with(DType::kBf16, DTypePolicy::kAuto) == DType::kBf16);
   CHECK(with(DType::kF16, DTypePolicy::kAuto) == DType::kF32);
   CHECK(with(DType::kF32, DTypePolicy::kAuto) == DType::kF32);
   CHECK(with(DType::kF32, DTypePolicy::kBf16) == DType::kBf16);
   CHECK(with(DType::kBf16, DTypePolicy::kF32) == DType::kF32);
+  CHECK(with(DType::kBf16, DTypePolicy::kF16) == DType::kF16);
+  backend.runs_f16 = true;
+  CHECK(with(DType::kF16, DTypePolicy::kAuto) == DType::kF16);
+  CHECK(with(DType::kF32, DTypePolicy::kAuto) == DType::kF32);
 }
 
 TEST_CASE("The plan is printed as a table") {

@@ -1,6 +1,9 @@
 #include "kernels/embed.h"
 
+#include <bit>
+#include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -40,6 +43,35 @@ TEST_CASE("rows of the table come out as float32") {
   }
   CHECK(SameBits(Embed(table, DType::kBf16, hidden_dim, token_ids), expected));
   CHECK(SameBits(Embed(ToFloat(table), DType::kF32, hidden_dim, token_ids), expected));
+}
+
+TEST_CASE("floats round to halves as the compiler rounds them") {
+  const auto check = [](float value) {
+    const auto half = static_cast<_Float16>(value);
+    uint16_t bits = 0;
+    std::memcpy(&bits, &half, sizeof bits);
+    const uint16_t got = ToF16(value).bits;
+    if (std::isnan(value)) {
+      REQUIRE(std::isnan(ToFloat(F16{got})));
+    } else {
+      CAPTURE(value);
+      REQUIRE(got == bits);
+    }
+  };
+  for (uint64_t bits = 0; bits < (uint64_t{1} << 32); bits += 65521) {
+    check(std::bit_cast<float>(static_cast<uint32_t>(bits)));
+  }
+  // Every half, and what lies half way to the next.
+  for (uint32_t bits = 0; bits < 0x7c00U; ++bits) {
+    const float low = ToFloat(F16{static_cast<uint16_t>(bits)});
+    const float high = bits == 0x7bffU ? 65536.0F : ToFloat(F16{static_cast<uint16_t>(bits + 1)});
+    const float middle = low + (high - low) / 2;
+    for (const float value :
+         {low, middle, std::nextafter(middle, 0.0F), std::nextafter(middle, high)}) {
+      check(value);
+      check(-value);
+    }
+  }
 }
 
 TEST_CASE("binary16 widens exactly") {
