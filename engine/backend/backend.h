@@ -112,9 +112,10 @@ class Backend {
                                             DType dtype,
                                             std::byte* to) = 0;
 
-  // `tiles` (host) is the plan of every attention call until EndStep, and stays as it is till then.
-  // What was uploaded before is gone.
-  virtual absl::Status BeginStep(const TilePlan& tiles) = 0;
+  // `tiles` and, for the layers of a second window, `local` (host; null: there are none) are the
+  // plans of the attention calls until EndStep, and stay as they are till then. What was uploaded
+  // before is gone.
+  virtual absl::Status BeginStep(const TilePlan& tiles, const TilePlan* local) = 0;
   // Makes host data readable by the ops of this step; it stays as it is until EndStep.
   virtual absl::StatusOr<const std::byte*> Upload(const std::byte* from, size_t bytes) = 0;
 
@@ -135,7 +136,7 @@ class Backend {
     return SwiGlu(activation);
   }
 
-  // What only some families need (BeyondLlama); CheckModel refuses these where they are not there.
+  // What only some families need; a backend without these refuses such models in CheckModel.
   virtual absl::Status LayerNorm(const LayerNormArgs& /*args*/) { return NotHere("LayerNorm"); }
 
   virtual absl::Status Activate(const ActivationArgs& /*args*/) { return NotHere("Activate"); }

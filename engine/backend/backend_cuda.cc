@@ -5,12 +5,12 @@
 #include <cstring>
 #include <deque>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include <cuda_runtime.h>
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include "engine/backend/cuda_chain.h"
 #include "engine/backend/cuda_copies.h"
@@ -23,13 +23,18 @@
 #include "engine/backend/cuda_staging.h"
 #include "engine/base/check.h"
 #include "engine/sample/sampler.h"
+#include "kernels/activation_cuda.h"
 #include "kernels/attention_cuda.h"
+#include "kernels/bias_cuda.h"
 #include "kernels/cpu_features.h"
 #include "kernels/embed_cuda.h"
+#include "kernels/layernorm_cuda.h"
 #include "kernels/matmul_cuda.h"
+#include "kernels/moe_cuda.h"
 #include "kernels/rmsnorm_cuda.h"
 #include "kernels/rope_cuda.h"
 #include "kernels/sample_cuda.h"
+#include "kernels/softcap_cuda.h"
 #include "kernels/swiglu_cuda.h"
 #include "kernels/thread_pool.h"
 
@@ -71,13 +76,7 @@ class CudaBackend final : public Backend {
     return CheckCudaModel(config, dtype);
   }
 
-  absl::Status CheckSteps(const StepLimits& limits) const override {
-    if (limits.max_sink_rows > 0) {
-      return absl::InvalidArgumentError(
-          "rings.sink_size: sinks do not run on device \"cuda\" yet; say 0, or device \"cpu\"");
-    }
-    return absl::OkStatus();
-  }
+  absl::Status CheckSteps(const StepLimits& /*limits*/) const override { return absl::OkStatus(); }
 
   BackendMemory StepMemory(const ModelConfig& config,
                            DType /*dtype*/,
@@ -125,7 +124,7 @@ class CudaBackend final : public Backend {
                                     DType dtype,
                                     std::byte* to) override;
 
-  absl::Status BeginStep(const TilePlan& tiles) override;
+  absl::Status BeginStep(const TilePlan& tiles, const TilePlan* local) override;
   absl::StatusOr<const std::byte*> Upload(const std::byte* from, size_t bytes) override;
 
   absl::Status Embed(const EmbedArgs& args) override {
@@ -149,7 +148,15 @@ class CudaBackend final : public Backend {
       return absl::OkStatus();
     }
     RETURN_IF_ERROR(chain_.Launch(stream_));
-    return FromCuda(matmul_->Launch(args, stream_.get()), "matmul");
+    MatMulArgs product = args;
+    product.bias = nullptr;
+    RETURN_IF_ERROR(FromCuda(matmul_->Launch(product, stream_.get()), "matmul"));
+    if (args.bias == nullptr) {
+      return absl::OkStatus();
+    }
+    const auto size = static_cast<int32_t>(args.weight.rows);
+    return FromCuda(cuda::LaunchBias({args.out, args.bias, args.num_rows, size}, stream_.get()),
+                    "a product's bias");
   }
 
   absl::Status RopeAngles(const RopeAnglesArgs& args) override {
@@ -162,7 +169,9 @@ class CudaBackend final : public Backend {
     RETURN_IF_ERROR(chain_.Launch(stream_));
     RETURN_IF_ERROR(staging_.Flush(stream_));
     if (args.kv.layer == 0 && copies_.is_busy()) {
-      RETURN_IF_ERROR(copies_.Join(stream_, args.kv, tiles_->entries, graph_));
+      for (const PlannedTiles& planned : plans_) {
+        RETURN_IF_ERROR(copies_.Join(stream_, args.kv, planned.tiles->entries, graph_));
+      }
     }
     return FromCuda(cuda::LaunchRopeAppend(args, stream_.get()), "rope and append");
   }
@@ -175,8 +184,8 @@ class CudaBackend final : public Backend {
   }
 
   absl::Status MatMulSwiGlu(const MatMulArgs& product, const SwiGluArgs& activation) override {
-    if (!matmul_->has_gated() || product.weight.rows % 16 != 0 ||
-        activation.out_dtype != product.weight.dtype) {
+    if (!matmul_->has_gated() || product.bias != nullptr || product.weight.rows % 16 != 0 ||
+        product.weight.cols % 8 != 0 || activation.out_dtype != product.weight.dtype) {
       return Backend::MatMulSwiGlu(product, activation);
     }
     const cuda::GatedMatMulArgs args = {
@@ -189,6 +198,30 @@ class CudaBackend final : public Backend {
     return FromCuda(matmul_->LaunchGated(args, stream_.get()), "matmul and swiglu");
   }
 
+  absl::Status LayerNorm(const LayerNormArgs& args) override {
+    RETURN_IF_ERROR(chain_.Launch(stream_));
+    return FromCuda(cuda::LaunchLayerNorm(args, stream_.get()), "layer norm");
+  }
+
+  absl::Status Activate(const ActivationArgs& args) override {
+    RETURN_IF_ERROR(chain_.Launch(stream_));
+    return FromCuda(cuda::LaunchActivation(args, stream_.get()), "activation");
+  }
+
+  absl::Status Experts(const ExpertsArgs& args) override {
+    if (const char* problem = cuda::CheckExpertsCudaArgs(args); problem != nullptr) {
+      return absl::InternalError(fmt::format("experts: {}", problem));
+    }
+    RETURN_IF_ERROR(chain_.Launch(stream_));
+    std::byte* routes = device_memory_.data() + at_.routes;
+    return FromCuda(cuda::LaunchExperts(args, routes, stream_.get()), "experts");
+  }
+
+  absl::Status Softcap(const SoftcapArgs& args) override {
+    RETURN_IF_ERROR(chain_.Launch(stream_));
+    return FromCuda(cuda::LaunchSoftcap(args, stream_.get()), "softcap");
+  }
+
   absl::Status Sample(const SampleArgs& args) override {
     RETURN_IF_ERROR(chain_.Launch(stream_));
     return sampler_.Sample(args, {.staging = staging_, .graph = graph_, .stream = stream_});
@@ -199,6 +232,16 @@ class CudaBackend final : public Backend {
   absl::Status Synchronize() override;
 
  private:
+  // A tile plan of the step at hand, and as the kernels read it.
+  struct PlannedTiles {
+    const TilePlan* tiles = nullptr;
+    cuda::PackedAttentionPlan packed;
+    cuda::AttentionPlanView view;
+    int32_t num_blocks = 0;  // that its entries reach
+  };
+
+  absl::Status Place(const TilePlan& tiles, PlannedTiles& planned);
+
   const CudaDevice device_;
   CudaStream stream_;
   CudaCopies copies_;
@@ -218,11 +261,9 @@ class CudaBackend final : public Backend {
   // The step at hand.
   CudaGraph graph_;
   CudaChain chain_;
-  const TilePlan* tiles_ = nullptr;
-  cuda::PackedAttentionPlan packed_;
-  cuda::AttentionPlanView plan_;
-  int32_t num_blocks_ = 0;     // that the plan's entries reach
-  std::deque<int32_t> ended_;  // slots of the steps to be awaited, oldest first
+  std::array<PlannedTiles, 2> planned_;  // kept for their vectors' capacity
+  std::span<PlannedTiles> plans_;        // those of this step
+  std::deque<int32_t> ended_;            // slots of the steps to be awaited, oldest first
 };
 
 absl::Status CudaBackend::PrepareSteps(const ModelConfig& config,
@@ -296,21 +337,30 @@ absl::StatusOr<Matrix> CudaBackend::PackMatrix(std::span<const HostTensor> parts
   return matrix;
 }
 
-absl::Status CudaBackend::BeginStep(const TilePlan& tiles) {
-  sampler_.BeginStep();
-  RETURN_IF_ERROR(staging_.Begin());
-  tiles_ = &tiles;
-  if (const char* problem = cuda::PackAttentionPlan(tiles, plan_shape_, packed_);
+absl::Status CudaBackend::Place(const TilePlan& tiles, PlannedTiles& planned) {
+  planned.tiles = &tiles;
+  if (const char* problem = cuda::PackAttentionPlan(tiles, plan_shape_, planned.packed);
       problem != nullptr) {
     return absl::InternalError(fmt::format("attention: {}", problem));
   }
-  num_blocks_ = 1;
+  planned.num_blocks = 1;
   for (const BlockEntry& entry : tiles.entries) {
-    num_blocks_ = std::max(num_blocks_, entry.block + 1);
+    planned.num_blocks = std::max(planned.num_blocks, entry.block + 1);
   }
   ASSIGN_OR_RETURN(const CudaStaging::Place place,
-                   staging_.Take(static_cast<size_t>(cuda::PackedBytes(packed_))));
-  plan_ = cuda::WritePlan(packed_, place.host, place.device);
+                   staging_.Take(static_cast<size_t>(cuda::PackedBytes(planned.packed))));
+  planned.view = cuda::WritePlan(planned.packed, place.host, place.device);
+  return absl::OkStatus();
+}
+
+absl::Status CudaBackend::BeginStep(const TilePlan& tiles, const TilePlan* local) {
+  sampler_.BeginStep();
+  RETURN_IF_ERROR(staging_.Begin());
+  RETURN_IF_ERROR(Place(tiles, planned_[0]));
+  if (local != nullptr) {
+    RETURN_IF_ERROR(Place(*local, planned_[1]));
+  }
+  plans_ = std::span(planned_).first(local == nullptr ? 1 : 2);
   copies_.Forget();
   // Kernels of longer steps run for so long that their launches hide; shapes differ more.
   const bool decodes = tiles.sequences.size() == static_cast<size_t>(tiles.num_rows);
@@ -326,18 +376,27 @@ absl::StatusOr<const std::byte*> CudaBackend::Upload(const std::byte* from, size
 }
 
 absl::Status CudaBackend::Attention(const AttentionArgs& args) {
-  RS_DCHECK(args.plan == tiles_);
+  const auto planned = std::find_if(plans_.begin(), plans_.end(), [&](const PlannedTiles& one) {
+    return one.tiles == args.plan;
+  });
+  RS_CHECK(planned != plans_.end());
+  if (args.position_bias != nullptr) {
+    return absl::UnimplementedError("attention: biases by position do not run on device \"cuda\"");
+  }
   RETURN_IF_ERROR(chain_.Launch(stream_));
-  const cuda::AttentionCudaArgs launch = {.plan = plan_,
+  const cuda::AttentionCudaArgs launch = {.plan = planned->view,
                                           .q = args.q,
                                           .kv = args.kv,
-                                          .num_blocks = num_blocks_,
+                                          .num_blocks = planned->num_blocks,
                                           .out = args.out,
                                           .q_stride = args.q_stride,
                                           .out_stride = args.out_stride,
                                           .num_rows = args.plan->num_rows,
                                           .num_heads = args.num_heads,
                                           .scale = args.scale,
+                                          .softcap = args.softcap,
+                                          .sink_logits = args.sink_logits,
+                                          .angles = args.angles,
                                           .dtype = args.q_dtype,
                                           .workspace = device_memory_.data() + at_.attention,
                                           .max_partials = max_partials_};
@@ -388,35 +447,6 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(int32_t num_threads) {
   const int32_t threads = num_threads == 0 ? std::min(UsableCpus(), kMaxHostThreads) : num_threads;
   return std::make_unique<CudaBackend>(
       std::move(device), std::move(stream), std::move(copies), threads);
-}
-
-absl::Status CheckCudaModel(const ModelConfig& config, DType dtype) {
-  if (dtype == DType::kF32) {
-    return absl::InvalidArgumentError(
-        "model.dtype: f32 does not run on device \"cuda\", only bf16 and f16; say \"bf16\", or "
-        "device \"cpu\"");
-  }
-  if (const std::vector<std::string> beyond = BeyondLlama(config); !beyond.empty()) {
-    return absl::InvalidArgumentError(
-        fmt::format("config.json: {}: {} do not run on device \"cuda\" yet; say device \"cpu\"",
-                    config.architecture,
-                    fmt::join(beyond, ", ")));
-  }
-  const int32_t head_dim = config.head_dim;
-  if (head_dim != 64 && head_dim != 96 && head_dim != 128 && head_dim != 256) {
-    return absl::InvalidArgumentError(
-        fmt::format("config.json: head_dim: {} does not run on device \"cuda\", only 64, 96, 128 "
-                    "and 256; say device \"cpu\"",
-                    head_dim));
-  }
-  if (config.hidden_dim % 8 != 0 || config.ffn_dim % 8 != 0) {
-    return absl::InvalidArgumentError(
-        fmt::format("config.json: hidden_size {} and intermediate_size {} must be multiples of 8 "
-                    "on device \"cuda\"",
-                    config.hidden_dim,
-                    config.ffn_dim));
-  }
-  return absl::OkStatus();
 }
 
 }  // namespace ringserve

@@ -1,6 +1,6 @@
 // The CUDA backend: one GPU, one stream, kernels that run a TilePlan. Weights, activations and keys
-// are bf16. Every product and sum has one order whatever else is in the step, so results are equal
-// bits for equal contexts; they are not the CPU backend's bits.
+// are bf16 or f16. Every product and sum has one order whatever else is in the step, so results are
+// equal bits for equal contexts; they are not the CPU backend's bits.
 #pragma once
 
 #include <cstdint>

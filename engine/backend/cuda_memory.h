@@ -16,7 +16,8 @@ struct CudaStepMemory {
   // Device.
   int64_t attention = 0;
   int64_t matmul = 0;
-  int64_t chain = 0;  // counters
+  int64_t chain = 0;   // counters
+  int64_t routes = 0;  // of a mixture of experts
   int64_t sample = 0;
   int64_t feedback = 0;  // [2][staging.max_results] ids
   int64_t device_bytes = 0;

@@ -176,31 +176,6 @@ std::vector<LayerGroup> LayerGroups(const ModelConfig& config) {
   return groups;
 }
 
-std::vector<std::string> BeyondLlama(const ModelConfig& config) {
-  std::vector<std::string> features;
-  const auto note = [&](bool has, const char* what) {
-    if (has) {
-      features.emplace_back(what);
-    }
-  };
-  note(config.layer_norm, "layer norms");
-  note(config.post_norms, "norms after attention and feed-forward");
-  note(config.qk_norm, "norms of queries and keys");
-  note(config.qkv_bias || config.o_bias, "attention biases");
-  note(config.mlp_bias, "feed-forward biases");
-  note(config.has_encoder(), "an encoder beside the decoder");
-  note(config.position_bias.num_buckets > 0, "biases by distance");
-  note(config.learned_positions, "learned positions");
-  note(config.learned_sinks, "learned attention sinks");
-  note(!config.gated || config.activation != Activation::kSilu, "an activation other than SwiGLU");
-  note(config.embedding_scale != 1.0F, "scaled embeddings");
-  note(config.attention_softcap > 0 || config.logits_softcap > 0, "soft-capping");
-  note(config.moe.num_experts > 0, "a mixture of experts");
-  note(!config.local_layers.empty(), "attention windows");
-  note(config.rope.attention_factor != 1.0, "scaled rotations");
-  return features;
-}
-
 absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view config_json,
                                              std::string_view generation_config_json) {
   ModelConfig config;

@@ -136,10 +136,6 @@ struct LayerGroup {
 // One or two; the layers that see everything first. Borrows `config`.
 std::vector<LayerGroup> LayerGroups(const ModelConfig& config);
 
-// What the model needs beside the plainest Llama, in words, for backends that have only that.
-// Empty: nothing.
-std::vector<std::string> BeyondLlama(const ModelConfig& config);
-
 // Strict about what it uses: a value that would change the result and is not supported here (an
 // unknown rope_type, an activation, ...) is an error naming the key. Both spellings of rope
 // ("rope_parameters", and "rope_theta" with "rope_scaling") are read. Keys that may be missing

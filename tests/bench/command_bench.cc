@@ -72,11 +72,9 @@ absl::StatusOr<EngineConfig> OneConfig(const BenchOptions& options) {
 absl::Status BenchEndlessSection(BenchOptions& options) {
   ASSIGN_OR_RETURN(options.endless.config, OneConfig(options));
   options.endless.config.rings.overflow = OverflowPolicy::kSlide;
-  if (options.device == "cuda") {  // whose kernels read no sinks
-    options.endless.config.device = DevicePolicy::kCuda;
-    options.endless.config.rings.sink_size = 0;
-  } else if (options.endless.config.rings.sink_size == 0) {
-    options.endless.config.device = DevicePolicy::kCpu;
+  options.endless.config.device =
+      options.device == "cuda" ? DevicePolicy::kCuda : DevicePolicy::kCpu;
+  if (options.endless.config.rings.sink_size == 0) {
     options.endless.config.rings.sink_size = 4;
   }
   options.endless.config.scheduler.max_batch = 1;

@@ -43,23 +43,42 @@ TEST_CASE("a plan that does not fit is refused with the numbers") {
 TEST_CASE("models that the kernels cannot run are refused") {
   ModelConfig config;
   config.hidden_dim = 256;
-  config.ffn_dim = 704;
-  for (const int32_t head_dim : {64, 96, 128, 256}) {
+  config.ffn_dim = 700;
+  for (const int32_t head_dim : {8, 40, 64, 96, 128, 256}) {
     config.head_dim = head_dim;
     CHECK(CheckCudaModel(config, DType::kBf16).ok());
   }
-  CHECK(std::string(CheckCudaModel(config, DType::kF32).message()) ==
+  const auto message = [&](const auto& change, DType dtype = DType::kBf16) {
+    ModelConfig changed = config;
+    change(changed);
+    return std::string(CheckCudaModel(changed, dtype).message());
+  };
+  CHECK(message([](ModelConfig&) {}, DType::kF32) ==
         "model.dtype: f32 does not run on device \"cuda\", only bf16 and f16; say \"bf16\", or "
         "device \"cpu\"");
-  config.head_dim = 80;
-  CHECK(std::string(CheckCudaModel(config, DType::kBf16).message()) ==
-        "config.json: head_dim: 80 does not run on device \"cuda\", only 64, 96, 128 and 256; say "
-        "device \"cpu\"");
-  config.head_dim = 64;
-  config.ffn_dim = 700;
-  CHECK(std::string(CheckCudaModel(config, DType::kBf16).message()) ==
-        "config.json: hidden_size 256 and intermediate_size 700 must be multiples of 8 on device "
-        "\"cuda\"");
+  CHECK(message([](ModelConfig& c) {
+          c.architecture = "T5ForConditionalGeneration";
+          c.num_encoder_layers = 2;
+        }) ==
+        "config.json: architectures: T5ForConditionalGeneration (an encoder, biases by distance) "
+        "does not run on device \"cuda\"; say device \"cpu\"");
+  CHECK(message([](ModelConfig& c) { c.head_dim = 84; }) ==
+        "config.json: head_dim: 84 is not a multiple of 8 in [8, 256]");
+  CHECK(message([](ModelConfig& c) { c.hidden_dim = 260; }) ==
+        "config.json: hidden_size: 260 is not a multiple of 8 in [8, 16384], as device \"cuda\" "
+        "needs it");
+  CHECK(message([](ModelConfig& c) { c.ffn_dim = 702; }) ==
+        "config.json: intermediate_size: 702 is not a multiple of 4, as device \"cuda\" needs it");
+  CHECK(message([](ModelConfig& c) {
+          c.moe.num_experts = 4;
+          c.moe.ffn_dim = 100;
+        }) ==
+        "config.json: the experts' intermediate size: 100 is not a multiple of 8, as device "
+        "\"cuda\" needs it");
+  CHECK(message([](ModelConfig& c) {
+          c.moe.num_experts = 1025;
+          c.moe.ffn_dim = 96;
+        }) == "config.json: 1025 experts are more than the 1024 that run on device \"cuda\"");
 }
 
 TEST_CASE("auto runs everywhere, cuda only where there is a GPU") {

@@ -134,7 +134,7 @@ TEST_CASE("nor do those of contexts that slide") {
   EngineConfig config = FairytaleConfig();
   config.device = GENERATE(from_range(TestDevices()));
   config.rings = {
-      .buffer_size = 64, .block_size = 16, .sink_size = config.device == DevicePolicy::kCuda ? 0 : 4, .overflow = OverflowPolicy::kSlide};
+      .buffer_size = 64, .block_size = 16, .sink_size = 4, .overflow = OverflowPolicy::kSlide};
   config.attention.tile_size = 16;
   CheckCompanies(
       config, {.max_prompt = 120, .max_tokens = 24}, {{5, 7, 1}, {32, 64, 2}, {64, 512, 2}});

@@ -149,7 +149,7 @@ class FakeBackend final : public Backend {
     return matrix;
   }
 
-  absl::Status BeginStep(const TilePlan&) override {
+  absl::Status BeginStep(const TilePlan&, const TilePlan*) override {
     ids_before_ = std::move(ids_);
     ids_.clear();
     return Call();
