@@ -52,12 +52,15 @@ set_target_properties(step_cuda_bench PROPERTIES CUDA_ARCHITECTURES "80")
 ringserve_test(engine_backend_cuda_test
   engine/backend_cuda_test.cc
   LIBRARIES engine engine_backend)
+ringserve_test(engine_portable_cuda_test
+  engine/portable_cuda_test.cc
+  LIBRARIES engine engine_model engine_plan engine_backend)
 ringserve_test(engine_cuda_fault_test
   engine/cuda_fault_test.cc
   support/cuda_trap.cu
   LIBRARIES engine engine_backend Threads::Threads)
 set_target_properties(engine_cuda_fault_test PROPERTIES LINKER_LANGUAGE CXX)
-add_dependencies(cuda engine_backend_cuda_test engine_cuda_fault_test
+add_dependencies(cuda engine_backend_cuda_test engine_portable_cuda_test engine_cuda_fault_test
   engine_hugging_face_test engine_families_test engine_determinism_test)
 
 # A library that the driver loads into a program to time its kernels.

@@ -304,10 +304,15 @@ absl::Status CudaBackend::PrepareSteps(const ModelConfig& config,
   RETURN_IF_ERROR(
       FromCuda(cudaMemsetAsync(device + at_.chain, 0, cuda::kChainCounterBytes, stream_.get()),
                "clearing the counters of chains"));
-  ASSIGN_OR_RETURN(
-      chain_, CudaChain::Create(device_.index, reinterpret_cast<int32_t*>(device + at_.chain)));
-  RETURN_IF_ERROR(FromCuda(cuda::MatMulDevice::Create(device_.index, device + at_.matmul, matmul_),
-                           "preparing matrix products"));
+  if (device_.is_hopper()) {
+    ASSIGN_OR_RETURN(
+        chain_, CudaChain::Create(device_.index, reinterpret_cast<int32_t*>(device + at_.chain)));
+  }
+  const auto kernels =
+      device_.is_hopper() ? cuda::MatMulKernels::kBest : cuda::MatMulKernels::kPortable;
+  RETURN_IF_ERROR(
+      FromCuda(cuda::MatMulDevice::Create(device_.index, device + at_.matmul, matmul_, kernels),
+               "preparing matrix products"));
   const int64_t q_dim = int64_t{config.num_heads} * config.head_dim;
   const int64_t kv_dim = int64_t{config.num_kv_heads} * config.head_dim;
   const auto prepare = [&](int64_t rows, int64_t cols, int32_t max_rows) {
@@ -440,8 +445,9 @@ absl::Status CudaBackend::Synchronize() {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(int32_t num_threads) {
+absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(int32_t num_threads, CudaKernels kernels) {
   ASSIGN_OR_RETURN(CudaDevice device, FindCudaDevice());
+  device.attention.hopper = device.is_hopper() && kernels == CudaKernels::kBest;
   ASSIGN_OR_RETURN(CudaStream stream, CudaStream::Create());
   ASSIGN_OR_RETURN(CudaCopies copies, CudaCopies::Create());
   const int32_t threads = num_threads == 0 ? std::min(UsableCpus(), kMaxHostThreads) : num_threads;

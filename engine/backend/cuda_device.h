@@ -18,6 +18,7 @@ struct CudaDevice {
   int32_t num_multiprocessors = 0;
   cuda::AttentionDevice attention;
 
+  // Whether the kernels for sm_90a are to run.
   bool is_hopper() const { return attention.hopper; }
 };
 
