@@ -47,6 +47,10 @@ ringserve_gpu_program(step_cuda_bench
   bench/step_cuda_bench.cu)
 set_target_properties(step_cuda_bench PROPERTIES CUDA_ARCHITECTURES "80")
 
+ringserve_gpu_program(prefix_cuda_bench
+  bench/prefix_cuda_bench.cu)
+set_target_properties(prefix_cuda_bench PROPERTIES CUDA_ARCHITECTURES "80")
+
 # The engine on the CUDA backend. Its other tests (engine_hugging_face_test, engine_determinism_test)
 # take the GPU where they find one.
 ringserve_test(engine_backend_cuda_test
