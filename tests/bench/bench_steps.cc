@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
+#include <functional>
 #include <memory>
 #include <span>
 #include <utility>
@@ -71,7 +73,7 @@ class StepsBench {
       RETURN_IF_ERROR(Prefill());
     }
     for (const StepsBenchOptions::Load& load : options_.loads) {
-      RETURN_IF_ERROR(Decode(load));
+      RETURN_IF_ERROR(options_.spill ? Spill(load) : Decode(load));
     }
     return absl::OkStatus();
   }
@@ -131,8 +133,13 @@ class StepsBench {
     return absl::OkStatus();
   }
 
-  static absl::Status StepUntil(Rig& rig, int64_t tokens) {
+  static absl::Status StepUntil(Rig& rig,
+                                int64_t tokens,
+                                const std::function<absl::Status()>& before_step = nullptr) {
     while (rig.sink.tokens() < tokens && rig.sink.status().ok()) {
+      if (before_step) {
+        RETURN_IF_ERROR(before_step());
+      }
       if (!rig.loop->Step()) {
         return absl::InternalError("the engine has nothing to do");
       }
@@ -140,7 +147,14 @@ class StepsBench {
     return rig.sink.status();
   }
 
-  absl::Status Decode(const StepsBenchOptions::Load& load) {
+  struct Speed {
+    double tokens_per_second = 0;
+    double step_seconds = 0;
+  };
+
+  // Reads all prompts, decodes a while, then times the decoding of decode_len tokens a sequence.
+  absl::StatusOr<Speed> TimeDecode(const StepsBenchOptions::Load& load,
+                                   const std::function<absl::Status()>& before_step) {
     const int32_t warm = 16;
     const int32_t max_tokens = warm + options_.decode_len + 8;
     ASSIGN_OR_RETURN(const auto rig, MakeRig(load.batch, load.context + max_tokens));
@@ -151,28 +165,117 @@ class StepsBench {
       RETURN_IF_ERROR(rig->sink.status());
     }
     const int64_t before = rig->sink.tokens() + int64_t{warm} * load.batch / 2;
-    RETURN_IF_ERROR(StepUntil(*rig, before));
+    RETURN_IF_ERROR(StepUntil(*rig, before, before_step));
     const int64_t first = rig->sink.tokens();
     const int64_t steps_before = rig->loop->load().steps;
     const auto started = std::chrono::steady_clock::now();
     RETURN_IF_ERROR(StepUntil(*rig,
                               std::min(first + int64_t{load.batch} * options_.decode_len,
-                                       int64_t{load.batch} * (max_tokens - 8))));
+                                       int64_t{load.batch} * (max_tokens - 8)),
+                              before_step));
     const double seconds = SecondsSince(started);
-    const auto tokens = static_cast<double>(rig->sink.tokens() - first);
     const auto steps = static_cast<double>(rig->loop->load().steps - steps_before);
-    const double rate = tokens / seconds;
+    return Speed{static_cast<double>(rig->sink.tokens() - first) / seconds, seconds / steps};
+  }
+
+  absl::Status Decode(const StepsBenchOptions::Load& load) {
+    ASSIGN_OR_RETURN(const Speed speed, TimeDecode(load, nullptr));
     const double roof =
         load.batch / RoofSeconds(load.batch, load.context + options_.decode_len / 2);
     std::printf("  decode %3d x %5d: %9.1f tokens/s, roof %9.1f: %5.1f %%; %.3f ms a step\n",
                 load.batch,
                 load.context,
-                rate,
+                speed.tokens_per_second,
                 roof,
-                100 * rate / roof,
-                1e3 * seconds / steps);
+                100 * speed.tokens_per_second / roof,
+                1e3 * speed.step_seconds);
     std::fflush(stdout);
     return absl::OkStatus();
+  }
+
+  // Blocks of the model on their way between device and pinned memory.
+  struct Moving {
+    int64_t block_bytes = 0;
+    int64_t num_blocks = 0;  // of each buffer
+    Buffer device;           // num_blocks to be read, as many to be written
+    Buffer pinned;
+    int64_t next = 0;
+
+    absl::Status Move(Backend& backend, bool to_host, bool to_device) {
+      const int64_t at = next++ % num_blocks * block_bytes;
+      const int64_t written = num_blocks * block_bytes + at;
+      const auto bytes = static_cast<size_t>(block_bytes);
+      if (to_host) {
+        RETURN_IF_ERROR(backend.Copy(pinned.data() + written, device.data() + at, bytes));
+      }
+      return to_device ? backend.Copy(device.data() + written, pinned.data() + at, bytes)
+                       : absl::OkStatus();
+    }
+  };
+
+  absl::StatusOr<double> MoveRate(Moving& moving, bool to_host, bool to_device) {
+    double best = 0;
+    for (int32_t round = 0; round < 3; ++round) {
+      const auto started = std::chrono::steady_clock::now();
+      for (int64_t i = 0; i < moving.num_blocks; ++i) {
+        RETURN_IF_ERROR(moving.Move(*backend_, to_host, to_device));
+      }
+      RETURN_IF_ERROR(backend_->Synchronize());
+      const auto bytes = static_cast<double>(moving.num_blocks * moving.block_bytes);
+      best = std::max(best, bytes * (to_host && to_device ? 2 : 1) / SecondsSince(started));
+    }
+    return best;
+  }
+
+  absl::Status Spill(const StepsBenchOptions::Load& load) {
+    Moving moving;
+    moving.block_bytes =
+        MakeKvLayout({.block_size = kBlockSize}, model_, DType::kBf16).block_bytes();
+    moving.num_blocks = std::max<int64_t>(2, (int64_t{2} << 30) / moving.block_bytes);
+    const auto bytes = static_cast<size_t>(2 * moving.num_blocks * moving.block_bytes);
+    ASSIGN_OR_RETURN(moving.device, backend_->Allocate(bytes, MemoryKind::kDevice));
+    ASSIGN_OR_RETURN(moving.pinned, backend_->Allocate(bytes, MemoryKind::kPinned));
+    const CopyCeilings most = MeasurePinnedCopies();
+    ASSIGN_OR_RETURN(const double to_host, MoveRate(moving, true, false));
+    ASSIGN_OR_RETURN(const double to_device, MoveRate(moving, false, true));
+    ASSIGN_OR_RETURN(const double both, MoveRate(moving, true, true));
+    std::printf(
+        "  blocks of %.1f MiB, GB/s of what copies of 64 MiB reach: to the host %.1f of "
+        "%.1f (%.1f %%), back %.1f of %.1f (%.1f %%), both at once %.1f of %.1f (%.1f "
+        "%%)\n",
+        static_cast<double>(moving.block_bytes) / (1 << 20),
+        to_host * 1e-9,
+        most.to_host * 1e-9,
+        100 * to_host / most.to_host,
+        to_device * 1e-9,
+        most.to_device * 1e-9,
+        100 * to_device / most.to_device,
+        both * 1e-9,
+        most.both * 1e-9,
+        100 * both / most.both);
+    std::fflush(stdout);
+    ASSIGN_OR_RETURN(const Speed alone, TimeDecode(load, nullptr));
+    // As many blocks each way before each step as move while it runs.
+    const auto each_step = std::max<int64_t>(
+        1, std::llround(alone.step_seconds * both / 2 / static_cast<double>(moving.block_bytes)));
+    ASSIGN_OR_RETURN(const Speed beside, TimeDecode(load, [&] {
+                       for (int64_t i = 0; i < each_step; ++i) {
+                         RETURN_IF_ERROR(moving.Move(*backend_, true, true));
+                       }
+                       return absl::OkStatus();
+                     }));
+    std::printf(
+        "  decode %d x %d: %.1f tokens/s alone, %.1f with %ld blocks each way a step (%.1f "
+        "GB/s): %.1f %%\n",
+        load.batch,
+        load.context,
+        alone.tokens_per_second,
+        beside.tokens_per_second,
+        static_cast<long>(each_step),
+        2e-9 * static_cast<double>(each_step * moving.block_bytes) / beside.step_seconds,
+        100 * beside.tokens_per_second / alone.tokens_per_second);
+    std::fflush(stdout);
+    return backend_->Synchronize();
   }
 
   absl::Status Prefill() {

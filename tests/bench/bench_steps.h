@@ -22,6 +22,8 @@ struct StepsBenchOptions {
   std::vector<Load> loads = {{1, 1024}, {32, 1024}, {32, 8192}, {256, 1024}};
   int32_t decode_len = 128;
   int32_t prefill_len = 8192;  // of the prompt that is timed alone; 0: none
+  // Also times blocks on their way to pinned memory and back, alone and beside decoding.
+  bool spill = false;
 };
 
 // Prints tokens/s beside the roof: the larger of weight bytes over read bandwidth and operations

@@ -1,5 +1,7 @@
 // `ringserve bench model --device cuda` as a program of its own, which needs no gRPC.
 //   steps_bench [SHAPE [DECODE_LEN [BATCHxCONTEXT...]]]
+//   steps_bench spill [SHAPE [DECODE_LEN [BATCHxCONTEXT]]]: blocks to pinned memory and back, alone
+//                                                           and beside decoding
 #include <cstdio>
 #include <cstdlib>
 #include <string>
@@ -8,6 +10,13 @@
 
 int main(int argc, char** argv) {
   ringserve::StepsBenchOptions options;
+  if (argc > 1 && std::string(argv[1]) == "spill") {
+    options.spill = true;
+    options.prefill_len = 0;
+    options.loads = {{32, 1024}};
+    --argc;
+    ++argv;
+  }
   if (argc > 1) {
     options.shape = argv[1];
   }

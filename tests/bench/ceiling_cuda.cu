@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <vector>
@@ -140,6 +141,48 @@ double MeasureLaunch(int32_t count) {
     return cudaGetLastError() == cudaSuccess;
   });
   return seconds / count;
+}
+
+CopyCeilings MeasurePinnedCopies() {
+  constexpr size_t kBytes = size_t{64} << 20;
+  constexpr int32_t kCopies = 16;
+  const DeviceBytes device = Allocate(2 * kBytes);
+  void* pinned = nullptr;
+  cudaStream_t streams[2] = {};
+  CopyCeilings found;
+  if (device == nullptr || cudaHostAlloc(&pinned, 2 * kBytes, 0) != cudaSuccess ||
+      cudaStreamCreateWithFlags(&streams[0], cudaStreamNonBlocking) != cudaSuccess ||
+      cudaStreamCreateWithFlags(&streams[1], cudaStreamNonBlocking) != cudaSuccess) {
+    return found;
+  }
+  auto* host = static_cast<std::byte*>(pinned);
+  const auto rate = [&](bool to_host, bool to_device) {
+    double best = 0;
+    for (int32_t round = 0; round < 3; ++round) {
+      const auto started = std::chrono::steady_clock::now();
+      for (int32_t i = 0; i < kCopies; ++i) {
+        if (to_host) {
+          cudaMemcpyAsync(host, device.get(), kBytes, cudaMemcpyDeviceToHost, streams[0]);
+        }
+        if (to_device) {
+          cudaMemcpyAsync(
+              device.get() + kBytes, host + kBytes, kBytes, cudaMemcpyHostToDevice, streams[1]);
+        }
+      }
+      if (cudaDeviceSynchronize() != cudaSuccess) {
+        return 0.0;
+      }
+      const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - started;
+      const double bytes = static_cast<double>(kBytes) * kCopies * (to_host && to_device ? 2 : 1);
+      best = std::max(best, bytes / seconds.count());
+    }
+    return best;
+  };
+  found = {.to_host = rate(true, false), .to_device = rate(false, true), .both = rate(true, true)};
+  cudaStreamDestroy(streams[0]);
+  cudaStreamDestroy(streams[1]);
+  cudaFreeHost(pinned);
+  return found;
 }
 
 }  // namespace ringserve

@@ -17,4 +17,14 @@ double MeasureDeviceProduct();
 // one after the other, per kernel.
 double MeasureLaunch(int32_t count);
 
+// Bytes per second of copies of 64 MiB between device and pinned memory: one way, the other, and
+// both at once, summed.
+struct CopyCeilings {
+  double to_host = 0;
+  double to_device = 0;
+  double both = 0;
+};
+
+CopyCeilings MeasurePinnedCopies();
+
 }  // namespace ringserve
