@@ -376,3 +376,5 @@ bool Sequence::IsStopToken(int32_t token_id) const {
 }
 
 }  // namespace ringserve
+  } else if (session().position() > known_position()) {
+    RollBackTo(known_position());  // a row was launched for a token that could not be chosen
