@@ -152,7 +152,7 @@ void EngineLoop::Apply(const RequestCommand& command) {
       continue;
     }
     if (is_cancel) {
-      FailRunning(sequence, absl::CancelledError("the request was cancelled"));
+      FailRunning(sequence, Cancelled());
     } else {
       sequence->set_paused(pauses);
     }
@@ -183,6 +183,14 @@ void EngineLoop::Expire(absl::Time now) {
   if (std::any_of(running_.begin(), running_.end(), is_late_too)) {
     Land();
     RemoveEnded();
+bool EngineLoop::HasCancel(uint64_t request_id) const {
+  const bool is_taken =
+      std::any_of(commands_.begin(), commands_.end(), [&](const RequestCommand& command) {
+        return command.request_id == request_id && command.kind == RequestCommand::Kind::kCancel;
+      });
+  return is_taken || queue_.HasCancel(request_id);
+}
+
   }
   for (auto& sequence : running_) {
     if (now >= sequence->request().deadline) {

@@ -177,6 +177,12 @@ class EngineLoop {
 
   const Parts parts_;
   EventSink& sink_;
+
+  // True if a cancel of the request has come and was not applied yet.
+  bool HasCancel(uint64_t request_id) const;
+
+  static absl::Status Cancelled() { return absl::CancelledError("the request was cancelled"); }
+
   RequestQueue queue_;
   BlockPool pool_;
   KvMemory memory_;

@@ -236,7 +236,9 @@ void EngineLoop::TellToken(std::unique_ptr<Sequence>& sequence,
   const std::optional<FinishReason> reason = sequence->TakeToken(result, now);
   ++counters_.completion_tokens;
   Tell(request_id, SampledTokenEvent{.index = index, .token = std::move(result)});
-  if (reason.has_value()) {
+  if (reason.has_value() && HasCancel(request_id)) {
+    FailRunning(sequence, Cancelled());
+  } else if (reason.has_value()) {
     Tell(request_id, sequence->Finish(*reason, now));
     SharePrefix(*sequence);
     End(sequence);

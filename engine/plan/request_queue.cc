@@ -115,6 +115,13 @@ void RequestQueue::AwaitIdle() {
 }
 
 int64_t RequestQueue::num_waiting() const {
+bool RequestQueue::HasCancel(uint64_t request_id) const {
+  const absl::MutexLock lock(&mutex_);
+  return std::any_of(commands_.begin(), commands_.end(), [&](const RequestCommand& command) {
+    return command.request_id == request_id && command.kind == RequestCommand::Kind::kCancel;
+  });
+}
+
   const absl::MutexLock lock(&mutex_);
   return num_waiting_;
 }

@@ -56,6 +56,8 @@ class RequestQueue {
   // Returns when no request is live and the last one's end was told.
   void AwaitIdle();
   int64_t num_waiting() const;
+  // True if a cancel of the request waits to be taken.
+  bool HasCancel(uint64_t request_id) const;
 
   // The engine thread. Replaces all by what came since the last call, each in order. A command is
   // never taken before the request that it names.

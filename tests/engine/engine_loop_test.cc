@@ -244,6 +244,25 @@ TEST_CASE("a cancel frees everything within one step, wherever the request is") 
   REQUIRE(absl::IsCancelled(engine.sink().transcript(50).failed->status));
 }
 
+TEST_CASE("a cancel that comes while the last token is made wins") {
+  FakeEngine engine({.runs_ahead = GENERATE(false, true)});
+  REQUIRE(engine.loop().Submit(Request(1, 4, 3)).ok());
+  while (engine.sink().transcript(1).tokens.size() < 2) {
+    engine.loop().Step();
+  }
+  engine.loop().queue().Command({.request_id = 1});
+  engine.loop().Step();
+  REQUIRE(absl::IsCancelled(engine.sink().transcript(1).failed->status));
+  // And one that comes within the very step.
+  REQUIRE(engine.loop().Submit(Request(2, 4, 1)).ok());
+  REQUIRE(engine.loop().Submit(Request(3, 4, 1)).ok());
+  engine.backend().OnSample([&] { engine.loop().queue().Command({.request_id = 2}); });
+  RunUntilIdle(engine);
+  REQUIRE(absl::IsCancelled(engine.sink().transcript(2).failed->status));
+  REQUIRE(engine.sink().transcript(3).finished.has_value());
+  REQUIRE(engine.loop().pool().num_references() == 0);
+}
+
 TEST_CASE("deadlines hold while queued, running and paused") {
   FakeEngineOptions options;
   options.scheduler.max_batch = 1;

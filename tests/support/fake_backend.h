@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <cstring>
 #include <deque>
+#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -103,6 +104,9 @@ class FakeBackend final : public Backend {
   // The op that is `calls` ops away (0: the next) fails once, as everything after a device fault
   // would.
   void FailAfter(int64_t calls) { calls_left_ = calls; }
+
+  // The next Sample calls `hook` first.
+  void OnSample(std::function<void()> hook) { on_sample_ = std::move(hook); }
 
   // The next logits of a row with this value of `row` are NaN; -1: none.
   void PoisonLogitsRow(int32_t row) { poisoned_row_ = row; }
@@ -263,6 +267,9 @@ class FakeBackend final : public Backend {
 
   absl::Status Sample(const SampleArgs& args) override {
     RETURN_IF_ERROR(Call());
+    if (const std::function<void()> hook = std::exchange(on_sample_, nullptr)) {
+      hook();
+    }
     for (size_t i = 0; i < args.rows.size(); ++i) {
       const int64_t row = args.rows[i].logits_row;
       ScoredToken result =
@@ -364,6 +371,7 @@ class FakeBackend final : public Backend {
   std::deque<std::vector<Sampled>> ended_;
   std::vector<int32_t> ids_;         // that the step at hand sampled
   std::vector<int32_t> ids_before_;  // that the step before it did
+  std::function<void()> on_sample_;
   int64_t num_calls_ = 0;
   int64_t calls_left_ = -1;
   int32_t poisoned_row_ = -1;
