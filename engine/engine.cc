@@ -20,6 +20,8 @@ namespace ringserve {
 struct Engine::State {
   EngineConfig config;
   ModelConfig model_config;
+using MakeBackendFunction = decltype(Engine::Options::make_backend);
+
   MemoryPlan plan;
   std::unique_ptr<Backend> backend;
   std::unique_ptr<Weights> weights;
@@ -30,14 +32,15 @@ struct Engine::State {
   std::optional<EngineThread> thread;
 
   // Everything that is known without loading.
-  absl::Status Prepare();
+  absl::Status Prepare(const MakeBackendFunction& make_backend);
   absl::Status Allocate(const LoadProgress& progress);
   void Start(EventSink& sink);
 };
 
-absl::Status Engine::State::Prepare() {
+absl::Status Engine::State::Prepare(const MakeBackendFunction& make_backend) {
   ASSIGN_OR_RETURN(model_config, LoadModelConfig(config.model.path));
-  ASSIGN_OR_RETURN(backend, MakeBackend(config.device, config.num_threads));
+  ASSIGN_OR_RETURN(backend,
+                   make_backend ? make_backend() : MakeBackend(config.device, config.num_threads));
   const DType dtype = RunDType(config.model.dtype, model_config, backend->info());
   RETURN_IF_ERROR(backend->CheckModel(model_config, dtype));
   ASSIGN_OR_RETURN(plan, PlanMemory(config, model_config, dtype, *backend));
@@ -93,7 +96,7 @@ Engine::~Engine() = default;
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Options options, EventSink& sink) {
   auto state = std::make_unique<State>();
   state->config = std::move(options.config);
-  RETURN_IF_ERROR(state->Prepare());
+  RETURN_IF_ERROR(state->Prepare(options.make_backend));
   LoadProgress progress;
   if (options.progress != nullptr) {
     progress = [&options](double fraction) {
@@ -108,7 +111,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Options options, EventSin
 absl::StatusOr<MemoryPlan> Engine::Plan(const EngineConfig& config) {
   State state;
   state.config = config;
-  RETURN_IF_ERROR(state.Prepare());
+  RETURN_IF_ERROR(state.Prepare({}));
   return state.plan;
 }
 

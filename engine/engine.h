@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -58,6 +59,8 @@ class Engine {
     EngineConfig config;
     void (*progress)(double fraction, void* context) = nullptr;
     void* progress_context = nullptr;
+    // Empty: MakeBackend, as the config says.
+    std::function<absl::StatusOr<std::unique_ptr<Backend>>()> make_backend = {};
   };
 
   static absl::StatusOr<std::unique_ptr<Engine>> Create(Options options, EventSink& sink);

@@ -2,6 +2,7 @@
 // Packed matrices are row-major, so that a test can read them.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <cstring>
 #include <string>
@@ -22,6 +23,12 @@ class RecordingBackend final : public Backend {
   int64_t pinned_bytes() const { return pinned_bytes_; }
 
   int32_t num_allocations() const { return num_allocations_; }
+
+  // Of all backends that were not freed yet.
+  static int64_t num_live() { return num_live_; }
+
+  // The allocation that is `count` away (0: the next) fails.
+  void FailAllocation(int32_t count) { failing_allocation_ = num_allocations_ + count; }
 
   BackendInfo info() const override {
     BackendInfo info;
@@ -47,11 +54,16 @@ class RecordingBackend final : public Backend {
   absl::Status CheckMemory(const BackendMemory&) const override { return absl::OkStatus(); }
 
   absl::StatusOr<Buffer> Allocate(size_t bytes, MemoryKind kind) override {
+    if (num_allocations_ == failing_allocation_) {
+      return absl::ResourceExhaustedError("memory: there is no more");
+    }
+    ++num_live_;
     (kind == MemoryKind::kDevice ? device_bytes_ : pinned_bytes_) += static_cast<int64_t>(bytes);
     ++num_allocations_;
     auto* data = static_cast<std::byte*>(::operator new (bytes, std::align_val_t{128}));
     std::memset(data, 0xa5, bytes);
     return Buffer(data, bytes, [](std::byte* memory, size_t) {
+      --num_live_;
       ::operator delete (memory, std::align_val_t{128});
     });
   }
@@ -141,6 +153,8 @@ class RecordingBackend final : public Backend {
   int64_t device_bytes_ = 0;
   int64_t pinned_bytes_ = 0;
   int32_t num_allocations_ = 0;
+  int32_t failing_allocation_ = -1;
+  static inline std::atomic<int64_t> num_live_ = 0;
 };
 
 }  // namespace ringserve
