@@ -202,3 +202,7 @@ std::string Engine::device_description() const {
 }
 
 }  // namespace ringserve
+absl::Duration Engine::step_age() const {
+  return state_->loop->step_age();
+}
+

@@ -116,6 +116,8 @@ class Engine {
   EngineLoad load() const;
   const EngineConfig& config() const;
   const MemoryPlan& memory_plan() const;
+  // For how long the step under way has been going on; zero between steps. Any thread.
+  absl::Duration step_age() const;
   const ModelConfig& model_config() const;
   RequestLimits limits() const;
   std::string device_description() const;

@@ -17,6 +17,10 @@ absl::Time WaitingDeadline(const QueuedRequest& queued) {
   return std::min(queued.request.deadline, queued.arrival_time + queued.request.queue_timeout);
 }
 
+int64_t SteadyNs() {
+  return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
 absl::Status QueueTimeout(const QueuedRequest& queued, absl::Time now) {
   if (now >= queued.request.deadline) {
     return absl::DeadlineExceededError("the deadline passed while the request was queued");
@@ -64,8 +68,14 @@ EngineLoad EngineLoop::load() const {
   return load_;
 }
 
+absl::Duration EngineLoop::step_age() const {
+  const int64_t began = step_began_ns_;
+  return began == 0 ? absl::ZeroDuration() : absl::Nanoseconds(SteadyNs() - began);
+}
+
 bool EngineLoop::Step() {
   const auto started = std::chrono::steady_clock::now();
+  step_began_ns_ = SteadyNs();
   const absl::Time now = parts_.clock();
   TakeNews();
   Expire(now);
@@ -82,6 +92,7 @@ bool EngineLoop::Step() {
   if (has_run) {
     counters_.step_time += absl::FromChrono(std::chrono::steady_clock::now() - before_publish);
   }
+  step_began_ns_ = 0;
   return has_run;
 }
 

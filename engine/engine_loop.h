@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <functional>
@@ -87,6 +88,7 @@ class EngineLoop {
   bool Step();
   absl::Time NextDeadline() const;
   // Every live request fails with `status`.
+  absl::Duration step_age() const;
   void EndAll(const absl::Status& status);
 
   // True if the blocks that sessions hold are those that the pool counts. O(blocks).
@@ -212,7 +214,8 @@ class EngineLoop {
   Flight* flying_ = nullptr;  // one of flights_; null: no step is under way
   std::chrono::steady_clock::time_point last_landing_;
 
-  absl::Status copied_;  // the first error of a copy in this step
+  std::atomic<int64_t> step_began_ns_ = 0;  // of the steady clock; 0: no step is under way
+  absl::Status copied_;                     // the first error of a copy in this step
   EngineLoad counters_;
   mutable absl::Mutex load_mutex_;
   EngineLoad load_ ABSL_GUARDED_BY(load_mutex_);

@@ -1,4 +1,6 @@
+#include <atomic>
 #include <csignal>
+#include <cstdio>
 #include <memory>
 #include <string>
 #include <unistd.h>
@@ -19,6 +21,7 @@
 #include "server/served_model.h"
 #include "server/signals.h"
 #include "server/stream_pump.h"
+#include "server/watchdog.h"
 
 namespace ringserve {
 namespace {
@@ -28,6 +31,7 @@ struct ServeOptions {
   ServerOptions server;
   double drain_seconds = 30;
   double resume_seconds = 30;
+  double step_seconds = 300;
   std::string log_level = "info";
 };
 
@@ -83,6 +87,33 @@ absl::StatusOr<std::vector<std::unique_ptr<ServedModel>>> LoadModels(
   return models;
 }
 
+// The end of a process whose engine hangs: nothing that waits for the engine's thread can return.
+[[noreturn]] void Leave() {
+  spdlog::shutdown();
+  std::fflush(nullptr);
+  _exit(kExitFailure);
+}
+
+// Ends the process when an engine hangs: through `signals` as a failed device does, or, if it is
+// being drained already, by itself.
+std::unique_ptr<Watchdog> MakeWatchdog(const ServeOptions& options,
+                                       const ModelSet& models,
+                                       StopSignals& signals,
+                                       const std::atomic<bool>& draining) {
+  if (options.step_seconds == 0) {
+    return nullptr;
+  }
+  return std::make_unique<Watchdog>(
+      models.models(), absl::Seconds(options.step_seconds), [&](const ServedModel& model) {
+        spdlog::error("event=hanging model={} step_seconds={}", model.name(), options.step_seconds);
+        signals.Fail();
+        if (draining) {
+          absl::SleepFor(absl::Seconds(1));  // for what was just said to be sent
+          Leave();
+        }
+      });
+}
+
 absl::Status Serve(const ServeOptions& options) {
   StopSignals signals;
   StartLogging(options.log_level);
@@ -107,6 +138,8 @@ absl::Status Serve(const ServeOptions& options) {
   // Before what it looks at goes.
   const absl::Cleanup unhook = [&pump] { pump.OnInternalError(nullptr); };
   models.Publish(std::move(loaded));
+  std::atomic<bool> draining = false;
+  const auto watchdog = MakeWatchdog(options, models, signals, draining);
   signals.Arm();
   server->SetServing(true);
   spdlog::info("event=ready models={} pid={}", configs.size(), getpid());
@@ -116,8 +149,13 @@ absl::Status Serve(const ServeOptions& options) {
     // What the device held is lost, and a new process has it again soonest.
     server->SetServing(false);
     server->Stop(absl::Now() + absl::Seconds(1));
+    if (watchdog != nullptr && watchdog->has_bitten()) {
+      Complain(absl::InternalError("a model's device hangs"));
+      Leave();
+    }
     return absl::InternalError("a model's device failed");
   }
+  draining = true;
   spdlog::info("event=draining signal={} deadline_seconds={}",
                signal == SIGTERM ? "SIGTERM" : "SIGINT",
                options.drain_seconds);
@@ -173,6 +211,13 @@ void AddServeCommand(CLI::App& program, int& exit_code) {
                    options->drain_seconds,
                    "Seconds that live requests have after SIGTERM or SIGINT; a second signal ends "
                    "the process at once")
+      ->check(CLI::Range(0.0, 86400.0))
+      ->capture_default_str();
+  command
+      ->add_option("--step-timeout",
+                   options->step_seconds,
+                   "Seconds that a step of an engine may take before its device counts as hanging "
+                   "and the process ends; 0: any")
       ->check(CLI::Range(0.0, 86400.0))
       ->capture_default_str();
   command->add_option("--log-level", options->log_level, "What is logged to stderr")

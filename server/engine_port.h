@@ -60,6 +60,11 @@ class EnginePort {
   }
 
   // NOLINTEND(performance-unnecessary-value-param)
+  // The engine's step hangs: every live request fails with the status, and no other is taken.
+  virtual void GiveUp(const absl::Status& /*status*/) {}
+
+  virtual absl::Duration step_age() const { return absl::ZeroDuration(); }
+
   virtual EngineLoad load() const = 0;
   virtual RequestLimits limits() const = 0;
 

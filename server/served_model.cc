@@ -5,17 +5,29 @@
 #include <fmt/format.h>
 
 #include "engine/base/check.h"
+#include "server/event_guard.h"
 
 namespace ringserve {
 namespace {
 
 class RealEngine final : public EnginePort {
  public:
-  explicit RealEngine(std::unique_ptr<Engine> engine) : engine_(std::move(engine)) {}
+  RealEngine(std::unique_ptr<EventGuard> guard, std::unique_ptr<Engine> engine)
+      : guard_(std::move(guard)), engine_(std::move(engine)) {}
 
   absl::Status Submit(GenerateRequest request) override {
-    return engine_->Submit(std::move(request));
+    RETURN_IF_ERROR(guard_->Expect(request));
+    const std::vector<uint64_t> ids = RequestIds(request);
+    absl::Status status = engine_->Submit(std::move(request));
+    if (!status.ok()) {
+      guard_->Forget(ids);
+    }
+    return status;
   }
+
+  void GiveUp(const absl::Status& status) override { guard_->GiveUp(status); }
+
+  absl::Duration step_age() const override { return engine_->step_age(); }
 
   void Cancel(uint64_t request_id) override { engine_->Cancel(request_id); }
 
@@ -55,11 +67,16 @@ class RealEngine final : public EnginePort {
 
   void Drain(absl::Time deadline) override { engine_->Drain(deadline); }
 
-  EngineLoad load() const override { return engine_->load(); }
+  EngineLoad load() const override {
+    EngineLoad load = engine_->load();
+    load.healthy = load.healthy && !guard_->has_given_up();
+    return load;
+  }
 
   RequestLimits limits() const override { return engine_->limits(); }
 
  private:
+  std::unique_ptr<EventGuard> guard_;  // the engine's sink
   std::unique_ptr<Engine> engine_;
 };
 
@@ -69,14 +86,21 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(const EngineConfig&
                                                              EventSink& sink,
                                                              void (*progress)(double, void*),
                                                              void* progress_context) {
-  auto model = std::make_unique<ServedModel>();
-  ASSIGN_OR_RETURN(model->tokenizer, Tokenizer::Load(config.model.path));
-  ASSIGN_OR_RETURN(model->chat_template, ChatTemplate::Load(config.model.path));
   Engine::Options options;
   options.config = config;
   options.progress = progress;
   options.progress_context = progress_context;
-  ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine, Engine::Create(std::move(options), sink));
+  return LoadServedModel(std::move(options), sink);
+}
+
+absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(Engine::Options options,
+                                                             EventSink& sink) {
+  auto model = std::make_unique<ServedModel>();
+  const EngineConfig config = options.config;
+  ASSIGN_OR_RETURN(model->tokenizer, Tokenizer::Load(config.model.path));
+  ASSIGN_OR_RETURN(model->chat_template, ChatTemplate::Load(config.model.path));
+  auto guard = std::make_unique<EventGuard>(sink);
+  ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine, Engine::Create(std::move(options), *guard));
   if (model->tokenizer->vocab_size() > engine->model_config().vocab_size) {
     return absl::InvalidArgumentError(
         fmt::format("{}: tokenizer.json has token id {}, config.json's vocab_size is {}",
@@ -88,7 +112,7 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(const EngineConfig&
   model->shape = engine->model_config();
   model->plan = engine->memory_plan();
   model->device = engine->device_description();
-  model->engine = std::make_unique<RealEngine>(std::move(engine));
+  model->engine = std::make_unique<RealEngine>(std::move(guard), std::move(engine));
   return model;
 }
 

@@ -36,6 +36,10 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(const EngineConfig&
                                                              void (*progress)(double, void*),
                                                              void* progress_context);
 
+// The same with an engine of any backend.
+absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(Engine::Options options,
+                                                             EventSink& sink);
+
 // Starts empty ("starting"); Publish makes the models visible, once; BeginDrain refuses what comes
 // after it. Any thread.
 class ModelSet {
