@@ -10,6 +10,7 @@
 
 #include "engine/backend/make_backend.h"
 #include "engine/chat/chat_template.h"
+#include "engine/draft_plan.h"
 #include "engine/memory_plan.h"
 #include "engine/model/safetensors.h"
 #include "engine/model/tensor_names.h"
@@ -95,6 +96,11 @@ void CheckPlan(const EngineConfig& config, const ModelConfig& model, Problems& p
   problems.Add(backend->CheckModel(model, dtype));
   MemoryPlan plan;
   if (fits && problems.Take(PlanMemory(config, model, dtype, *backend), plan)) {
+    ModelConfig draft;
+    if (config.speculation.method == SpeculationMethod::kDraft &&
+        problems.Take(LoadDraftConfig(config, model, *backend), draft)) {
+      problems.Add(PlanDraft(config, draft, *backend, plan));
+    }
     problems.Add(backend->CheckMemory(
         {.device_bytes = plan.device_bytes(), .pinned_bytes = plan.pinned_bytes()}));
   }

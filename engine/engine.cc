@@ -1,5 +1,6 @@
 #include "engine/engine.h"
 
+#include <algorithm>
 #include <limits>
 #include <optional>
 #include <utility>
@@ -8,6 +9,9 @@
 
 #include "engine/backend/backend.h"
 #include "engine/backend/make_backend.h"
+#include "engine/draft_model.h"
+#include "engine/draft_plan.h"
+#include "engine/drafter.h"
 #include "engine/engine_loop.h"
 #include "engine/engine_thread.h"
 #include "engine/model/model.h"
@@ -16,25 +20,35 @@
 
 namespace ringserve {
 
+using MakeBackendFunction = decltype(Engine::Options::make_backend);
+
 // In the order of construction; the thread ends first.
 struct Engine::State {
   EngineConfig config;
   ModelConfig model_config;
-using MakeBackendFunction = decltype(Engine::Options::make_backend);
-
   MemoryPlan plan;
   std::unique_ptr<Backend> backend;
   std::unique_ptr<Weights> weights;
   Buffer device_pool;
   Buffer pinned_pool;
   std::unique_ptr<Model> model;
+  // Of the model that drafts, if there is one.
+  ModelConfig draft_config;
+  std::unique_ptr<Weights> draft_weights;
+  Buffer draft_pool;
+  std::unique_ptr<Model> draft_model;
+  std::unique_ptr<Drafter> drafter;  // null: off
   std::unique_ptr<EngineLoop> loop;
   std::optional<EngineThread> thread;
 
   // Everything that is known without loading.
   absl::Status Prepare(const MakeBackendFunction& make_backend);
   absl::Status Allocate(const LoadProgress& progress);
+  absl::Status AllocateDraft();
+  std::unique_ptr<Drafter> MakeDrafter();
   void Start(EventSink& sink);
+
+  bool has_draft_model() const { return config.speculation.method == SpeculationMethod::kDraft; }
 };
 
 absl::Status Engine::State::Prepare(const MakeBackendFunction& make_backend) {
@@ -44,6 +58,10 @@ absl::Status Engine::State::Prepare(const MakeBackendFunction& make_backend) {
   const DType dtype = RunDType(config.model.dtype, model_config, backend->info());
   RETURN_IF_ERROR(backend->CheckModel(model_config, dtype));
   ASSIGN_OR_RETURN(plan, PlanMemory(config, model_config, dtype, *backend));
+  if (has_draft_model()) {
+    ASSIGN_OR_RETURN(draft_config, LoadDraftConfig(config, model_config, *backend));
+    RETURN_IF_ERROR(PlanDraft(config, draft_config, *backend, plan));
+  }
   return absl::OkStatus();
 }
 
@@ -64,7 +82,50 @@ absl::Status Engine::State::Allocate(const LoadProgress& progress) {
       model,
       Model::Create(
           model_config, *weights, MakeStepLimits(config, model_config, backend->info()), *backend));
+  return has_draft_model() ? AllocateDraft() : absl::OkStatus();
+}
+
+absl::Status Engine::State::AllocateDraft() {
+  const EngineConfig own = DraftEngineConfig(config, draft_config);
+  ASSIGN_OR_RETURN(
+      draft_weights,
+      Weights::Load(
+          config.speculation.draft_path, draft_config, plan.draft_kv.dtype, *backend, {}));
+  ASSIGN_OR_RETURN(
+      draft_pool,
+      backend->Allocate(static_cast<size_t>(plan.draft_kv_bytes()), MemoryKind::kDevice));
+  ASSIGN_OR_RETURN(draft_model,
+                   Model::Create(draft_config,
+                                 *draft_weights,
+                                 MakeStepLimits(own, draft_config, backend->info()),
+                                 *backend));
   return absl::OkStatus();
+}
+
+std::unique_ptr<Drafter> Engine::State::MakeDrafter() {
+  switch (config.speculation.method) {
+    case SpeculationMethod::kOff:
+      return nullptr;
+    case SpeculationMethod::kLookup:
+      return std::make_unique<LookupDrafter>(config.speculation.min_match);
+    case SpeculationMethod::kDraft:
+      break;
+  }
+  const EngineConfig own = DraftEngineConfig(config, draft_config);
+  DraftModel::Parts parts;
+  parts.runner = {.backend = backend.get(),
+                  .model = draft_model.get(),
+                  .kv_pool = draft_pool.data(),
+                  .kv = plan.draft_kv,
+                  .tiles = MakeTileOptions(own, draft_config, backend->info()),
+                  .vocab_size = draft_config.vocab_size};
+  parts.shape = MakeSessionShape(own.rings);
+  parts.num_readers = config.scheduler.max_batch;
+  parts.num_blocks = static_cast<int32_t>(plan.draft_blocks);
+  // A text that is new to the reader must not hold up the others' next tokens for long.
+  constexpr int32_t kReadRows = 64;
+  parts.max_rows = config.scheduler.max_batch + std::min(config.scheduler.prefill_size, kReadRows);
+  return std::make_unique<DraftModel>(parts);
 }
 
 void Engine::State::Start(EventSink& sink) {
@@ -85,6 +146,9 @@ void Engine::State::Start(EventSink& sink) {
   parts.host_pool = pinned_pool.data();
   parts.eos_token_ids = model_config.eos_token_ids;
   parts.decoder_start_token_id = model_config.decoder_start_token_id;
+  drafter = MakeDrafter();
+  parts.drafter = drafter.get();
+  parts.max_draft = config.speculation.max_draft;
   loop = std::make_unique<EngineLoop>(parts, sink);
   thread.emplace(*loop);
 }
@@ -171,6 +235,10 @@ EngineLoad Engine::load() const {
   return state_->loop->load();
 }
 
+absl::Duration Engine::step_age() const {
+  return state_->loop->step_age();
+}
+
 const EngineConfig& Engine::config() const {
   return state_->config;
 }
@@ -202,7 +270,3 @@ std::string Engine::device_description() const {
 }
 
 }  // namespace ringserve
-absl::Duration Engine::step_age() const {
-  return state_->loop->step_age();
-}
-

@@ -41,6 +41,8 @@ struct EngineLoad {
   int64_t cached_tokens = 0;  // Usage::cached_tokens of all that was admitted
   int64_t reprefilled_tokens = 0;
   int64_t evicted_tokens = 0;
+  int64_t drafted_tokens = 0;  // Usage's, of all
+  int64_t accepted_tokens = 0;
   int64_t tiles_dense = 0;
   int64_t tiles_triangle = 0;
   int64_t tiles_skipped = 0;
@@ -57,10 +59,10 @@ class Engine {
   // RESOURCE_EXHAUSTED, before anything is loaded, if the device has less memory than the plan.
   struct Options {
     EngineConfig config;
-    void (*progress)(double fraction, void* context) = nullptr;
-    void* progress_context = nullptr;
     // Empty: MakeBackend, as the config says.
     std::function<absl::StatusOr<std::unique_ptr<Backend>>()> make_backend = {};
+    void (*progress)(double fraction, void* context) = nullptr;
+    void* progress_context = nullptr;
   };
 
   static absl::StatusOr<std::unique_ptr<Engine>> Create(Options options, EventSink& sink);
@@ -114,10 +116,10 @@ class Engine {
   void Drain(absl::Time deadline);
 
   EngineLoad load() const;
-  const EngineConfig& config() const;
-  const MemoryPlan& memory_plan() const;
   // For how long the step under way has been going on; zero between steps. Any thread.
   absl::Duration step_age() const;
+  const EngineConfig& config() const;
+  const MemoryPlan& memory_plan() const;
   const ModelConfig& model_config() const;
   RequestLimits limits() const;
   std::string device_description() const;

@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 
 #include "engine/base/json_reader.h"
+#include "engine/plan/speculation.h"
 
 namespace ringserve {
 namespace {
@@ -27,6 +28,7 @@ constexpr size_t kMaxPathLength = 4096;
 constexpr std::string_view kOverflowNames[] = {"refuse", "slide"};
 constexpr std::string_view kTileOrderNames[] = {"auto", "q_major", "k_major"};
 constexpr std::string_view kDeviceNames[] = {"auto", "cpu", "cuda"};
+constexpr std::string_view kSpeculationNames[] = {"off", "lookup", "draft"};
 constexpr std::string_view kDTypeNames[] = {"auto", "bf16", "f16", "f32"};
 
 template <typename Enum, size_t kCount>
@@ -50,6 +52,10 @@ bool IsNameLetter(char letter) {
   const auto byte = static_cast<unsigned char>(letter);
   return byte < 128 && (std::isalnum(byte) != 0 ||
                         std::string_view("._/-").find(letter) != std::string_view::npos);
+}
+
+bool IsPath(const std::string& path) {
+  return !path.empty() && path.size() <= kMaxPathLength && path.find('\0') == std::string::npos;
 }
 
 // The keys of one object, all of them required. A missing object counts as one problem.
@@ -80,8 +86,7 @@ void ReadModel(JsonReader& reader, EngineConfig& config, Problems& problems) {
     }
   }
   if (problems.Take(reader.String("path"), model.path)) {
-    if (model.path.empty() || model.path.size() > kMaxPathLength ||
-        model.path.find('\0') != std::string::npos) {
+    if (!IsPath(model.path)) {
       problems.Add(reader.Error("path", fmt::format("not 1 to {} bytes", kMaxPathLength)));
       model.path.clear();
     }
@@ -205,6 +210,22 @@ void ReadSessions(JsonReader& reader, EngineConfig& config, Problems& problems) 
   }
 }
 
+void ReadSpeculation(JsonReader& reader, EngineConfig& config, Problems& problems) {
+  EngineConfig::Speculation& speculation = config.speculation;
+  ReadEnum(reader, "method", kSpeculationNames, speculation.method, problems);
+  problems.Take(reader.Int32("max_draft", {1, 64}), speculation.max_draft);
+  problems.Take(reader.Int32("min_match", {1, kMaxMatch}), speculation.min_match);
+  if (problems.Take(reader.String("draft_path"), speculation.draft_path)) {
+    const bool is_needed = speculation.method == SpeculationMethod::kDraft;
+    if (is_needed ? !IsPath(speculation.draft_path) : !speculation.draft_path.empty()) {
+      problems.Add(reader.Error("draft_path",
+                                is_needed ? fmt::format("not 1 to {} bytes", kMaxPathLength)
+                                          : "is for method \"draft\" alone; say \"\""));
+      speculation.draft_path.clear();
+    }
+  }
+}
+
 EngineConfig ReadText(std::string_view text, const std::string& base_dir, Problems& problems) {
   EngineConfig config;
   nlohmann::json json;
@@ -222,14 +243,17 @@ EngineConfig ReadText(std::string_view text, const std::string& base_dir, Proble
   ReadSection(*root, "scheduler", config, problems, ReadScheduler);
   ReadSection(*root, "memory", config, problems, ReadMemory);
   ReadSection(*root, "sessions", config, problems, ReadSessions);
+  ReadSection(*root, "speculation", config, problems, ReadSpeculation);
   ReadEnum(*root, "device", kDeviceNames, config.device, problems);
   problems.Take(root->Int32("num_threads", {0, kMaxThreads}), config.num_threads);
   for (const std::string& unknown : root->UnknownKeys()) {
     problems.Add(root->Error(unknown, "unknown key"));
   }
-  if (!config.model.path.empty()) {
-    // An absolute path stays itself.
-    config.model.path = (std::filesystem::path(base_dir) / config.model.path).lexically_normal();
+  for (std::string* const path : {&config.model.path, &config.speculation.draft_path}) {
+    if (!path->empty()) {
+      // An absolute path stays itself.
+      *path = (std::filesystem::path(base_dir) / *path).lexically_normal();
+    }
   }
   return config;
 }
@@ -290,6 +314,11 @@ std::string EngineConfigJson(const EngineConfig& config) {
         {"idle_timeout_s", config.sessions.idle_timeout_s},
         {"share_prefixes", config.sessions.share_prefixes},
         {"prefix_groups", config.sessions.prefix_groups}}},
+      {"speculation",
+       {{"method", NameOf(config.speculation.method, kSpeculationNames)},
+        {"max_draft", config.speculation.max_draft},
+        {"min_match", config.speculation.min_match},
+        {"draft_path", config.speculation.draft_path}}},
       {"device", NameOf(config.device, kDeviceNames)},
       {"num_threads", config.num_threads}};
   // A path need not be UTF-8.

@@ -15,6 +15,7 @@ namespace ringserve {
 enum class OverflowPolicy { kRefuse, kSlide };
 enum class TileOrderPolicy { kAuto, kQMajor, kKMajor };
 enum class DevicePolicy { kAuto, kCpu, kCuda };
+enum class SpeculationMethod { kOff, kLookup, kDraft };
 enum class DTypePolicy { kAuto, kBf16, kF16, kF32 };
 
 struct EngineConfig {
@@ -62,6 +63,17 @@ struct EngineConfig {
     // two groups.
     std::vector<std::vector<std::string>> prefix_groups = {};
   } sessions;
+
+  // Guessing tokens and verifying them in one step: another speed, the same answers.
+  struct Speculation {
+    // lookup: in the text itself; draft: by a smaller model.
+    SpeculationMethod method = SpeculationMethod::kOff;
+    int32_t max_draft = 8;  // most tokens guessed for one sequence in one step; [1, 64]
+    // Of draft: a Hugging Face folder with the model's own tokenizer; relative as model.path. Else
+    // empty.
+    std::string draft_path = {};
+    int32_t min_match = 3;  // of lookup: tokens that must agree with the text's end; [1, 8]
+  } speculation;
 
   DevicePolicy device = DevicePolicy::kAuto;
   int32_t num_threads = 0;  // of the CPU backend; 0: one per core

@@ -183,6 +183,14 @@ void EngineLoop::Apply(const RequestCommand& command) {
   }
 }
 
+bool EngineLoop::HasCancel(uint64_t request_id) const {
+  const bool is_taken =
+      std::any_of(commands_.begin(), commands_.end(), [&](const RequestCommand& command) {
+        return command.request_id == request_id && command.kind == RequestCommand::Kind::kCancel;
+      });
+  return is_taken || queue_.HasCancel(request_id);
+}
+
 void EngineLoop::Expire(absl::Time now) {
   if (now >= queue_.drain_deadline()) {
     EndAll(absl::UnavailableError("the server is shutting down"));
@@ -194,14 +202,6 @@ void EngineLoop::Expire(absl::Time now) {
   if (std::any_of(running_.begin(), running_.end(), is_late_too)) {
     Land();
     RemoveEnded();
-bool EngineLoop::HasCancel(uint64_t request_id) const {
-  const bool is_taken =
-      std::any_of(commands_.begin(), commands_.end(), [&](const RequestCommand& command) {
-        return command.request_id == request_id && command.kind == RequestCommand::Kind::kCancel;
-      });
-  return is_taken || queue_.HasCancel(request_id);
-}
-
   }
   for (auto& sequence : running_) {
     if (now >= sequence->request().deadline) {
@@ -256,6 +256,15 @@ void EngineLoop::FailRunning(std::unique_ptr<Sequence>& sequence,
   End(sequence);
 }
 
+void EngineLoop::FailNoToken(std::unique_ptr<Sequence>& sequence) {
+  FailRunning(
+      sequence,
+      absl::InternalError(sequence->ForbidsTokens()
+                              ? "no token can be chosen: the model's logits are not finite, or "
+                                "every token is forbidden"
+                              : "no token can be chosen: the model's logits are not finite"));
+}
+
 void EngineLoop::FailWaiting(const Waiting& waiting, absl::Status status) {
   const GenerateRequest& request = waiting.queued.request;
   FailedEvent event;
@@ -272,6 +281,9 @@ void EngineLoop::FailWaiting(const Waiting& waiting, absl::Status status) {
 
 void EngineLoop::End(std::unique_ptr<Sequence>& sequence) {
   SessionEntry* const entry = sequence->entry();
+  if (parts_.drafter != nullptr) {
+    parts_.drafter->Forget(sequence->request_id());
+  }
   sequence.reset();
   if (entry != nullptr) {
     sessions_.EndTurn(*entry, parts_.clock());

@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -24,10 +25,12 @@
 #include "engine/cache/kv_memory.h"
 #include "engine/cache/prefix_cache.h"
 #include "engine/cache/residency.h"
+#include "engine/drafter.h"
 #include "engine/engine.h"
 #include "engine/engine_config.h"
 #include "engine/plan/request_queue.h"
 #include "engine/plan/scheduler.h"
+#include "engine/plan/speculation.h"
 #include "engine/request.h"
 #include "engine/sequence.h"
 #include "engine/session.h"
@@ -50,7 +53,12 @@ class EngineLoop {
     std::byte* host_pool = nullptr;  // that many blocks of host memory
     std::vector<int32_t> eos_token_ids;
     int32_t decoder_start_token_id = 0;  // where shape.has_source
+    Drafter* drafter = nullptr;  // null: nothing is drafted
+    int32_t max_draft = 0;       // of one sequence in one step
     std::function<absl::Time()> clock = absl::Now;
+    // For the length of steps.
+    std::function<std::chrono::steady_clock::time_point()> stopwatch =
+        std::chrono::steady_clock::now;
     std::function<std::string()> make_session_id;  // SessionStore::Parts::make_id
   };
 
@@ -80,6 +88,7 @@ class EngineLoop {
 
   // Any thread.
   EngineLoad load() const;
+  absl::Duration step_age() const;
 
   // The rest: the engine thread.
 
@@ -88,7 +97,6 @@ class EngineLoop {
   bool Step();
   absl::Time NextDeadline() const;
   // Every live request fails with `status`.
-  absl::Duration step_age() const;
   void EndAll(const absl::Status& status);
 
   // True if the blocks that sessions hold are those that the pool counts. O(blocks).
@@ -137,6 +145,8 @@ class EngineLoop {
     std::chrono::steady_clock::time_point launched;
   };
 
+  // Asks for tokens that the next step is to verify.
+  absl::Status DraftTokens();
   // Siblings take over what their leader has read; one whose leader has ended before reads the
   // prompt in its place.
   void FindLeaders();
@@ -161,11 +171,23 @@ class EngineLoop {
   std::unique_ptr<Sequence>* Find(const Flight& flight, size_t index);
   // Returns false if the sequence has failed.
   bool TellPromptLogprobs(Flight& flight, size_t index, Sequence& sequence, size_t& next_result);
+  // What the rows of one sequence in one step came to, as far as drafts held.
+  void TellTokens(std::unique_ptr<Sequence>& sequence,
+                  std::span<ScoredToken> results,
+                  absl::Time now);
   void TellToken(std::unique_ptr<Sequence>& sequence, ScoredToken& result, absl::Time now);
   void Fault(const absl::Status& status);
+
+  // True if a cancel of the request has come and was not applied yet.
+  bool HasCancel(uint64_t request_id) const;
+
+  static absl::Status Cancelled() { return absl::CancelledError("the request was cancelled"); }
+
   // Both release what the request holds; the entry is removed by the caller.
   void FailRunning(std::unique_ptr<Sequence>& sequence, absl::Status status);
   void FailRunning(std::unique_ptr<Sequence>& sequence, absl::Status status, OnInterrupt policy);
+  // The model's logits leave no choice.
+  void FailNoToken(std::unique_ptr<Sequence>& sequence);
   void FailWaiting(const Waiting& waiting, absl::Status status);
   void End(std::unique_ptr<Sequence>& sequence);
   void RemoveEnded();
@@ -179,12 +201,6 @@ class EngineLoop {
 
   const Parts parts_;
   EventSink& sink_;
-
-  // True if a cancel of the request has come and was not applied yet.
-  bool HasCancel(uint64_t request_id) const;
-
-  static absl::Status Cancelled() { return absl::CancelledError("the request was cancelled"); }
-
   RequestQueue queue_;
   BlockPool pool_;
   KvMemory memory_;
@@ -194,6 +210,7 @@ class EngineLoop {
   StepRunner runner_;
   const bool runs_ahead_;
   PrefillBudget prefill_budget_;
+  RowCost row_cost_;
   std::map<WaitingKey, Waiting> waiting_;
   std::vector<std::unique_ptr<Sequence>> running_;  // null: has ended in this step
   std::vector<TokenEvent> events_;
@@ -205,6 +222,7 @@ class EngineLoop {
   std::vector<RequestCommand> commands_;
   std::vector<std::function<void()>> calls_;
   std::vector<SequenceView> views_;
+  std::vector<DraftJob> drafts_;
   std::vector<int32_t> prefix_;
   std::unordered_map<std::string, int64_t> num_running_of_;  // by owner
   std::vector<int32_t> blocks_;

@@ -114,6 +114,7 @@ void EngineLoop::Admit(absl::Time now) {
     setup.shape = parts_.shape;
     setup.start_token_id = parts_.decoder_start_token_id;
     setup.pool = &pool_;
+    setup.max_draft = parts_.drafter == nullptr ? 0 : parts_.max_draft;
     setup.prefix = prefix_;
     running_.push_back(std::make_unique<Sequence>(std::move(head.queued), setup));
     num_active += running_.back()->is_paused() ? 0 : 1;

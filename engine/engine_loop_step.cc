@@ -49,6 +49,10 @@ bool EngineLoop::Launch() {
   if (FaultIfNotCopied()) {
     return true;
   }
+  if (absl::Status drafted = DraftTokens(); !drafted.ok()) {
+    Fault(drafted);
+    return true;
+  }
   for (const auto& sequence : running_) {
     views_.push_back(sequence->View());
     is_anyone_decoding =
@@ -63,7 +67,7 @@ bool EngineLoop::Launch() {
   if (flight.plan.empty()) {
     return false;
   }
-  flight.launched = std::chrono::steady_clock::now();
+  flight.launched = parts_.stopwatch();
   absl::Status status = BuildBatch(flight);
   if (status.ok()) {
     status = runner_.Launch(flight.batch);
@@ -136,11 +140,15 @@ void EngineLoop::Land(Flight& flight) {
     Fault(status);
     return;
   }
-  const auto landed = std::chrono::steady_clock::now();
+  const auto landed = parts_.stopwatch();
+  const std::chrono::duration<double, std::milli> took =
+      landed - std::max(flight.launched, last_landing_);
+  const int64_t num_rows = flight.batch.num_rows();
   if (flight.plan.back().is_prefill) {
-    const std::chrono::duration<double, std::milli> took =
-        landed - std::max(flight.launched, last_landing_);
-    prefill_budget_.Learn(flight.batch.num_rows(), took.count());
+    prefill_budget_.Learn(num_rows, took.count());
+  } else {
+    const auto num_sequences = static_cast<int64_t>(flight.plan.size());
+    row_cost_.Learn(num_sequences, num_rows - num_sequences, took.count());
   }
   last_landing_ = landed;
   Retire(flight, parts_.clock());
@@ -189,17 +197,17 @@ void EngineLoop::Retire(Flight& flight, absl::Time now) {
                  .prompt_tokens = sequence->usage().prompt_tokens});
       }
     }
-    ScoredToken* sampled = rows.is_sampled ? &flight.batch.results[next_result++] : nullptr;
-    if (!is_sound || (sampled != nullptr && sampled->token.token_id == kNoToken)) {
-      FailRunning(sequence,
-                  absl::InternalError("no token can be chosen: the logits are not finite, or "
-                                      "every token is forbidden"));
-    } else if (sampled != nullptr) {
-      if (rows.is_prefill) {
+    if (!is_sound) {
+      FailNoToken(sequence);
+    } else if (rows.is_sampled) {
+      const auto num_sampled = static_cast<size_t>(rows.is_prefill ? 1 : rows.num_rows);
+      const std::span<ScoredToken> results =
+          std::span(flight.batch.results).subspan(next_result, num_sampled);
+      if (rows.is_prefill && results.front().token.token_id != kNoToken) {
         SharePrefix(*sequence);
         ForkSiblings(*sequence);
       }
-      TellToken(sequence, *sampled, now);
+      TellTokens(sequence, results, now);
     }
   }
 }
@@ -233,7 +241,9 @@ void EngineLoop::TellToken(std::unique_ptr<Sequence>& sequence,
                            absl::Time now) {
   const uint64_t request_id = sequence->request_id();
   const int64_t index = sequence->usage().completion_tokens;
+  const int64_t num_accepted = sequence->usage().accepted_tokens;
   const std::optional<FinishReason> reason = sequence->TakeToken(result, now);
+  counters_.accepted_tokens += sequence->usage().accepted_tokens - num_accepted;
   ++counters_.completion_tokens;
   Tell(request_id, SampledTokenEvent{.index = index, .token = std::move(result)});
   if (reason.has_value() && HasCancel(request_id)) {

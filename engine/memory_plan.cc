@@ -274,6 +274,16 @@ std::string FormatMemoryPlan(const MemoryPlan& plan) {
   add("weights", plan.weight_bytes, DTypeName(plan.kv.dtype));
   add("KV pool", plan.device_kv_bytes(), blocks(plan.device_blocks));
   add("workspace", plan.workspace_bytes, "");
+  if (plan.draft_weight_bytes > 0) {
+    add("draft weights", plan.draft_weight_bytes, DTypeName(plan.draft_kv.dtype));
+    add("draft KV pool",
+        plan.draft_kv_bytes(),
+        fmt::format("{} blocks of {} tokens, {} bytes each",
+                    plan.draft_blocks,
+                    plan.draft_kv.block_size,
+                    plan.draft_kv.block_bytes()));
+    add("draft workspace", plan.draft_workspace_bytes, "");
+  }
   add("device total", plan.device_bytes(), "");
   if (plan.pinned_blocks > 0) {
     add("host KV pool", plan.pinned_kv_bytes(), blocks(plan.pinned_blocks));

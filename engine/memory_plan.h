@@ -27,6 +27,11 @@ struct MemoryPlan {
   int64_t staging_bytes = 0;       // pinned: what steps send to a device and get back
   int64_t blocks_per_session = 0;  // the most that one session can hold, sinks and slack included
   int64_t max_sessions = 0;        // that fit the device pool at their worst case
+  // Of a model that drafts (draft_plan.h), if there is one; on the device.
+  KvLayout draft_kv;
+  int64_t draft_blocks = 0;
+  int64_t draft_weight_bytes = 0;
+  int64_t draft_workspace_bytes = 0;
 
   int64_t device_kv_bytes() const { return device_blocks * kv.block_bytes(); }
 
@@ -34,7 +39,15 @@ struct MemoryPlan {
 
   int64_t pinned_bytes() const { return pinned_kv_bytes() + staging_bytes; }
 
-  int64_t device_bytes() const { return weight_bytes + device_kv_bytes() + workspace_bytes; }
+  int64_t draft_kv_bytes() const { return draft_blocks * draft_kv.block_bytes(); }
+
+  int64_t draft_bytes() const {
+    return draft_weight_bytes + draft_kv_bytes() + draft_workspace_bytes;
+  }
+
+  int64_t device_bytes() const {
+    return weight_bytes + device_kv_bytes() + workspace_bytes + draft_bytes();
+  }
 };
 
 // The dtype of weights, activations and KV on a backend.

@@ -110,6 +110,9 @@ struct GenerateRequest {
   int32_t priority = 0;                          // higher runs first; [-100, 100]
   absl::Time deadline = absl::InfiniteFuture();  // holds while queued and at every step
   absl::Duration queue_timeout = absl::InfiniteDuration();
+  // May guess its next tokens and verify them in one step, where the config says so. The answer is
+  // the same either way.
+  bool speculate = true;
   std::vector<Sibling> siblings;  // at most kMaxSiblings; none of a session's turn
 };
 
@@ -140,6 +143,8 @@ struct Usage {
   int64_t reprefilled_tokens = 0;  // computed a second time; stays 0
   int64_t evicted_tokens = 0;      // dropped from the window so far
   int64_t completion_tokens = 0;
+  int64_t drafted_tokens = 0;   // guessed, and given a row to be verified by
+  int64_t accepted_tokens = 0;  // of these, what was sampled there
 };
 
 struct Timings {

@@ -67,7 +67,13 @@ Sequence::Sequence(QueuedRequest queued, const Setup& setup)
     rows_.insert(rows_.end(), request_.prompt.begin(), request_.prompt.end());
   }
   if (NeedsHistory(request_.sampling)) {
-    AddToHistory();
+    history_.emplace().AddPrompt(TextBefore(start_));
+    history_->AddPrompt(rows_);
+  }
+  if (setup.max_draft > 0 && request_.speculate) {
+    speculation_.emplace().max_draft = setup.max_draft;
+    speculation_->text.Add(TextBefore(RecentText::kMinTokens));
+    speculation_->text.Add(rows_);
   }
   usage_.prompt_tokens = static_cast<int64_t>(request_.prompt.size());
   const size_t num_shared = setup.prefix.size() * static_cast<size_t>(session().shape().block_size);
@@ -78,16 +84,15 @@ Sequence::Sequence(QueuedRequest queued, const Setup& setup)
 }
 
 // Of a session, the text that its next row sees: what lies further back is not kept.
-void Sequence::AddToHistory() {
+std::vector<int32_t> Sequence::TextBefore(int64_t max_tokens) const {
   std::vector<int32_t> before;
-  for (int64_t position =
-           std::max(session().window_first(), WindowFirst(session().shape(), start_));
+  for (int64_t position = std::max(
+           {session().window_first(), WindowFirst(session().shape(), start_), start_ - max_tokens});
        entry_ != nullptr && position < start_;
        ++position) {
     before.push_back(session().TokenAt(position));
   }
-  history_.emplace().AddPrompt(before);
-  history_->AddPrompt(rows_);
+  return before;
 }
 
 int64_t Sequence::known_position() const {
@@ -150,6 +155,7 @@ SequenceView Sequence::View() const {
           .arrival = arrival_,
           .last_step = last_step_,
           .priority = request_.priority,
+          .num_drafts = NumDrafts(),
           .is_paused = is_paused_ || leader_.has_value() || (num_expected_ > 0 && !MayRunAhead())};
 }
 
@@ -160,14 +166,50 @@ bool Sequence::MayRunAhead() const {
          session().MaxRows() > 0 && !session().MovesWindow();
 }
 
+int32_t Sequence::NumDrafts() const {
+  return speculation_.has_value() ? static_cast<int32_t>(speculation_->draft.size()) : 0;
+}
+
+// Only as far as the window does not move, so that every row can be undone; and no further than the
+// last token that may be made, so that no more memory is taken than was admitted.
+std::optional<DraftJob> Sequence::WantDraft(double row_share) {
+  if (!speculation_.has_value()) {
+    return std::nullopt;
+  }
+  speculation_->draft.clear();
+  if (is_paused_ || num_expected_ > 0 || prompt_left() > 0) {
+    return std::nullopt;
+  }
+  const int64_t most = std::min({int64_t{speculation_->max_draft},
+                                 request_.stopping.max_tokens - usage_.completion_tokens - 1,
+                                 session().MaxRows() - 1});
+  const int32_t wanted =
+      most < 1 ? 0 : speculation_->length.Get(row_share, static_cast<int32_t>(most));
+  if (wanted == 0) {
+    return std::nullopt;
+  }
+  return DraftJob{.request_id = request_.request_id,
+                  .text = speculation_->text.token_ids(),
+                  .position = session().position() + 1,
+                  .sampling = &request_.sampling,
+                  .max_draft = wanted,
+                  .draft = &speculation_->draft};
+}
+
 void Sequence::ExpectToken(int32_t place) {
   ++num_expected_;
   next_token_ = ~place;
 }
 
+bool Sequence::ForbidsTokens() const {
+  return !request_.sampling.logit_bias.empty() ||
+         usage_.completion_tokens < request_.stopping.min_tokens;
+}
+
 bool Sequence::NeedsEveryToken() const {
-  return history_.has_value() || !request_.sampling.logit_bias.empty() ||
-         request_.stopping.min_tokens > 0 || request_.output.num_logprobs > 0;
+  return speculation_.has_value() || history_.has_value() ||
+         !request_.sampling.logit_bias.empty() || request_.stopping.min_tokens > 0 ||
+         request_.output.num_logprobs > 0;
 }
 
 std::span<const int32_t> Sequence::Advance(const ScheduledRows& rows, int64_t step) {
@@ -176,10 +218,20 @@ std::span<const int32_t> Sequence::Advance(const ScheduledRows& rows, int64_t st
   if (rows.num_source_rows > 0) {
     mutable_session().AppendSource(request_.prompt);
   }
-  const std::span<const int32_t> token_ids =
-      rows.is_prefill ? std::span<const int32_t>(rows_).subspan(
-                            static_cast<size_t>(session().position() - start_), num_rows)
-                      : std::span<const int32_t>(&next_token_, 1);
+  std::span<const int32_t> token_ids;
+  if (rows.is_prefill) {
+    token_ids = std::span<const int32_t>(rows_).subspan(
+        static_cast<size_t>(session().position() - start_), num_rows);
+  } else {
+    decode_ids_.assign(1, next_token_);
+    num_unverified_ = rows.num_rows - 1;
+    if (num_unverified_ > 0) {
+      const std::span<const int32_t> draft = std::span(speculation_->draft).first(num_rows - 1);
+      decode_ids_.insert(decode_ids_.end(), draft.begin(), draft.end());
+      usage_.drafted_tokens += num_unverified_;
+    }
+    token_ids = decode_ids_;
+  }
   const int64_t evicted = mutable_session().Append(
       token_ids, rows.is_prefill ? Session::Phase::kPrefill : Session::Phase::kDecode);
   evicted_now_ += evicted;
@@ -189,9 +241,10 @@ std::span<const int32_t> Sequence::Advance(const ScheduledRows& rows, int64_t st
 
 int64_t Sequence::NewBlocks(int64_t max_rows) const {
   const int64_t num_rows =
-      source_left() > 0
-          ? prompt_left()
-          : std::min({std::max<int64_t>(prompt_left(), 1), max_rows, session().MaxRows()});
+      source_left() > 0 ? prompt_left()
+                        : std::min(prompt_left() > 0 ? std::min(prompt_left(), max_rows)
+                                                     : 1 + std::min<int64_t>(NumDrafts(), max_rows),
+                                   session().MaxRows());
   const int64_t block_size = session().shape().block_size;
   const int64_t end = session().position() + num_rows;
   const bool takes_sinks = session().shape().sink_size > 0 && session().position() == 0;
@@ -207,12 +260,15 @@ std::optional<ContextNoticeEvent> Sequence::TakeNotice() {
                             .first_position = session().window_first()};
 }
 
-SampleRow Sequence::RowToSample() const {
+SampleRow Sequence::RowToSample(int32_t num_drafts) const {
   SampleRow row;
-  row.position = session().position() - session().text_start();
+  row.position = session().position() - session().text_start() - num_unverified_ + num_drafts;
   row.params = &request_.sampling;
   row.history = history_.has_value() ? &*history_ : nullptr;
-  if (usage_.completion_tokens < request_.stopping.min_tokens) {
+  if (num_drafts > 0) {
+    row.drafted = std::span(decode_ids_).subspan(1, static_cast<size_t>(num_drafts));
+  }
+  if (usage_.completion_tokens + num_drafts < request_.stopping.min_tokens) {
     row.banned = stop_ids_;
   }
   row.num_logprobs = std::max(request_.output.num_logprobs, 0);
@@ -243,27 +299,59 @@ std::optional<FinishReason> Sequence::TakeToken(const ScoredToken& token, absl::
   }
   ++usage_.completion_tokens;
   RS_DCHECK(num_expected_ >= 1);
-  const bool ran_ahead = --num_expected_ > 0;
-  if (ran_ahead) {
+  --num_expected_;
+  if (speculation_.has_value()) {
+    NoteToken(token_id);
+  }
+  if (num_unverified_ > 0) {
+    VerifyDraft(token_id);
+  } else if (num_expected_ > 0) {
     mutable_session().SetToken(session().position() - 1, token_id);
-  } else {
+  }
+  if (num_expected_ == 0) {
     next_token_ = token_id;
   }
-  const std::optional<FinishReason> reason = ReasonToEnd(token, ran_ahead);
-  if (reason.has_value() && ran_ahead) {
-    UndoRow(token_id);
+  const std::optional<FinishReason> reason = ReasonToEnd(token, num_expected_ > 0);
+  if (reason.has_value() && num_expected_ > 0) {
+    UndoRows(token_id);
   }
   return reason;
 }
 
-// The row launched after the last token: what its step makes of it is nobody's.
-void Sequence::UndoRow(int32_t token_id) {
-  RollBackTo(session().position() - 1);
-  next_token_ = token_id;
-  num_expected_ = 0;
+void Sequence::NoteToken(int32_t token_id) {
+  speculation_->text.Add(token_id);
+  speculation_->draft.clear();
+  if (decode_ids_.size() <= 1) {
+    speculation_->length.Learn(0, 0);
+  }
 }
 
-std::optional<FinishReason> Sequence::ReasonToEnd(const ScoredToken& token, bool ran_ahead) {
+// The row after this one holds the first draft that is not verified.
+void Sequence::VerifyDraft(int32_t token_id) {
+  const auto num_drafted = static_cast<int32_t>(decode_ids_.size()) - 1;
+  const auto num_accepted = num_drafted - num_unverified_;
+  if (decode_ids_[decode_ids_.size() - static_cast<size_t>(num_unverified_)] != token_id) {
+    speculation_->length.Learn(num_drafted, num_accepted);
+    UndoRows(token_id);
+    return;
+  }
+  ++usage_.accepted_tokens;
+  if (--num_unverified_ == 0) {
+    speculation_->length.Learn(num_drafted, num_drafted);
+  }
+}
+
+// The rows launched after the token just taken: what their step makes of them is nobody's.
+void Sequence::UndoRows(int32_t token_id) {
+  std::vector<BlockCopy> copies;
+  mutable_session().Rollback(session().position() - num_expected_, copies);
+  RS_CHECK(copies.empty());  // nobody shares what was just written
+  next_token_ = token_id;
+  num_expected_ = 0;
+  num_unverified_ = 0;
+}
+
+std::optional<FinishReason> Sequence::ReasonToEnd(const ScoredToken& token, bool is_followed) {
   const int32_t token_id = token.token.token_id;
   digest_.Add(token_id, token.token.logprob);
   if (history_.has_value()) {
@@ -283,7 +371,7 @@ std::optional<FinishReason> Sequence::ReasonToEnd(const ScoredToken& token, bool
   if (usage_.completion_tokens >= request_.stopping.max_tokens) {
     return FinishReason::kMaxTokens;
   }
-  if (!ran_ahead && session().MaxRows() == 0) {
+  if (!is_followed && session().MaxRows() == 0) {
     return FinishReason::kContextFull;
   }
   return std::nullopt;
@@ -331,6 +419,8 @@ int64_t Sequence::Interrupt(OnInterrupt policy, int64_t num_delivered) {
     UndoTurn();
   } else if (session().position() == start_) {
     entry_->pending_token = pending_;
+  } else if (session().position() > known_position()) {
+    RollBackTo(known_position());  // a row was launched for a token that could not be chosen
   }
   mutable_session().Commit();
   ++entry_->counters.interrupted_turns;
@@ -376,5 +466,3 @@ bool Sequence::IsStopToken(int32_t token_id) const {
 }
 
 }  // namespace ringserve
-  } else if (session().position() > known_position()) {
-    RollBackTo(known_position());  // a row was launched for a token that could not be chosen

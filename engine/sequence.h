@@ -9,8 +9,10 @@
 
 #include <absl/time/time.h>
 
+#include "engine/drafter.h"
 #include "engine/plan/request_queue.h"
 #include "engine/plan/scheduler.h"
+#include "engine/plan/speculation.h"
 #include "engine/request.h"
 #include "engine/sample/replay_digest.h"
 #include "engine/sample/sampler.h"
@@ -36,6 +38,7 @@ class Sequence {
     SessionShape shape;                      // of the session of its own that it makes
     int32_t start_token_id = 0;              // of its text, if that has a source
     BlockPool* pool = nullptr;
+    int32_t max_draft = 0;            // tokens that may be drafted at once; 0: it never speculates
     std::span<const int32_t> prefix;  // blocks that hold the beginning of its text, if it has not
                                       // begun: their references are taken over
   };
@@ -94,12 +97,18 @@ class Sequence {
 
   SequenceView View() const;
 
+  // What to draft for its next step; none if it is not worth it, or if what it has said is not
+  // known yet. The draft stays as it is until the next call.
+  std::optional<DraftJob> WantDraft(double row_share);
+
   // Makes room for the scheduled rows and returns their tokens, valid until the next call. The
   // token of a decode row that an earlier step is still to sample is named by ~ its place in that
   // step's results.
   std::span<const int32_t> Advance(const ScheduledRows& rows, int64_t step);
-  // The last row of the scheduled ones is sampled, as result `place` of its step.
+  // One more of the scheduled rows is sampled, as result `place` of its step.
   void ExpectToken(int32_t place);
+  // True if the request keeps tokens from being sampled.
+  bool ForbidsTokens() const;
   // True if a sampled token must be known before the next one can be chosen.
   bool NeedsEveryToken() const;
 
@@ -123,8 +132,9 @@ class Sequence {
   // What the last Advance dropped from the window, once.
   std::optional<ContextNoticeEvent> TakeNotice();
 
-  // How the row at the session's newest position is to be sampled.
-  SampleRow RowToSample() const;
+  // How the scheduled row behind `num_drafts` drafted ones is to be sampled. The row borrows from
+  // the sequence until its step has landed.
+  SampleRow RowToSample(int32_t num_drafts) const;
   // True if the row at a prompt position (not the last) says how likely a token of the prompt is
   // and the caller wants to know.
   bool IsScored(int64_t position) const;
@@ -133,9 +143,12 @@ class Sequence {
   // Place in the prompt of the token that the row at `position` scores.
   int64_t ScoredIndex(int64_t position) const;
 
-  // Takes the sampled token; the reason if it is the last: a row that was launched after it is then
-  // undone.
+  // Takes the sampled token; the reason if it is the last. Rows that were launched after it and do
+  // not follow from it are undone: those of other drafts, and all if it is the last.
   std::optional<FinishReason> TakeToken(const ScoredToken& token, absl::Time now);
+
+  // True if the token of the next row of the same step, or step, is the next to be taken.
+  bool ExpectsToken() const { return num_expected_ > 0; }
 
   AcceptedEvent Accepted() const;
   // Commits the turn.
@@ -150,11 +163,14 @@ class Sequence {
   void KeepTurn(int64_t num_tokens);
   void UndoTurn();
   void RollBackTo(int64_t position);
-  void AddToHistory();
+  std::vector<int32_t> TextBefore(int64_t max_tokens) const;
   void CountUsage();
   bool MayRunAhead() const;
-  void UndoRow(int32_t token_id);
-  std::optional<FinishReason> ReasonToEnd(const ScoredToken& token, bool ran_ahead);
+  void UndoRows(int32_t token_id);
+  void NoteToken(int32_t token_id);
+  void VerifyDraft(int32_t token_id);
+  int32_t NumDrafts() const;
+  std::optional<FinishReason> ReasonToEnd(const ScoredToken& token, bool is_followed);
   bool IsStopToken(int32_t token_id) const;
 
   GenerateRequest request_;
@@ -169,6 +185,17 @@ class Sequence {
   std::vector<int32_t> rows_;            // the pending token and the prompt
   std::vector<int32_t> stop_ids_;        // sorted
   std::optional<TokenHistory> history_;  // if a penalty needs it
+
+  struct Speculation {
+    int32_t max_draft = 0;
+    RecentText text;
+    DraftLength length;
+    std::vector<int32_t> draft;  // for the next step
+  };
+
+  std::optional<Speculation> speculation_;
+  std::vector<int32_t> decode_ids_;  // of the rows of the last decode step
+  int32_t num_unverified_ = 0;       // of these: the last ones, drafts whose tokens are not known
   ReplayDigest digest_;
   Usage usage_;
   int64_t last_step_ = 0;
@@ -177,7 +204,7 @@ class Sequence {
   int64_t evicted_now_ = 0;  // by the last Advance
   int32_t stop_index_ = -1;
   int32_t next_token_ = 0;    // sampled, not yet in the rings; or ~place of one to be sampled
-  int32_t num_expected_ = 0;  // rows launched whose tokens were not taken yet; at most two
+  int32_t num_expected_ = 0;  // rows launched whose tokens were not taken yet
   bool is_paused_ = false;
   bool has_finished_ = false;
   std::optional<uint64_t> leader_;

@@ -8,9 +8,7 @@
 
 namespace ringserve {
 
-void StepBatch::Build(std::span<const ScheduledRows> plan,
-                      std::span<const std::unique_ptr<Sequence>> all_sequences,
-                      int64_t step) {
+void StepBatch::Clear() {
   token_ids.clear();
   positions.clear();
   slots.clear();
@@ -30,6 +28,12 @@ void StepBatch::Build(std::span<const ScheduledRows> plan,
   request_ids.clear();
   first_results.clear();
   notices.clear();
+}
+
+void StepBatch::Build(std::span<const ScheduledRows> plan,
+                      std::span<const std::unique_ptr<Sequence>> all_sequences,
+                      int64_t step) {
+  Clear();
   int32_t num_rows = 0;
   for (const ScheduledRows& rows : plan) {
     num_rows += rows.num_rows;
@@ -48,28 +52,39 @@ void StepBatch::Add(const ScheduledRows& rows, Sequence& sequence, int64_t step)
   request_ids.push_back(sequence.request_id());
   first_results.push_back(static_cast<int32_t>(sample_rows.size()));
   const std::span<const int32_t> ids = sequence.Advance(rows, step);
-  token_ids.insert(token_ids.end(), ids.begin(), ids.end());
-  notices.push_back(sequence.TakeNotice());
   if (rows.num_source_rows > 0) {
     AddSource(session, sequence.request().prompt);
   }
-  const int64_t start = session.text_start();
-  const int64_t first_position = session.position() - rows.num_rows - start;
+  const int64_t first_position = session.position() - rows.num_rows - session.text_start();
+  AddRows(session, first_position, ids);
+  notices.push_back(sequence.TakeNotice());
   for (int32_t i = 0; i < rows.num_rows; ++i) {
     const int64_t position = first_position + i;
-    positions[static_cast<size_t>(first_row) + static_cast<size_t>(i)] = position;
-    slots.push_back(session.Slot(start + position));
-    sink_slots.push_back(session.SinkSlot(start + position));
-    writes_sinks = writes_sinks || sink_slots.back() >= 0;
     const bool is_last = i == rows.num_rows - 1;
-    if (is_last && rows.is_sampled) {
+    if (rows.is_sampled && (is_last || !rows.is_prefill)) {
       logits_rows.push_back(first_row + i);
-      sample_rows.push_back(sequence.RowToSample());
+      sample_rows.push_back(sequence.RowToSample(rows.is_prefill ? 0 : i));
       sequence.ExpectToken(static_cast<int32_t>(sample_rows.size()) - 1);
     } else if (rows.is_prefill && sequence.IsScored(position)) {
       logits_rows.push_back(first_row + i);
       sample_rows.push_back(sequence.RowToScore(position));
     }
+  }
+}
+
+void StepBatch::AddRows(const Session& session,
+                        int64_t first_position,
+                        std::span<const int32_t> ids) {
+  const auto first_row = token_ids.size();
+  token_ids.insert(token_ids.end(), ids.begin(), ids.end());
+  // Build has made room: its sink keys come behind.
+  positions.resize(std::max(positions.size(), token_ids.size()));
+  for (size_t i = 0; i < ids.size(); ++i) {
+    const int64_t position = first_position + static_cast<int64_t>(i);
+    positions[first_row + i] = position;
+    slots.push_back(session.Slot(session.text_start() + position));
+    sink_slots.push_back(session.SinkSlot(session.text_start() + position));
+    writes_sinks = writes_sinks || sink_slots.back() >= 0;
   }
   const auto first_entry = static_cast<int32_t>(entries.size());
   session.AppendContext(static_cast<int32_t>(positions.size()), entries);
@@ -78,8 +93,8 @@ void StepBatch::Add(const ScheduledRows& rows, Sequence& sequence, int64_t step)
       positions.push_back(session.SinkPosition() + i);
     }
   }
-  sequences.push_back({.first_row = first_row,
-                       .num_rows = rows.num_rows,
+  sequences.push_back({.first_row = static_cast<int32_t>(first_row),
+                       .num_rows = static_cast<int32_t>(ids.size()),
                        .first_position = first_position,
                        .first_entry = first_entry,
                        .num_entries = static_cast<int32_t>(entries.size()) - first_entry});

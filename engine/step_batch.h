@@ -58,6 +58,12 @@ struct StepBatch {
              std::span<const std::unique_ptr<Sequence>> all_sequences,
              int64_t step);
 
+  // The same by hand: Clear, then the rows of each session, which it has just appended, from
+  // `first_position` on (counted from its text_start); what their logits are wanted for is the
+  // caller's to add. Without sinks.
+  void Clear();
+  void AddRows(const Session& session, int64_t first_position, std::span<const int32_t> ids);
+
   // Adds each block that the step reads or writes, at least once.
   void CollectBlocks(int32_t block_size, std::vector<int32_t>& blocks) const;
   // From blocks to their places in the device pool: all must be there.

@@ -33,6 +33,8 @@ void CallerAccounts::Add(const std::string& owner, const Usage& usage) {
   sum.usage.reprefilled_tokens += usage.reprefilled_tokens;
   sum.usage.evicted_tokens += usage.evicted_tokens;
   sum.usage.completion_tokens += usage.completion_tokens;
+  sum.usage.drafted_tokens += usage.drafted_tokens;
+  sum.usage.accepted_tokens += usage.accepted_tokens;
 }
 
 CallerUsage CallerAccounts::Get(const std::string& owner) const {

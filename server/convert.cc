@@ -209,6 +209,7 @@ absl::StatusOr<ConvertedRequest> ConvertRequest(const v1::GenerateRequest& in,
   RETURN_IF_ERROR(ConvertStopping(in.stopping(), model, out));
   RETURN_IF_ERROR(ConvertOutput(in.output(), model, out));
   out.request.priority = in.priority();
+  out.request.speculate = !in.has_speculate() || in.speculate();
   if (in.has_queue_timeout()) {
     ASSIGN_OR_RETURN(out.request.queue_timeout,
                      ConvertDuration(in.queue_timeout(),
@@ -323,6 +324,8 @@ v1::Usage ToProto(const Usage& usage) {
   out.set_reprefilled_tokens(usage.reprefilled_tokens);
   out.set_evicted_tokens(usage.evicted_tokens);
   out.set_completion_tokens(usage.completion_tokens);
+  out.set_drafted_tokens(usage.drafted_tokens);
+  out.set_accepted_tokens(usage.accepted_tokens);
   return out;
 }
 

@@ -50,6 +50,8 @@ v1::ModelLoad ToProto(const EngineLoad& load, std::string_view model) {
   out.set_completion_tokens(load.completion_tokens);
   out.set_reprefilled_tokens(load.reprefilled_tokens);
   out.set_evicted_tokens(load.evicted_tokens);
+  out.set_drafted_tokens(load.drafted_tokens);
+  out.set_accepted_tokens(load.accepted_tokens);
   out.set_tiles_dense(load.tiles_dense);
   out.set_tiles_triangle(load.tiles_triangle);
   out.set_tiles_skipped(load.tiles_skipped);
@@ -68,6 +70,8 @@ v1::GetUsageResponse ToProto(const CallerUsage& usage) {
   out.set_reprefilled_tokens(usage.usage.reprefilled_tokens);
   out.set_evicted_tokens(usage.usage.evicted_tokens);
   out.set_completion_tokens(usage.usage.completion_tokens);
+  out.set_drafted_tokens(usage.usage.drafted_tokens);
+  out.set_accepted_tokens(usage.usage.accepted_tokens);
   return out;
 }
 

@@ -68,7 +68,9 @@ Json FinishedJson(const v1::Finished& finished) {
                   {"cached_tokens", usage.cached_tokens()},
                   {"reprefilled_tokens", usage.reprefilled_tokens()},
                   {"evicted_tokens", usage.evicted_tokens()},
-                  {"completion_tokens", usage.completion_tokens()}};
+                  {"completion_tokens", usage.completion_tokens()},
+                  {"drafted_tokens", usage.drafted_tokens()},
+                  {"accepted_tokens", usage.accepted_tokens()}};
   out["timings"] = {{"queued", Seconds(finished.timings().queued())},
                     {"prefill", Seconds(finished.timings().prefill())},
                     {"decode", Seconds(finished.timings().decode())}};

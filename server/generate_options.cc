@@ -229,6 +229,11 @@ void AddOutputOptions(CLI::App& command, GenerateOptions& options) {
   command.add_option("--priority", options.priority, "Higher runs first; [-100, 100], default 0")
       ->group(group);
   command
+      .add_flag("--no-speculation",
+                options.no_speculation,
+                "Guess no tokens ahead; the answer is the same either way")
+      ->group(group);
+  command
       .add_option("--queue-timeout",
                   options.queue_timeout_seconds,
                   "Seconds to wait for a place in the batch; [0.001, 86400], default no limit")
@@ -259,6 +264,9 @@ absl::StatusOr<v1::GenerateRequest> BuildRequest(const GenerateOptions& options)
   out.mutable_output()->set_echo(options.echo);
   out.mutable_output()->set_include_special_tokens(options.include_special_tokens);
   out.set_priority(options.priority.value_or(0));
+  if (options.no_speculation) {
+    out.set_speculate(false);
+  }
   if (options.queue_timeout_seconds.has_value()) {
     const double seconds = *options.queue_timeout_seconds;
     if (!(seconds >= 0.001 && seconds <= 86400)) {

@@ -47,6 +47,7 @@ struct GenerateOptions {
   bool include_special_tokens = false;
 
   std::optional<int32_t> priority;
+  bool no_speculation = false;
   std::optional<double> queue_timeout_seconds;
 };
 

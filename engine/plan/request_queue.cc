@@ -26,6 +26,7 @@ GenerateRequest RequestOfSibling(const GenerateRequest& request, Sibling sibling
   own.priority = request.priority;
   own.deadline = request.deadline;
   own.queue_timeout = request.queue_timeout;
+  own.speculate = request.speculate;
   return own;
 }
 
@@ -114,7 +115,6 @@ void RequestQueue::AwaitIdle() {
   mutex_.Await(absl::Condition(&is_idle));
 }
 
-int64_t RequestQueue::num_waiting() const {
 bool RequestQueue::HasCancel(uint64_t request_id) const {
   const absl::MutexLock lock(&mutex_);
   return std::any_of(commands_.begin(), commands_.end(), [&](const RequestCommand& command) {
@@ -122,6 +122,7 @@ bool RequestQueue::HasCancel(uint64_t request_id) const {
   });
 }
 
+int64_t RequestQueue::num_waiting() const {
   const absl::MutexLock lock(&mutex_);
   return num_waiting_;
 }

@@ -66,6 +66,14 @@ void PlanStep(std::span<const SequenceView> sequences,
     }
     return false;
   });
+  for (ScheduledRows& rows : plan) {
+    const SequenceView& view = At(sequences, rows);
+    if (!rows.is_prefill && view.num_drafts > 0) {
+      const int64_t num_drafts = std::min({int64_t{view.num_drafts}, view.max_rows - 1, rows_left});
+      rows.num_rows += static_cast<int32_t>(num_drafts);
+      rows_left -= num_drafts;
+    }
+  }
   std::stable_partition(
       plan.begin(), plan.end(), [](const ScheduledRows& rows) { return !rows.is_prefill; });
 }

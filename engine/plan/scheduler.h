@@ -13,10 +13,11 @@ struct SequenceView {
   // Rows of a prompt that an encoder is to read before these, all in one step. Then prompt_left is
   // what the decoder reads of its own, which goes with them.
   int64_t source_left = 0;
-  int64_t max_rows = 0;   // the most that its context takes in one step; >= 1 unless it is paused
-  int64_t arrival = 0;    // rank in the order of submission; distinct
-  int64_t last_step = 0;  // when it last took part
-  int32_t priority = 0;   // higher runs first
+  int64_t max_rows = 0;    // the most that its context takes in one step; >= 1 unless it is paused
+  int64_t arrival = 0;     // rank in the order of submission; distinct
+  int64_t last_step = 0;   // when it last took part
+  int32_t priority = 0;    // higher runs first
+  int32_t num_drafts = 0;  // rows that it would add to a decode row, to verify drafted tokens
   bool is_paused = false;
 };
 
@@ -25,8 +26,8 @@ struct StepBudget {
   int32_t max_prefill_rows = 0;  // of all sequences together
 };
 
-// Either one decode row or a chunk of the prompt. The last row of a sequence that has no prompt
-// left after the step is sampled.
+// Either a decode row and those of drafted tokens, all of which are sampled, or a chunk of the
+// prompt, whose last row is sampled if no prompt is left after the step.
 struct ScheduledRows {
   int32_t sequence = 0;  // index into the views
   int32_t num_rows = 0;
@@ -37,8 +38,9 @@ struct ScheduledRows {
 
 // Replaces `plan`: decode rows first, then prompt chunks. If more than max_sequences can run, the
 // higher priority runs, then who waited longest since its last step. Prompts share the budget by
-// priority, then arrival; an encoder's prompt is never cut, so that one may exceed it alone. Nobody
-// unpaused is left out for ever unless higher priorities fill every step.
+// priority, then arrival; an encoder's prompt is never cut, so that one may exceed it alone. Drafts
+// take what prompts leave of the budget. Nobody unpaused is left out for ever unless higher
+// priorities fill every step.
 void PlanStep(std::span<const SequenceView> sequences,
               const StepBudget& budget,
               std::vector<ScheduledRows>& plan);

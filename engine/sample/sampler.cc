@@ -67,14 +67,26 @@ void Adjust(const SampleRow& row, std::vector<float>& logits) {
   if (row.history == nullptr) {
     return;
   }
-  for (const TokenHistory::Entry& entry : row.history->entries()) {
-    float& logit = at(entry.token_id);
+  const auto penalize = [&](int32_t token_id, int64_t output_count) {
+    float& logit = at(token_id);
     logit = logit > 0 ? logit / params.repetition_penalty : logit * params.repetition_penalty;
-    if (entry.output_count > 0) {
-      logit -= params.presence_penalty +
-               params.frequency_penalty * static_cast<float>(entry.output_count);
+    if (output_count > 0) {
+      logit -=
+          params.presence_penalty + params.frequency_penalty * static_cast<float>(output_count);
     }
     logit = std::min(logit, std::numeric_limits<float>::max());
+  };
+  const auto count_drafted = [&row](int32_t token_id) {
+    return std::count(row.drafted.begin(), row.drafted.end(), token_id);
+  };
+  for (const TokenHistory::Entry& entry : row.history->entries()) {
+    penalize(entry.token_id, entry.output_count + count_drafted(entry.token_id));
+  }
+  for (auto drafted = row.drafted.begin(); drafted != row.drafted.end(); ++drafted) {
+    const bool is_first = std::find(row.drafted.begin(), drafted, *drafted) == drafted;
+    if (is_first && !row.history->Has(*drafted)) {
+      penalize(*drafted, count_drafted(*drafted));
+    }
   }
 }
 

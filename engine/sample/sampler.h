@@ -22,6 +22,7 @@ struct SampleRow {
   int64_t position = 0;                    // of the token to be chosen; keys the noise
   const SamplingParams* params = nullptr;  // null: score `forced_token` instead of sampling
   const TokenHistory* history = nullptr;   // for penalties; null if params need none
+  std::span<const int32_t> drafted = {};   // output tokens that come after those of the history
   std::span<const int32_t> banned = {};    // ids that must not be sampled (min_tokens)
   int32_t forced_token = -1;
   int32_t num_logprobs = 0;  // alternatives wanted

@@ -25,6 +25,8 @@ class TokenHistory {
 
   void AddOutput(int32_t token_id) { ++Find(token_id).output_count; }
 
+  bool Has(int32_t token_id) const { return index_.contains(token_id); }
+
   // Each token once, in the order of first sight.
   std::span<const Entry> entries() const { return entries_; }
 

@@ -25,6 +25,7 @@ Json Sound() {
     "memory": {"device_bytes": 0, "pinned_bytes": 0},
     "sessions": {"max_sessions": 20, "idle_timeout_s": 60,
                  "share_prefixes": true, "prefix_groups": [["ann", "bob"], ["eve"]]},
+    "speculation": {"method": "lookup", "max_draft": 5, "min_match": 2, "draft_path": ""},
     "device": "cpu", "num_threads": 3})");
 }
 
@@ -77,6 +78,9 @@ TEST_CASE("Every key of a sound config is read") {
     CHECK(Error("sessions", "prefix_groups", Json::parse(bad)) ==
           "sessions.prefix_groups: not a list of lists of names, each in one place only");
   }
+  CHECK(config.speculation.method == SpeculationMethod::kLookup);
+  CHECK(config.speculation.max_draft == 5);
+  CHECK(config.speculation.min_match == 2);
   CHECK(config.device == DevicePolicy::kCpu);
   CHECK(config.num_threads == 3);
 }
@@ -184,6 +188,13 @@ TEST_CASE("Values out of range and of wrong type are named") {
   CHECK(Error("memory", "device_bytes", 1e18).starts_with("memory.device_bytes: 1e+18 is not an "));
   CHECK(Error("memory", "pinned_bytes", -1) ==
         "memory.pinned_bytes: -1 is not in [0, 1125899906842624]");
+  CHECK(Error("speculation", "method", "guess") ==
+        "speculation.method: \"guess\" is not one of: off, lookup, draft");
+  CHECK(Error("speculation", "method", "draft") == "speculation.draft_path: not 1 to 4096 bytes");
+  CHECK(Error("speculation", "draft_path", "small") ==
+        "speculation.draft_path: is for method \"draft\" alone; say \"\"");
+  CHECK(Error("speculation", "max_draft", 0) == "speculation.max_draft: 0 is not in [1, 64]");
+  CHECK(Error("speculation", "min_match", 9) == "speculation.min_match: 9 is not in [1, 8]");
   Json json = Sound();
   json["device"] = "gpu";
   CHECK(Error(json.dump()) == "device: \"gpu\" is not one of: auto, cpu, cuda");
@@ -203,6 +214,9 @@ TEST_CASE("Model paths count from the config file's folder") {
   const auto relative = ParseEngineConfig(Sound().dump(), "");
   REQUIRE(relative.ok());
   CHECK(relative->model.path == "folder");
+  json["speculation"]["method"] = "draft";
+  json["speculation"]["draft_path"] = "../models/small";
+  CHECK(Parse(json).speculation.draft_path == "/models/small");
 }
 
 TEST_CASE("All problems of a file are told at once, behind its name") {

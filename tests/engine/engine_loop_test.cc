@@ -417,6 +417,8 @@ TEST_CASE("logits that are no numbers fail their request alone") {
   RunUntilIdle(engine);
   const Transcript bad = engine.sink().transcript(1);
   REQUIRE(absl::IsInternal(bad.failed->status));
+  REQUIRE(bad.failed->status.message() ==
+          "no token can be chosen: the model's logits are not finite");
   REQUIRE(bad.tokens.size() <= 1);
   for (const uint64_t id : {0, 2}) {
     const Transcript got = engine.sink().transcript(id);

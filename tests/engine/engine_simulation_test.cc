@@ -2,7 +2,7 @@
 // once and is answered with what its own text demands, a session's text is what its turns, forks
 // and rollbacks made it, wherever its blocks lie and whoever shares them; blocks never leak. A
 // failure prints its seed; RINGSERVE_SIMULATION_SEED replays one, and RINGSERVE_SIMULATION_SEEDS
-// sets how many are run.
+// sets how many are run (13000 are a million operations).
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
@@ -10,6 +10,7 @@
 #include <map>
 #include <optional>
 #include <random>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -33,6 +34,14 @@ struct Live {
   std::optional<absl::StatusCode> refusal = std::nullopt;  // what the turn must be answered
   bool was_cancelled = false;
   bool was_paused = false;
+  std::optional<Expected> expected = std::nullopt;  // once it was computed
+
+  const Expected& Expect(const ModelConfig& config) {
+    if (!expected.has_value()) {
+      expected = ExpectedAnswer(request, config, shape);
+    }
+    return *expected;
+  }
 };
 
 // What a session is, as text.
@@ -40,6 +49,37 @@ struct ModelSession {
   std::vector<int32_t> text;
   SessionShape shape;
   std::optional<uint64_t> request_id = std::nullopt;  // of its live turn
+};
+
+// Mostly right, for it knows the answers.
+class OracleDrafter final : public Drafter {
+ public:
+  OracleDrafter(std::map<uint64_t, Live>& live, uint64_t seed) : live_(live), random_(seed) {}
+
+  absl::Status Draft(std::span<const DraftJob> jobs) override {
+    for (const DraftJob& job : jobs) {
+      Live& live = live_.at(job.request_id);
+      const std::vector<ScoredToken>& tokens = live.Expect(fake::TinyModel()).tokens;
+      RS_CHECK(job.max_draft >= 1);
+      job.draft->clear();
+      size_t at = static_cast<size_t>(job.position) - live.request.prompt.size();
+      RS_CHECK(at + static_cast<size_t>(job.max_draft) <=
+               static_cast<size_t>(live.request.stopping.max_tokens));
+      for (auto left = static_cast<int32_t>(random_() % 2 == 0 ? job.max_draft
+                                                               : random_() % (job.max_draft + 1));
+           left > 0;
+           --left, ++at) {
+        const bool is_right = at < tokens.size() && random_() % 8 != 0;
+        job.draft->push_back(is_right ? tokens[at].token.token_id
+                                      : static_cast<int32_t>(random_() % 32));
+      }
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  std::map<uint64_t, Live>& live_;
+  std::mt19937_64 random_;
 };
 
 // Copies what ExpectedAnswer needs; a request owns its StopCondition and cannot be copied whole.
@@ -57,24 +97,30 @@ GenerateRequest Copy(const GenerateRequest& from) {
   to.priority = from.priority;
   to.deadline = from.deadline;
   to.queue_timeout = from.queue_timeout;
+  to.speculate = from.speculate;
   return to;
 }
 
 class Simulation {
  public:
-  explicit Simulation(uint64_t seed) : random_(seed), engine_(RandomOptions(random_)) {}
+  explicit Simulation(uint64_t seed)
+      : random_(seed), oracle_(live_, seed), engine_(RandomOptions(random_, oracle_)) {}
 
   void Run() {
-    const int num_operations = 40 + static_cast<int>(random_() % 80);
-    for (int i = 0; i < num_operations; ++i) {
+    num_operations_ = 40 + static_cast<int>(random_() % 80);
+    for (int i = 0; i < num_operations_; ++i) {
       Operate();
       Check();
     }
     Finish();
   }
 
+  int64_t num_operations() const { return num_operations_; }
+
+  EngineLoad load() const { return engine_.loop().load(); }
+
  private:
-  static FakeEngineOptions RandomOptions(std::mt19937_64& random) {
+  static FakeEngineOptions RandomOptions(std::mt19937_64& random, OracleDrafter& oracle) {
     const auto between = [&](int64_t low, int64_t high) {
       return low + static_cast<int64_t>(random() % static_cast<uint64_t>(high - low + 1));
     };
@@ -103,6 +149,10 @@ class Simulation {
                         .prefix_groups = {}};
     options.max_logits_rows = static_cast<int32_t>(between(1, 8));
     options.runs_ahead = random() % 2 == 0;
+    const uint64_t drafter = random() % 4;
+    options.drafter = drafter < 2 ? &oracle : nullptr;
+    options.has_draft_model = drafter == 2;
+    options.max_draft = static_cast<int32_t>(between(1, 9));
     return options;
   }
 
@@ -147,6 +197,7 @@ class Simulation {
     if (OneIn(4)) {
       request.queue_timeout = absl::Seconds(1 + random_() % 4);
     }
+    request.speculate = !OneIn(4);
     return request;
   }
 
@@ -388,10 +439,13 @@ class Simulation {
     if (!may_fault_) {
       REQUIRE(engine_.loop().pool().num_references() == 0);
     }
+    if (engine_.draft_model() != nullptr) {
+      REQUIRE(engine_.draft_model()->pool().num_references() == 0);
+    }
     engine_.loop().queue().AwaitIdle();
   }
 
-  void CheckEnd(const Live& live, const Transcript& got) {
+  void CheckEnd(Live& live, const Transcript& got) {
     const GenerateRequest& request = live.request;
     CAPTURE(request.request_id, live.session);
     if (live.refusal.has_value()) {
@@ -400,7 +454,7 @@ class Simulation {
       REQUIRE(!got.accepted.has_value());
       return;
     }
-    const Expected expected = ExpectedAnswer(request, engine_.config(), live.shape);
+    const Expected& expected = live.Expect(engine_.config());
     if (!live.session.empty()) {
       CheckTurn(live, got);
     }
@@ -425,6 +479,8 @@ class Simulation {
       REQUIRE((!tells_all || got.notices.size() == expected.notices.size()));
       REQUIRE(got.finished->reason == expected.reason);
       REQUIRE(got.finished->replay_digest == expected.digest);
+      REQUIRE(got.finished->usage.accepted_tokens <= got.finished->usage.drafted_tokens);
+      REQUIRE((request.speculate || got.finished->usage.drafted_tokens == 0));
       return;
     }
     const absl::Status& status = got.failed->status;
@@ -457,6 +513,9 @@ class Simulation {
       return;
     }
     const int64_t kept = got.failed->session_position;
+    CAPTURE(got.failed->status.ToString(), live.on_interrupt, live.num_delivered);
+    CAPTURE(live.num_before, live.request.prompt.size(), got.tokens.size(), may_fault_);
+    CAPTURE(session.shape.slides, session.shape.buffer_size, session.shape.block_size);
     const auto before = static_cast<int64_t>(live.num_before);
     const auto num_tokens = static_cast<int64_t>(got.tokens.size());
     REQUIRE(kept >= before);
@@ -486,13 +545,21 @@ class Simulation {
   }
 
   std::mt19937_64 random_;
-  FakeEngine engine_;
   std::map<uint64_t, Live> live_;
+  OracleDrafter oracle_;
+  FakeEngine engine_;
   std::map<std::string, ModelSession> sessions_;
+  int num_operations_ = 0;
   uint64_t last_id_ = 0;
   bool may_fault_ = false;
   bool may_poison_ = false;
 };
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || !defined(NDEBUG)
+constexpr uint64_t kDefaultSeeds = 500;  // these builds are many times slower
+#else
+constexpr uint64_t kDefaultSeeds = 10000;
+#endif
 
 std::optional<uint64_t> Variable(const char* name) {
   const char* text = std::getenv(name);  // NOLINT(concurrency-mt-unsafe): before any thread
@@ -503,10 +570,23 @@ TEST_CASE("random operations leave every answer as its text demands") {
   const std::optional<uint64_t> one = Variable("RINGSERVE_SIMULATION_SEED");
   const uint64_t first = one.value_or(0);
   const uint64_t count =
-      one.has_value() ? 1 : Variable("RINGSERVE_SIMULATION_SEEDS").value_or(2000);
+      one.has_value() ? 1 : Variable("RINGSERVE_SIMULATION_SEEDS").value_or(kDefaultSeeds);
+  int64_t num_operations = 0;
+  int64_t num_drafted = 0;
+  int64_t num_accepted = 0;
   for (uint64_t seed = first; seed < first + count; ++seed) {
     CAPTURE(seed);
-    Simulation(seed).Run();
+    Simulation simulation(seed);
+    simulation.Run();
+    num_operations += simulation.num_operations();
+    num_drafted += simulation.load().drafted_tokens;
+    num_accepted += simulation.load().accepted_tokens;
+  }
+  WARN(num_operations << " operations; " << num_drafted << " tokens drafted, " << num_accepted
+                      << " held");
+  if (!one.has_value()) {
+    CHECK(num_accepted > 0);
+    CHECK(num_drafted > num_accepted);
   }
 }
 

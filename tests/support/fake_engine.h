@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -13,6 +14,8 @@
 #include <absl/time/time.h>
 
 #include "engine/base/check.h"
+#include "engine/draft_model.h"
+#include "engine/drafter.h"
 #include "engine/engine_loop.h"
 #include "engine/model/model.h"
 #include "engine/model/weights.h"
@@ -32,6 +35,9 @@ struct FakeEngineOptions {
   int32_t host_blocks = 0;
   int32_t max_logits_rows = 5;
   bool runs_ahead = false;  // as a device does
+  Drafter* drafter = nullptr;
+  bool has_draft_model = false;  // instead: the same model, over a ring of its own
+  int32_t max_draft = 8;
 };
 
 class FakeEngine {
@@ -74,7 +80,14 @@ class FakeEngine {
     parts.device_blocks = options.device_blocks;
     parts.eos_token_ids = config_.eos_token_ids;
     parts.sessions = options.sessions;
+    parts.drafter = options.drafter;
+    if (options.has_draft_model) {
+      MakeDraftModel(parts.runner, limits);
+      parts.drafter = drafter_.get();
+    }
+    parts.max_draft = options.max_draft;
     parts.clock = [this] { return now_; };
+    parts.stopwatch = [this] { return Tick(); };
     parts.make_session_id = [this] {
       return std::string("s").append(std::to_string(++last_session_));
     };
@@ -83,9 +96,14 @@ class FakeEngine {
 
   EngineLoop& loop() { return *loop_; }
 
+  const EngineLoop& loop() const { return *loop_; }
+
   FakeBackend& backend() { return backend_; }
 
   FakeSink& sink() { return sink_; }
+
+  // Null if there is none.
+  const DraftModel* draft_model() const { return drafter_.get(); }
 
   const FakeEngineOptions& options() const { return options_; }
 
@@ -144,6 +162,33 @@ class FakeEngine {
   }
 
  private:
+  void MakeDraftModel(StepRunner::Parts runner, StepLimits limits) {
+    DraftModel::Parts parts;
+    parts.shape = {.buffer_size = 32, .block_size = options_.shape.block_size, .feedback_size = 8};
+    parts.num_readers = options_.scheduler.max_batch;
+    parts.num_blocks = parts.num_readers * (32 / options_.shape.block_size);
+    parts.max_rows = options_.scheduler.max_batch + 5;
+    parts.stopwatch = [this] { return Tick(); };
+    limits.max_rows = parts.max_rows;
+    limits.max_sink_rows = 0;
+    limits.max_logits_rows = parts.num_readers;
+    limits.max_partials =
+        MaxPartials(runner.tiles, limits.max_rows, parts.num_readers, parts.shape.buffer_size);
+    draft_model_ = *Model::Create(config_, weights(), limits, backend_);
+    draft_pool_ = *backend_.Allocate(
+        static_cast<size_t>(parts.num_blocks * runner.kv.block_bytes()), MemoryKind::kDevice);
+    runner.model = draft_model_.get();
+    runner.kv_pool = draft_pool_.data();
+    parts.runner = runner;
+    drafter_ = std::make_unique<DraftModel>(parts);
+  }
+
+  // Steps of many lengths, the same ones in every run.
+  std::chrono::steady_clock::time_point Tick() {
+    stopwatch_ += std::chrono::microseconds(1 + num_readings_++ * 17 % 400);
+    return stopwatch_;
+  }
+
   template <typename Answer, typename Call>
   absl::StatusOr<Answer> Await(const Call& call) {
     std::optional<absl::StatusOr<Answer>> answer;
@@ -163,10 +208,15 @@ class FakeEngine {
   FakeBackend backend_;
   FakeSink sink_;
   absl::Time now_ = absl::UnixEpoch();
+  std::chrono::steady_clock::time_point stopwatch_;
+  int64_t num_readings_ = 0;
   int64_t last_session_ = 0;
   std::unique_ptr<Model> model_;
   Buffer pool_;
   Buffer host_pool_;
+  std::unique_ptr<Model> draft_model_;
+  Buffer draft_pool_;
+  std::unique_ptr<DraftModel> drafter_;
   std::unique_ptr<EngineLoop> loop_;
 };
 
