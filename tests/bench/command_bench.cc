@@ -16,6 +16,8 @@
 #include "tests/bench/bench_endless.h"
 #include "tests/bench/bench_kernels.h"
 #include "tests/bench/bench_model.h"
+#include "tests/bench/bench_privacy.h"
+#include "tests/bench/bench_speculation.h"
 #include "tests/bench/bench_steps.h"
 #include "tests/bench/bench_streams.h"
 
@@ -29,6 +31,7 @@ struct BenchOptions {
   std::string device = "cpu";
   EndlessBenchOptions endless;
   StreamsBenchOptions streams;
+  SpeculationBenchOptions speculation;
 };
 
 absl::Status BenchProducts(const BenchOptions& options) {
@@ -87,6 +90,19 @@ absl::Status BenchStreamsSection(BenchOptions& options) {
   return BenchStreams(options.streams);
 }
 
+absl::Status BenchSpeculationSection(BenchOptions& options) {
+  ASSIGN_OR_RETURN(options.speculation.config, OneConfig(options));
+  options.speculation.config.speculation.method = SpeculationMethod::kLookup;
+  options.speculation.rounds = options.model.rounds;
+  return BenchSpeculation(options.speculation);
+}
+
+absl::Status BenchPrivacySection(const BenchOptions& options) {
+  PrivacyBenchOptions privacy;
+  ASSIGN_OR_RETURN(privacy.config, OneConfig(options));
+  return BenchPrivacy(privacy);
+}
+
 absl::Status BenchModelSection(const BenchOptions& options) {
   if (options.device == "cpu") {
     return BenchModel(options.model);
@@ -105,6 +121,8 @@ absl::Status Run(BenchOptions& options) {
       {"attention", [&] { return BenchAttentionSection(options); }},
       {"model", [&] { return BenchModelSection(options); }},
       {"endless", [&] { return BenchEndlessSection(options); }},
+      {"privacy", [&] { return BenchPrivacySection(options); }},
+      {"speculation", [&] { return BenchSpeculationSection(options); }},
   };
   for (const auto& [name, run] : sections) {
     if (std::find(options.sections.begin(), options.sections.end(), name) !=
@@ -123,10 +141,13 @@ void AddBenchCommand(CLI::App& program, int& exit_code) {
       "bench", "Measures this machine: speeds beside ceilings taken in the same run");
   auto options = std::make_shared<BenchOptions>();
   command
-      ->add_option("sections",
-                   options->sections,
-                   "Any of products, attention, model, streams, endless; default: the first three")
-      ->check(CLI::IsMember({"products", "attention", "model", "streams", "endless"}));
+      ->add_option(
+          "sections",
+          options->sections,
+          "Any of products, attention, model, streams, endless, speculation, privacy; default: the "
+          "first three")
+      ->check(CLI::IsMember(
+          {"products", "attention", "model", "streams", "endless", "speculation", "privacy"}));
   AddModelSource(*command, options->source, /*most=*/1);
   command
       ->add_option(
