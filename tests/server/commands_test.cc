@@ -37,6 +37,7 @@ TEST_CASE("options become the fields they name, and what is not said is not sent
   CHECK_FALSE(bare->stopping().has_max_tokens());
   CHECK_FALSE(bare->output().has_logprobs());
   CHECK_FALSE(bare->has_queue_timeout());
+  CHECK_FALSE(bare->has_speculate());
 
   const auto full = Parse({"-p",
                            "x",
@@ -79,6 +80,7 @@ TEST_CASE("options become the fields they name, and what is not said is not sent
                            "-7",
                            "--queue-timeout",
                            "1.5",
+                           "--no-speculation",
                            "--no-special-tokens",
                            "--plain-text"});
   REQUIRE(full.ok());
@@ -105,6 +107,8 @@ TEST_CASE("options become the fields they name, and what is not said is not sent
   CHECK(full->output().echo());
   CHECK(full->output().include_special_tokens());
   CHECK(full->priority() == -7);
+  CHECK(full->has_speculate());
+  CHECK_FALSE(full->speculate());
   CHECK(full->queue_timeout().seconds() == 1);
   CHECK(full->queue_timeout().nanos() == 500'000'000);
   CHECK_FALSE(full->tokenize().add_special_tokens());

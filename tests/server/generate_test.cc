@@ -59,6 +59,41 @@ TEST_CASE("equal requests get equal streams, other seeds others") {
   CHECK(first.token_ids() != other.token_ids());
 }
 
+TEST_CASE("what is guessed ahead is counted, and changes nothing else") {
+  EngineConfig config = SmallFairytaleConfig();
+  config.speculation.method = SpeculationMethod::kLookup;
+  TestServer server;
+  server.ServeReal(config);
+  const std::string once = "The king said to his son: go into the wood. ";
+  v1::GenerateRequest request = TextRequest(once + once + once + once, 60);
+  request.mutable_sampling()->set_temperature(0);
+  request.mutable_stopping()->set_ignore_eos(true);
+  const Stream guessed = Generate(server.channel(), request);
+  request.set_speculate(false);
+  const Stream plain = Generate(server.channel(), request);
+  REQUIRE(guessed.status.ok());
+  REQUIRE(plain.status.ok());
+  const v1::Usage with = guessed.finished().usage();
+  const v1::Usage without = plain.finished().usage();
+  CHECK(with.accepted_tokens() > 0);
+  CHECK(with.drafted_tokens() >= with.accepted_tokens());
+  CHECK(without.drafted_tokens() == 0);
+  CHECK(without.accepted_tokens() == 0);
+  CHECK(guessed.text() == plain.text());
+  CHECK(guessed.finished().replay_digest() == plain.finished().replay_digest());
+  const auto control = v1::Control::NewStub(server.channel());
+  grpc::ClientContext load_context;
+  v1::GetLoadResponse load;
+  REQUIRE(control->GetLoad(&load_context, {}, &load).ok());
+  CHECK(load.models(0).drafted_tokens() == with.drafted_tokens());
+  CHECK(load.models(0).accepted_tokens() == with.accepted_tokens());
+  grpc::ClientContext usage_context;
+  v1::GetUsageResponse usage;
+  REQUIRE(control->GetUsage(&usage_context, {}, &usage).ok());
+  CHECK(usage.drafted_tokens() == with.drafted_tokens());
+  CHECK(usage.accepted_tokens() == with.accepted_tokens());
+}
+
 TEST_CASE("echo, logprobs and a stop string arrive as asked for") {
   TestServer server;
   server.ServeReal();
