@@ -32,6 +32,7 @@ struct Live {
   OnInterrupt on_interrupt = OnInterrupt::kRollback;
   int64_t num_delivered = 0;
   std::optional<absl::StatusCode> refusal = std::nullopt;  // what the turn must be answered
+  bool was_accepted = false;
   bool was_cancelled = false;
   bool was_paused = false;
   std::optional<Expected> expected = std::nullopt;  // once it was computed
@@ -403,8 +404,28 @@ class Simulation {
     return &at->second;
   }
 
+  // Of those who got their place since the last look none is less urgent than one who still waits.
+  void CheckPriorities() {
+    int32_t least_accepted = std::numeric_limits<int32_t>::max();
+    int32_t most_waiting = std::numeric_limits<int32_t>::min();
+    for (auto& [id, live] : live_) {
+      if (live.was_accepted) {
+        continue;
+      }
+      live.was_accepted = engine_.sink().is_accepted(id);
+      const int32_t priority = live.request.priority;
+      if (live.was_accepted) {
+        least_accepted = std::min(least_accepted, priority);
+      } else if (!engine_.sink().has_ended(id)) {
+        most_waiting = std::max(most_waiting, priority);
+      }
+    }
+    REQUIRE(least_accepted >= most_waiting);
+  }
+
   void Check() {
     REQUIRE(engine_.loop().PoolBalances());
+    CheckPriorities();
     for (const uint64_t id : engine_.sink().TakeEnded()) {
       const auto found = live_.find(id);
       REQUIRE(found != live_.end());
@@ -416,13 +437,17 @@ class Simulation {
             engine_.options().scheduler.max_queue + engine_.options().scheduler.max_batch);
   }
 
-  // Nobody is paused and the clock goes on: all must end, in a number of steps that work explains.
+  // Nobody is paused any more: all must end, and soon, for nobody's work is put off for nothing:
+  // each step reads or makes a token at least, or lands one that did.
   void Finish() {
+    int64_t num_tokens = 0;
     for (auto& [id, live] : live_) {
       engine_.loop().queue().Command({.request_id = id, .kind = RequestCommand::Kind::kResume});
+      num_tokens += static_cast<int64_t>(live.request.prompt.size());
+      num_tokens += live.request.stopping.max_tokens;
     }
     for (int64_t steps = 0; engine_.loop().Step(); ++steps) {
-      REQUIRE(steps < 20000);
+      REQUIRE(steps <= 2 * num_tokens);
       Check();
     }
     Check();

@@ -72,6 +72,19 @@ class FakeSink final : public EventSink {
     return found == transcripts_.end() ? Transcript{} : found->second;
   }
 
+  // True if it has its place in the batch.
+  bool is_accepted(uint64_t request_id) const {
+    const absl::MutexLock lock(&mutex_);
+    const auto found = transcripts_.find(request_id);
+    return found != transcripts_.end() && found->second.accepted.has_value();
+  }
+
+  bool has_ended(uint64_t request_id) const {
+    const absl::MutexLock lock(&mutex_);
+    const auto found = transcripts_.find(request_id);
+    return found != transcripts_.end() && found->second.has_ended();
+  }
+
   // Removes it, to keep long runs small.
   Transcript Take(uint64_t request_id) {
     const absl::MutexLock lock(&mutex_);
