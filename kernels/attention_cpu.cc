@@ -1,4 +1,7 @@
 #include <algorithm>
+#include <iterator>
+#include <span>
+#include <vector>
 
 #include "kernels/attention.h"
 #include "kernels/attention_item.h"
@@ -11,6 +14,9 @@ namespace {
 
 // Below this many floats to fold, waking other threads costs more than it saves.
 constexpr int64_t kMinParallelFold = int64_t{1} << 15;
+
+// Enough for threads of unequal speed.
+constexpr int32_t kRunsPerThread = 4;
 
 void Merge(const AttentionArgs& args, const MergeItem& merge) {
   const TilePlan& plan = *args.plan;
@@ -29,6 +35,21 @@ void Merge(const AttentionArgs& args, const MergeItem& merge) {
   }
 }
 
+// As many items abreast as leave each thread several runs, so that all end together.
+void CutIntoRuns(const AttentionArgs& args,
+                 const AttentionKernel& kernel,
+                 int32_t num_threads,
+                 std::vector<int64_t>& runs) {
+  const std::span<const WorkItem> items = args.plan->items;
+  const int64_t most = CeilDiv<int64_t>(std::ssize(items), int64_t{kRunsPerThread} * num_threads);
+  runs.clear();
+  for (int64_t first = 0; first < std::ssize(items);) {
+    runs.push_back(first);
+    first += ItemsAbreast(args, kernel, items.subspan(first), most);
+  }
+  runs.push_back(std::ssize(items));
+}
+
 }  // namespace
 
 void AttentionCpu(const AttentionArgs& args, ThreadPool& pool) {
@@ -37,16 +58,19 @@ void AttentionCpu(const AttentionArgs& args, ThreadPool& pool) {
                                     ? AttentionKernelBf16()
                                     : nullptr;
   const AttentionKernel& kernel = bf16 != nullptr ? *bf16 : AttentionKernelF32();
-  const auto num_items = static_cast<int64_t>(plan.items.size());
-  pool.ParallelFor(num_items, 1, [&](int64_t first, int64_t last) {
+  // Where each run of items abreast begins, and the end of the last.
+  static thread_local std::vector<int64_t> runs;
+  CutIntoRuns(args, kernel, pool.num_threads(), runs);
+  const int64_t num_runs = std::ssize(runs) - 1;
+  pool.ParallelFor(num_runs, 1, [&, firsts = runs.data()](int64_t first, int64_t last) {
     static thread_local AttentionScratch scratch;
     for (int64_t i = first; i < last; ++i) {
-      // Items of one length are handed out in turn.
+      // Runs of one length are handed out in turn.
       const int64_t following = i + pool.num_threads();
       AttentionItem(args,
                     kernel,
-                    plan.items[i],
-                    following < num_items ? &plan.items[following] : nullptr,
+                    std::span(plan.items).subspan(firsts[i], firsts[i + 1] - firsts[i]),
+                    following < num_runs ? &plan.items[firsts[following]] : nullptr,
                     scratch)
           .Run();
     }

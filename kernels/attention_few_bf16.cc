@@ -15,9 +15,14 @@ HWY_PUSH_ATTRIBUTES("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
 namespace ringserve {
 namespace {
 
+// Probabilities between the two parts: kPairs of each row.
+uint32_t* Pairs(const AttendArgs& args) {
+  return reinterpret_cast<uint32_t*>(args.probabilities);
+}
+
 // Adds pairs [pair, pair + kCount) of kBlocks times 16 keys to their scores.
 template <int R, int kBlocks, int kCount>
-HWY_INLINE void AddPairs(const std::byte* const* rows,
+HWY_INLINE void AddPairs(const PlaneRows& rows,
                          const uint32_t* q,
                          int32_t pairs,
                          int64_t pair,
@@ -25,7 +30,7 @@ HWY_INLINE void AddPairs(const std::byte* const* rows,
   __m512i block[kBlocks][8];
   HWY_UNROLL(2)
   for (int64_t b = 0; b < kBlocks; ++b) {
-    LoadTransposed<kCount>(rows + 16 * b, pair, block[b]);
+    LoadTransposed<kCount>({rows.rows + 16 * b, rows.offset}, pair, block[b]);
   }
   HWY_UNROLL(8)
   for (int64_t i = 0; i < kCount; ++i) {
@@ -48,9 +53,9 @@ void ScoresFew(const AttendArgs& args, float* scores) {
   // Few rows are few chains of products, too few to hide their latency: two blocks of keys then
   // run side by side.
   constexpr int kBlocks = R <= 4 ? 2 : 1;
-  Fetcher fetcher(args.value_rows, args.head_dim, CeilDiv(pairs, 8) * (kGroupKeys / 16 / kBlocks));
+  Fetcher fetcher(args.next, args.head_dim, CeilDiv(pairs, 8) * (kGroupKeys / 16 / kBlocks));
   for (int64_t first_key = 0; first_key < kGroupKeys; first_key += 16 * kBlocks) {
-    const std::byte* const* rows = *args.key_rows + first_key;
+    const PlaneRows rows = {args.key_rows.rows + first_key, args.key_rows.offset};
     __m512 sum[kBlocks][R];
     HWY_UNROLL(2)
     for (int64_t b = 0; b < kBlocks; ++b) {
@@ -97,7 +102,7 @@ void AccumulateFew(const AttendArgs& args,
   const int64_t last = std::min<int64_t>(32, args.head_dim - dim - 16 * (V - 2));
   const auto mask = static_cast<__mmask32>((uint64_t{1} << last) - 1);
   for (int64_t i = 0; i < kPairs; ++i) {
-    const std::byte* rows[2] = {(*args.value_rows)[2 * i], (*args.value_rows)[2 * i + 1]};
+    const std::byte* rows[2] = {args.value_rows[2 * i], args.value_rows[2 * i + 1]};
     fetcher.Step();
     __m512i value[V];
     for (int64_t v = 0; v < V; v += 2) {
@@ -123,41 +128,56 @@ void AccumulateFew(const AttendArgs& args,
 }
 
 template <int R>
-void AttendRows(const AttendArgs& args) {
+void ScoreRows(const AttendArgs& args) {
   alignas(64) float scores[R * kGroupKeys];
-  alignas(64) uint32_t p[R * kPairs];
-  float correction[R];
   ScoresFew<R>(args, scores);
-  SoftmaxRows<R>(args, 0, scores, p, correction);
+  SoftmaxRows<R>(args, 0, scores, Pairs(args), args.correction);
+}
+
+template <int R>
+void AccumulateRows(const AttendArgs& args) {
   constexpr int32_t kStepDims = R <= 4 ? 64 : 32;
-  Fetcher fetcher(args.next_key_rows,
-                  args.head_dim,
-                  static_cast<int32_t>(kPairs) * CeilDiv(args.head_dim, kStepDims));
+  Fetcher fetcher(
+      args.next, args.head_dim, static_cast<int32_t>(kPairs) * CeilDiv(args.head_dim, kStepDims));
+  const uint32_t* p = Pairs(args);
   int64_t dim = 0;
   if constexpr (R <= 4) {
     for (; dim + 64 <= args.head_dim; dim += 64) {
-      AccumulateFew<R, 4>(args, dim, p, correction, fetcher);
+      AccumulateFew<R, 4>(args, dim, p, args.correction, fetcher);
     }
   }
   for (; dim < args.head_dim; dim += 32) {
-    AccumulateFew<R, 2>(args, dim, p, correction, fetcher);
+    AccumulateFew<R, 2>(args, dim, p, args.correction, fetcher);
   }
 }
 
-constexpr void (*kAttendRows[])(const AttendArgs&) = {AttendRows<1>,
-                                                      AttendRows<2>,
-                                                      AttendRows<3>,
-                                                      AttendRows<4>,
-                                                      AttendRows<5>,
-                                                      AttendRows<6>,
-                                                      AttendRows<7>,
-                                                      AttendRows<8>};
-static_assert(std::size(kAttendRows) == kMaxFewBf16);
+constexpr void (*kScoreRows[])(const AttendArgs&) = {ScoreRows<1>,
+                                                     ScoreRows<2>,
+                                                     ScoreRows<3>,
+                                                     ScoreRows<4>,
+                                                     ScoreRows<5>,
+                                                     ScoreRows<6>,
+                                                     ScoreRows<7>,
+                                                     ScoreRows<8>};
+constexpr void (*kAccumulateRows[])(const AttendArgs&) = {AccumulateRows<1>,
+                                                          AccumulateRows<2>,
+                                                          AccumulateRows<3>,
+                                                          AccumulateRows<4>,
+                                                          AccumulateRows<5>,
+                                                          AccumulateRows<6>,
+                                                          AccumulateRows<7>,
+                                                          AccumulateRows<8>};
+static_assert(std::size(kScoreRows) == kMaxFewBf16);
+static_assert(std::size(kAccumulateRows) == kMaxFewBf16);
 
 }  // namespace
 
-void AttendFewBf16(const AttendArgs& args) {
-  kAttendRows[args.num_rows - 1](args);
+void ScoreFewBf16(const AttendArgs& args) {
+  kScoreRows[args.num_rows - 1](args);
+}
+
+void AccumulateFewBf16(const AttendArgs& args) {
+  kAccumulateRows[args.num_rows - 1](args);
 }
 
 }  // namespace ringserve

@@ -1,4 +1,4 @@
-// Attention of few rows with bf16 products: AttentionKernel::attend_few of
+// Attention of few rows with bf16 products: score_few and accumulate_few of
 // AttentionKernelBf16(). On x86-64 only, for CPUs with AVX-512 and its bf16 dot product. Internal
 // to the attention family.
 #pragma once
@@ -11,6 +11,7 @@ namespace ringserve {
 
 inline constexpr int32_t kMaxFewBf16 = 8;
 
-void AttendFewBf16(const AttendArgs& args);
+void ScoreFewBf16(const AttendArgs& args);
+void AccumulateFewBf16(const AttendArgs& args);
 
 }  // namespace ringserve

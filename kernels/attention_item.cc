@@ -5,23 +5,11 @@
 #include <cstring>
 
 #include "kernels/attention_partial.h"
-#include "kernels/rope.h"
 
 namespace ringserve {
 namespace {
 
 constexpr float kLog2E = 1.4426950408889634F;
-
-// What lanes without a key read: a row of the longest.
-alignas(64) constexpr std::byte kZeros[256 * sizeof(float)] = {};
-
-// Lanes [first, end) of a group; either may lie outside it.
-uint64_t LaneMask(int64_t first, int64_t end) {
-  const auto below = [](int64_t lane) {
-    return lane <= 0 ? 0 : lane >= kGroupKeys ? ~uint64_t{0} : (uint64_t{1} << lane) - 1;
-  };
-  return below(end) & ~below(first);
-}
 
 void CopyQuery(const void* from, DType from_dtype, DType to_dtype, int32_t count, std::byte* to) {
   if (from_dtype == to_dtype) {
@@ -47,38 +35,66 @@ float Total(const float* sum) {
 
 }  // namespace
 
+int64_t ItemsAbreast(const AttentionArgs& args,
+                     const AttentionKernel& kernel,
+                     std::span<const WorkItem> items,
+                     int64_t max_items) {
+  const WorkItem& first = items.front();
+  int64_t num_rows = 0;
+  for (int32_t r = 0; r < first.num_ranges; ++r) {
+    num_rows += int64_t{args.plan->row_ranges[first.first_range + r].num_rows} * first.num_heads;
+  }
+  const auto alike = [&first](const WorkItem& item) {
+    return item.first_range == first.first_range && item.num_ranges == first.num_ranges &&
+           item.first_tile == first.first_tile && item.num_tiles == first.num_tiles &&
+           item.num_heads == first.num_heads && item.kv_head >= first.kv_head;
+  };
+  const int64_t most =
+      num_rows > kernel.max_few ? 1 : std::min<int64_t>(max_items, std::ssize(items));
+  int64_t count = 1;
+  while (count < most && alike(items[count])) {
+    ++count;
+  }
+  return count;
+}
+
 AttentionItem::AttentionItem(const AttentionArgs& args,
                              const AttentionKernel& kernel,
-                             const WorkItem& item,
+                             std::span<const WorkItem> items,
                              const WorkItem* following,
                              AttentionScratch& scratch)
     : args_(args),
       plan_(*args.plan),
       kernel_(kernel),
-      item_(item),
+      items_(items),
+      item_(items.front()),
       following_(following),
       head_dim_(args.kv.layout.head_dim),
       padded_dim_(RoundUp(head_dim_, kDimUnit)),
       row_bytes_(head_dim_ * DTypeBytes(args.kv.layout.dtype)) {
-  for (int32_t r = 0; r < item.num_ranges; ++r) {
-    num_rows_ += int64_t{plan_.row_ranges[item.first_range + r].num_rows} * item.num_heads;
+  for (int32_t r = 0; r < item_.num_ranges; ++r) {
+    num_rows_ += int64_t{plan_.row_ranges[item_.first_range + r].num_rows} * item_.num_heads;
   }
-  int64_t num_sinks = 0;
-  for (int32_t t = 0; t < item.num_tiles; ++t) {
-    const Tile& tile = plan_.tiles[item.first_tile + t];
-    num_sinks += plan_.entries[tile.entry].sink_angle_row >= 0 ? tile.num_keys : 0;
+  all_rows_ = num_rows_ * std::ssize(items);
+  for (int32_t t = 0; t < item_.num_tiles; ++t) {
+    const Tile& tile = plan_.tiles[item_.first_tile + t];
+    all_sinks_ += plan_.entries[tile.entry].sink_angle_row >= 0 ? tile.num_keys : 0;
   }
-  positions_ = scratch.positions.Get<int64_t>(num_rows_);
-  bias_rows_ = scratch.bias_rows.Get<int32_t>(num_rows_);
-  q_ = scratch.q.Get<std::byte>(num_rows_ * head_dim_ * DTypeBytes(kernel.q_dtype));
+  const int64_t num_kv_heads = items.back().kv_head - item_.kv_head + 1;
+  positions_ = scratch.positions.Get<int64_t>(all_rows_);
+  bias_rows_ = scratch.bias_rows.Get<int32_t>(all_rows_);
+  q_ = scratch.q.Get<std::byte>(all_rows_ * head_dim_ * DTypeBytes(kernel.q_dtype));
   keys_ = scratch.keys.Get<std::byte>(int64_t{kGroupKeys} * padded_dim_ * 4);
   values_ = scratch.values.Get<std::byte>(int64_t{kGroupKeys} * padded_dim_ * 4);
-  sink_keys_ = scratch.sink_keys.Get<std::byte>(num_sinks * row_bytes_);
+  sink_keys_ = scratch.sink_keys.Get<std::byte>(num_kv_heads * all_sinks_ * row_bytes_);
   visible_ = scratch.visible.Get<uint64_t>(num_rows_);
-  records_ = scratch.records.Get<float>(num_rows_ * (kRecordHead + head_dim_));
-  max_ = scratch.max.Get<float>(num_rows_);
-  sum_ = scratch.sum.Get<float>(num_rows_ * kSumLanes);
-  acc_ = scratch.acc.Get<float>(num_rows_ * padded_dim_);
+  records_ = scratch.records.Get<float>(all_rows_ * (kRecordHead + head_dim_));
+  max_ = scratch.max.Get<float>(all_rows_);
+  sum_ = scratch.sum.Get<float>(all_rows_ * kSumLanes);
+  acc_ = scratch.acc.Get<float>(all_rows_ * padded_dim_);
+  const int64_t few_rows = num_rows_ <= kernel.max_few ? all_rows_ : 0;
+  probabilities_ = scratch.probabilities.Get<float>(few_rows * kGroupKeys);
+  correction_ = scratch.correction.Get<float>(few_rows);
 }
 
 void AttentionItem::Run() {
@@ -107,89 +123,30 @@ void AttentionItem::Run() {
 void AttentionItem::GatherRows() {
   const int64_t element = DTypeBytes(args_.q_dtype);
   int64_t to = 0;
-  for (int32_t r = 0; r < item_.num_ranges; ++r) {
-    const RowRange& range = plan_.row_ranges[item_.first_range + r];
-    const TileSequence& sequence = plan_.sequences[range.sequence];
-    for (int64_t row = range.first_row; row < range.first_row + range.num_rows; ++row) {
-      for (int32_t h = 0; h < item_.num_heads; ++h, ++to) {
-        bias_rows_[to] = item_.first_head + h;
-        positions_[to] = sequence.first_position + (row - sequence.first_row);
-        const int64_t offset = row * args_.q_stride + int64_t{item_.first_head + h} * head_dim_;
-        CopyQuery(static_cast<const std::byte*>(args_.q) + offset * element,
-                  args_.q_dtype,
-                  kernel_.q_dtype,
-                  head_dim_,
-                  q_ + to * head_dim_ * DTypeBytes(kernel_.q_dtype));
+  for (const WorkItem& item : items_) {
+    for (int32_t r = 0; r < item.num_ranges; ++r) {
+      const RowRange& range = plan_.row_ranges[item.first_range + r];
+      const TileSequence& sequence = plan_.sequences[range.sequence];
+      for (int64_t row = range.first_row; row < range.first_row + range.num_rows; ++row) {
+        for (int32_t h = 0; h < item.num_heads; ++h, ++to) {
+          bias_rows_[to] = item.first_head + h;
+          positions_[to] = sequence.first_position + (row - sequence.first_row);
+          const int64_t offset = row * args_.q_stride + int64_t{item.first_head + h} * head_dim_;
+          CopyQuery(static_cast<const std::byte*>(args_.q) + offset * element,
+                    args_.q_dtype,
+                    kernel_.q_dtype,
+                    head_dim_,
+                    q_ + to * head_dim_ * DTypeBytes(kernel_.q_dtype));
+        }
       }
     }
   }
 }
 
-// Enters the keys of a tile into their lanes. Lanes of sinks count the item's sinks, since their
-// positions move with every token.
-void AttentionItem::AddTile(const Tile& tile) {
-  const BlockEntry& entry = plan_.entries[tile.entry];
-  const bool sink = entry.sink_angle_row >= 0;
-  const int64_t offset = int64_t{tile.first_key} * row_bytes_;
-  const std::byte* key = args_.kv.Keys(entry.block, item_.kv_head) + offset;
-  const std::byte* value = args_.kv.Values(entry.block, item_.kv_head) + offset;
-  int64_t position = entry.position + tile.first_key;
-  int64_t split = position / plan_.split_size;
-  if (sink) {
-    position = num_sinks_;
-    split = -1;
-    key = RotateSinks(entry, tile);
-  }
-  for (int32_t i = 0; i < tile.num_keys;) {
-    const int64_t number = (position + i) / kGroupKeys;
-    const Group& latest = groups_[(num_groups_ + 1) % 2];
-    if (num_groups_ == 0 || latest.split != split || latest.number != number) {
-      OpenGroup(split, number);
-    }
-    Group& group = groups_[(num_groups_ + 1) % 2];
-    const auto lane = static_cast<int32_t>((position + i) % kGroupKeys);
-    const int32_t end = lane + std::min(tile.num_keys - i, kGroupKeys - lane);
-    for (int32_t to = lane; to < end; ++to, ++i) {
-      group.keys[to] = key + int64_t{i} * row_bytes_;
-      group.values[to] = value + int64_t{i} * row_bytes_;
-    }
-    group.present |= LaneMask(lane, end);
-    group.masked = group.masked || tile.kind == TileKind::kTriangle;
-  }
-}
-
-// The new group takes the place of the one before the latest, which is therefore attended to first.
-void AttentionItem::OpenGroup(int64_t split, int64_t number) {
-  Group& group = groups_[num_groups_ % 2];
-  if (num_groups_ >= 2) {
-    AttendGroup(group, groups_[(num_groups_ + 1) % 2]);
-  }
-  Clear(group);
-  group.number = number;
-  group.split = split;
-  ++num_groups_;
-}
-
-// Rotated keys of a sink tile, rounded to the type of the cache as if they had been stored so.
-const std::byte* AttentionItem::RotateSinks(const BlockEntry& entry, const Tile& tile) {
-  std::byte* rotated = sink_keys_ + int64_t{num_sinks_} * row_bytes_;
-  const std::byte* keys = args_.kv.Keys(entry.block, item_.kv_head);
-  for (int32_t i = 0; i < tile.num_keys; ++i) {
-    const int64_t key = tile.first_key + i;
-    RotateStoredKey(keys + key * row_bytes_,
-                    args_.angles + (entry.sink_angle_row + key) * head_dim_,
-                    head_dim_,
-                    args_.kv.layout.dtype,
-                    rotated + int64_t{i} * row_bytes_);
-  }
-  num_sinks_ += tile.num_keys;
-  return rotated;
-}
-
 void AttentionItem::StartSplit() {
-  std::fill_n(max_, num_rows_, kNoKeys);
-  std::fill_n(sum_, num_rows_ * kSumLanes, 0.0F);
-  std::fill_n(acc_, num_rows_ * padded_dim_, 0.0F);
+  std::fill_n(max_, all_rows_, kNoKeys);
+  std::fill_n(sum_, all_rows_ * kSumLanes, 0.0F);
+  std::fill_n(acc_, all_rows_ * padded_dim_, 0.0F);
 }
 
 void AttentionItem::MakeRecord(int64_t row, float* record) const {
@@ -202,7 +159,7 @@ void AttentionItem::EndSplit() {
   if (split_ == kNoSplit) {
     return;
   }
-  for (int64_t row = 0; row < num_rows_; ++row) {
+  for (int64_t row = 0; row < all_rows_; ++row) {
     float record[kRecordHead + 256];
     MakeRecord(row, record);
     float* folded = records_ + row * (kRecordHead + head_dim_);
@@ -215,87 +172,97 @@ void AttentionItem::EndSplit() {
   ++num_folded_;
 }
 
-void AttentionItem::Clear(Group& group) const {
-  std::fill_n(group.keys, kGroupKeys, kZeros);
-  std::fill_n(group.values, kGroupKeys, kZeros);
-  group.present = 0;
-  group.masked = false;
-}
-
-// Where an item's first keys lie, good enough to fetch them: those of its first tile.
-void AttentionItem::FirstGroup(const WorkItem& item, Group& group) const {
-  Clear(group);
-  const Tile& tile = plan_.tiles[item.first_tile];
-  const int32_t block = plan_.entries[tile.entry].block;
-  const int64_t offset = int64_t{tile.first_key} * row_bytes_;
-  for (int32_t i = 0; i < std::min(tile.num_keys, kGroupKeys); ++i) {
-    group.keys[i] = args_.kv.Keys(block, item.kv_head) + offset + int64_t{i} * row_bytes_;
-    group.values[i] = args_.kv.Values(block, item.kv_head) + offset + int64_t{i} * row_bytes_;
-  }
-}
-
 void AttentionItem::AttendGroup(const Group& group, const Group& next) {
   if (group.split != split_) {
     EndSplit();
     StartSplit();
     split_ = group.split;
   }
-  const DType dtype = args_.kv.layout.dtype;
-  AttendArgs attend = {.q = q_,
-                       .packed_keys = keys_,
-                       .packed_values = values_,
-                       .key_rows = &group.keys,
-                       .value_rows = &group.values,
-                       .next_key_rows = &next.keys,
-                       .next_value_rows = &next.values,
-                       .num_rows = static_cast<int32_t>(num_rows_),
-                       .head_dim = head_dim_,
-                       .dtype = dtype,
-                       .scale = args_.scale * kLog2E,
-                       .max = max_,
-                       .sum = sum_,
-                       .acc = acc_};
-  if (args_.softcap > 0 || args_.position_bias != nullptr) {
-    rule_.first_position = group.number * kGroupKeys;
-    attend.rule = &rule_;
-    attend.scale = 1.0F;
-  }
+  rule_.first_position = group.number * kGroupKeys;
   if (group.masked || group.present != ~uint64_t{0}) {
     FillVisible(group);
-    attend.visible = visible_;
   }
-  if (group.masked && !ValuesFinite(group)) {
-    kernel_.pack_keys(group.keys, dtype, head_dim_, keys_);
-    AttendOneByOne(group, attend);
-  } else if (num_rows_ <= kernel_.max_few) {
-    kernel_.attend_few(attend);
+  if (num_rows_ <= kernel_.max_few && !group.masked) {
+    AttendFew(group, next);
   } else {
-    kernel_.pack_keys(group.keys, dtype, head_dim_, keys_);
-    kernel_.pack_values(group.values, dtype, head_dim_, values_);
-    kernel_.attend(attend);
+    AttendPacked(group, next);
   }
 }
 
-void AttentionItem::FillVisible(const Group& group) {
-  const int64_t first_position = group.number * kGroupKeys;
-  for (int64_t row = 0; row < num_rows_; ++row) {
-    visible_[row] = group.present;
-    if (group.masked) {
-      // The row sees the lanes before `end`, the last `window` of them; kNoWindow must not
-      // overflow.
-      const int64_t end = positions_[row] + 1 - first_position;
-      visible_[row] &= LaneMask(plan_.window >= end ? 0 : end - plan_.window, end);
+// What the kernel needs of an item's rows, but for where keys and values lie.
+AttendArgs AttentionItem::ArgsOf(const Group& group, int64_t item) const {
+  const int64_t row = item * num_rows_;
+  const bool rule = args_.softcap > 0 || args_.position_bias != nullptr;
+  return {.q = q_ + row * head_dim_ * DTypeBytes(kernel_.q_dtype),
+          .packed_keys = keys_,
+          .packed_values = values_,
+          .key_rows = {},
+          .value_rows = {},
+          .next = {},
+          .next_values = {},
+          .visible = group.masked || group.present != ~uint64_t{0} ? visible_ : nullptr,
+          .num_rows = static_cast<int32_t>(num_rows_),
+          .head_dim = head_dim_,
+          .dtype = args_.kv.layout.dtype,
+          .scale = rule ? 1.0F : args_.scale * kLog2E,
+          .rule = rule ? &rule_ : nullptr,
+          .rule_row = static_cast<int32_t>(row),
+          .max = max_ + row,
+          .sum = sum_ + row * kSumLanes,
+          .acc = acc_ + row * padded_dim_,
+          .probabilities = probabilities_ + row * kGroupKeys,
+          .correction = correction_ + row};
+}
+
+// The keys of all items, then the values of all: what the others' come from lies next to it.
+void AttentionItem::AttendFew(const Group& group, const Group& next) {
+  const auto num_items = std::ssize(items_);
+  GroupRows room;
+  GroupRows next_room;
+  for (int64_t item = 0; item < num_items; ++item) {
+    AttendArgs attend = ArgsOf(group, item);
+    attend.key_rows = Keys(group, item, room);
+    attend.next =
+        item + 1 < num_items ? Keys(group, item + 1, next_room) : Values(group, 0, next_room);
+    kernel_.score_few(attend);
+  }
+  for (int64_t item = 0; item < num_items; ++item) {
+    AttendArgs attend = ArgsOf(group, item);
+    attend.value_rows = Values(group, item, room);
+    attend.next =
+        item + 1 < num_items ? Values(group, item + 1, next_room) : Keys(next, 0, next_room);
+    kernel_.accumulate_few(attend);
+  }
+}
+
+void AttentionItem::AttendPacked(const Group& group, const Group& next) {
+  GroupRows key_room;
+  GroupRows value_room;
+  GroupRows next_key_room;
+  GroupRows next_value_room;
+  for (int64_t item = 0; item < std::ssize(items_); ++item) {
+    AttendArgs attend = ArgsOf(group, item);
+    attend.key_rows = Keys(group, item, key_room);
+    attend.value_rows = Values(group, item, value_room);
+    attend.next = Keys(next, item, next_key_room);
+    attend.next_values = Values(next, item, next_value_room);
+    kernel_.pack_keys(attend.key_rows, attend.dtype, head_dim_, keys_);
+    if (group.masked && !ValuesFinite(attend.value_rows)) {
+      AttendOneByOne(attend.value_rows, attend);
+    } else {
+      kernel_.pack_values(attend.value_rows, attend.dtype, head_dim_, values_);
+      kernel_.attend(attend);
     }
   }
 }
 
-bool AttentionItem::ValuesFinite(const Group& group) const {
+bool AttentionItem::ValuesFinite(const PlaneRows& values) const {
   bool finite = true;
-  for (const std::byte* row : group.values) {
+  for (int32_t lane = 0; lane < kGroupKeys; ++lane) {
     for (int32_t i = 0; i < head_dim_; ++i) {
       const float value = args_.kv.layout.dtype == DType::kF32
-                              ? reinterpret_cast<const float*>(row)[i]
-                              : ToFloat(reinterpret_cast<const Bf16*>(row)[i]);
+                              ? reinterpret_cast<const float*>(values[lane])[i]
+                              : ToFloat(reinterpret_cast<const Bf16*>(values[lane])[i]);
       finite = finite && std::abs(value) <= std::numeric_limits<float>::max();
     }
   }
@@ -304,22 +271,22 @@ bool AttentionItem::ValuesFinite(const Group& group) const {
 
 // A value that is not finite makes NaN of a probability of zero, so every row gets the group with
 // the values that it does not see left out.
-void AttentionItem::AttendOneByOne(const Group& group, AttendArgs attend) {
+void AttentionItem::AttendOneByOne(const PlaneRows& values, AttendArgs attend) {
   const int64_t q_row_bytes = int64_t{head_dim_} * DTypeBytes(kernel_.q_dtype);
   attend.num_rows = 1;
   for (int64_t row = 0; row < num_rows_; ++row) {
-    GroupRows values;
+    GroupRows seen;
     for (int32_t lane = 0; lane < kGroupKeys; ++lane) {
-      values[lane] = (visible_[row] >> lane & 1) != 0 ? group.values[lane] : kZeros;
+      seen[lane] = (visible_[row] >> lane & 1) != 0 ? values[lane] : kZeros;
     }
-    kernel_.pack_values(values, args_.kv.layout.dtype, head_dim_, values_);
-    attend.q = q_ + row * q_row_bytes;
+    kernel_.pack_values({seen}, attend.dtype, head_dim_, values_);
     attend.visible = visible_ + row;
-    attend.rule_row = static_cast<int32_t>(row);
-    attend.max = max_ + row;
-    attend.sum = sum_ + row * kSumLanes;
-    attend.acc = acc_ + row * padded_dim_;
     kernel_.attend(attend);
+    attend.q = static_cast<const std::byte*>(attend.q) + q_row_bytes;
+    attend.rule_row += 1;
+    attend.max += 1;
+    attend.sum += kSumLanes;
+    attend.acc += padded_dim_;
   }
 }
 
@@ -329,21 +296,24 @@ void AttentionItem::Finish() {
     EndSplit();
   }
   int64_t from = 0;
-  for (int32_t r = 0; r < item_.num_ranges; ++r) {
-    const RowRange& range = plan_.row_ranges[item_.first_range + r];
-    for (int64_t row = range.first_row; row < range.first_row + range.num_rows; ++row) {
-      for (int32_t h = 0; h < item_.num_heads; ++h, ++from) {
-        float latest[kRecordHead + 256];
-        const float* record = records_ + from * record_size;
-        if (num_folded_ == 0) {
-          MakeRecord(from, latest);
-          record = latest;
-        }
-        if (item_.first_partial >= 0) {
-          std::copy_n(
-              record, record_size, args_.workspace + (item_.first_partial + from) * record_size);
-        } else {
-          WriteRow(args_, row, item_.first_head + h, record);
+  for (const WorkItem& item : items_) {
+    const int64_t item_row = from;
+    for (int32_t r = 0; r < item.num_ranges; ++r) {
+      const RowRange& range = plan_.row_ranges[item.first_range + r];
+      for (int64_t row = range.first_row; row < range.first_row + range.num_rows; ++row) {
+        for (int32_t h = 0; h < item.num_heads; ++h, ++from) {
+          float latest[kRecordHead + 256];
+          const float* record = records_ + from * record_size;
+          if (num_folded_ == 0) {
+            MakeRecord(from, latest);
+            record = latest;
+          }
+          if (item.first_partial >= 0) {
+            const int64_t partial = item.first_partial + (from - item_row);
+            std::copy_n(record, record_size, args_.workspace + partial * record_size);
+          } else {
+            WriteRow(args_, row, item.first_head + h, record);
+          }
         }
       }
     }

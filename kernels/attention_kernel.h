@@ -23,15 +23,23 @@ inline constexpr int32_t kSumLanes = 16;
 // Where a group's keys (or values) lie. Lanes without one have a row of zeros.
 using GroupRows = const std::byte* [kGroupKeys];
 
+// The same rows of another KV head, whose planes lie at a fixed distance.
+struct PlaneRows {
+  const std::byte* const* rows = nullptr;  // kGroupKeys of them; null: nothing
+  int64_t offset = 0;                      // bytes
+
+  const std::byte* operator[](int64_t lane) const { return rows[lane] + offset; }
+};
+
 struct AttendArgs {
   const void* q = nullptr;      // [num_rows, head_dim] of AttentionKernel::q_dtype
-  void* packed_keys = nullptr;  // attend reads them, attend_few may use the room
+  void* packed_keys = nullptr;  // attend reads them, score_few may use the room
   void* packed_values = nullptr;
-  const GroupRows* key_rows = nullptr;
-  const GroupRows* value_rows = nullptr;
-  const GroupRows* next_key_rows =
-      nullptr;  // of the group that comes next, to be fetched meanwhile
-  const GroupRows* next_value_rows = nullptr;
+  PlaneRows key_rows;
+  PlaneRows value_rows;
+  // What is read after this, to be fetched meanwhile: attend fetches both, the others `next` alone.
+  PlaneRows next;
+  PlaneRows next_values;
   // Bit l: the row sees lane l. Null: every row sees all 64.
   const uint64_t* visible = nullptr;
   int32_t num_rows = 0;
@@ -45,19 +53,24 @@ struct AttendArgs {
   float* max = nullptr;  // [num_rows], in powers of two
   float* sum = nullptr;  // [num_rows, kSumLanes]
   float* acc = nullptr;  // [num_rows, padded head_dim], relative to 2^max
+  // From score_few to accumulate_few: [num_rows, kGroupKeys] and [num_rows], 64-byte aligned.
+  float* probabilities = nullptr;
+  float* correction = nullptr;  // what acc is to be multiplied with
 };
 
 struct AttentionKernel {
   DType q_dtype = DType::kF32;
   // Both fill kGroupKeys * padded head_dim * 4 bytes at most, 64-byte aligned.
-  void (*pack_keys)(const GroupRows& rows, DType dtype, int32_t head_dim, void* packed) = nullptr;
-  void (*pack_values)(const GroupRows& rows, DType dtype, int32_t head_dim, void* packed) = nullptr;
+  void (*pack_keys)(const PlaneRows& rows, DType dtype, int32_t head_dim, void* packed) = nullptr;
+  void (*pack_values)(const PlaneRows& rows, DType dtype, int32_t head_dim, void* packed) = nullptr;
   // One step of online softmax: takes the packed group into max, sum and acc of every row. A row
   // that sees no lane keeps its state. No value that a row does not see may be NaN or infinite.
   void (*attend)(const AttendArgs& args) = nullptr;
   // The same bits from the rows as they lie, for at most max_few rows: packing costs more than so
-  // few rows can share.
-  void (*attend_few)(const AttendArgs& args) = nullptr;
+  // few rows can share. In two parts, the first of which reads the keys and the second the values,
+  // so that the keys of several heads can be read one after the other.
+  void (*score_few)(const AttendArgs& args) = nullptr;
+  void (*accumulate_few)(const AttendArgs& args) = nullptr;
   int32_t max_few = 0;
   // Brings a row of acc into the order of dimensions.
   void (*natural_order)(const float* acc, int32_t head_dim, float* out) = nullptr;

@@ -25,7 +25,7 @@ namespace {
 constexpr int32_t kRows = 6;
 
 template <int kCount>
-HWY_INLINE void PackPairs(const std::byte* const* rows, int64_t pair, uint32_t* out) {
+HWY_INLINE void PackPairs(const PlaneRows& rows, int64_t pair, uint32_t* out) {
   __m512i block[8];
   LoadTransposed<kCount>(rows, pair, block);
   for (int64_t i = 0; i < kCount; ++i) {
@@ -33,16 +33,17 @@ HWY_INLINE void PackPairs(const std::byte* const* rows, int64_t pair, uint32_t* 
   }
 }
 
-void PackKeys(const GroupRows& rows, DType /*bf16*/, int32_t head_dim, void* packed) {
+void PackKeys(const PlaneRows& rows, DType /*bf16*/, int32_t head_dim, void* packed) {
   const int32_t pairs = head_dim / 2;  // a multiple of 4
   for (int64_t first_key = 0; first_key < kGroupKeys; first_key += 16) {
+    const PlaneRows from = {rows.rows + first_key, rows.offset};
     auto* out = static_cast<uint32_t*>(packed) + first_key;
     int64_t pair = 0;
     for (; pair + 8 <= pairs; pair += 8) {
-      PackPairs<8>(rows + first_key, pair, out);
+      PackPairs<8>(from, pair, out);
     }
     if (pair < pairs) {
-      PackPairs<4>(rows + first_key, pair, out);
+      PackPairs<4>(from, pair, out);
     }
   }
 }
@@ -63,7 +64,7 @@ void NaturalOrder(const float* acc, int32_t head_dim, float* out) {
   }
 }
 
-void PackValues(const GroupRows& rows, DType /*bf16*/, int32_t head_dim, void* packed) {
+void PackValues(const PlaneRows& rows, DType /*bf16*/, int32_t head_dim, void* packed) {
   auto* out = static_cast<uint32_t*>(packed);
   for (int64_t pair = 0; pair < kPairs; ++pair) {
     for (int64_t dim = 0; dim < head_dim; dim += 32) {
@@ -174,8 +175,8 @@ static_assert(std::size(kAttendRows) == kRows);
 
 void Attend(const AttendArgs& args) {
   const int32_t num_blocks = CeilDiv(args.num_rows, kRows);
-  Fetcher keys(args.next_key_rows, args.head_dim, num_blocks);
-  Fetcher values(args.next_value_rows, args.head_dim, num_blocks);
+  Fetcher keys(args.next, args.head_dim, num_blocks);
+  Fetcher values(args.next_values, args.head_dim, num_blocks);
   int32_t row = 0;
   for (int32_t block = 0; block < num_blocks; ++block) {
     const int32_t rows = CeilDiv(args.num_rows - row, num_blocks - block);
@@ -197,7 +198,8 @@ constexpr AttentionKernel kKernel = {.q_dtype = DType::kBf16,
                                      .pack_keys = PackKeys,
                                      .pack_values = PackValues,
                                      .attend = Attend,
-                                     .attend_few = AttendFewBf16,
+                                     .score_few = ScoreFewBf16,
+                                     .accumulate_few = AccumulateFewBf16,
                                      .max_few = kMaxFewBf16,
                                      .natural_order = NaturalOrder,
                                      .exp2 = Exp2Array};

@@ -163,15 +163,16 @@ void AccumulatePacked(
 
 // From the values as they lie.
 template <int R, int V>
-void AccumulateFew(const AttendArgs& args, int64_t dim, const float* p, const float* correction) {
+void AccumulateDims(const AttendArgs& args, int64_t dim) {
   const int32_t padded = RoundUp(args.head_dim, kDimUnit);
   const auto run = [&](DType dtype) HWY_ATTR {
-    Accumulate<R, V>(p, padded, correction, args.acc + dim, [&](int64_t key, int64_t v) HWY_ATTR {
+    const auto load = [&](int64_t key, int64_t v) HWY_ATTR {
       if (v == 0) {
-        hwy::Prefetch((*args.next_value_rows)[key] + int64_t{dim} * DTypeBytes(dtype));
+        hwy::Prefetch(args.next[key] + int64_t{dim} * DTypeBytes(dtype));
       }
-      return LoadValues((*args.value_rows)[key], dtype, dim + v * kLanes, args.head_dim);
-    });
+      return LoadValues(args.value_rows[key], dtype, dim + v * kLanes, args.head_dim);
+    };
+    Accumulate<R, V>(args.probabilities, padded, args.correction, args.acc + dim, load);
   };
   if (args.dtype == DType::kF32) {
     run(DType::kF32);
@@ -228,33 +229,39 @@ void AttendRows(const AttendArgs& args, int32_t row) {
 }
 
 template <int R>
-void AttendFewRows(const AttendArgs& args, int32_t /*row*/) {
-  alignas(64) float scores[R * kGroupKeys];
-  float correction[R];
-  PackAndFetch(*args.key_rows,
-               *args.next_key_rows,
-               args.dtype,
-               args.head_dim,
-               static_cast<float*>(args.packed_keys));
-  Probabilities<R>(args, 0, scores, correction);
+void ScoreFewRows(const AttendArgs& args) {
+  PackAndFetch(
+      args.key_rows, args.next, args.dtype, args.head_dim, static_cast<float*>(args.packed_keys));
+  Probabilities<R>(args, 0, args.probabilities, args.correction);
+}
+
+template <int R>
+void AccumulateFewRows(const AttendArgs& args) {
   int64_t dim = 0;
   for (; dim + kVectors * kLanes <= args.head_dim; dim += kVectors * kLanes) {
-    AccumulateFew<R, kVectors>(args, dim, scores, correction);
+    AccumulateDims<R, kVectors>(args, dim);
   }
   for (; dim < args.head_dim; dim += kLanes) {
-    AccumulateFew<R, 1>(args, dim, scores, correction);
+    AccumulateDims<R, 1>(args, dim);
   }
 }
 
 using RowsFunction = void (*)(const AttendArgs& args, int32_t row);
 constexpr RowsFunction kAttendRows[kRows] = {
     AttendRows<1>, AttendRows<2>, AttendRows<3>, AttendRows<4>, AttendRows<5>, AttendRows<6>};
-constexpr RowsFunction kAttendFewRows[kRows] = {AttendFewRows<1>,
-                                                AttendFewRows<2>,
-                                                AttendFewRows<3>,
-                                                AttendFewRows<4>,
-                                                AttendFewRows<5>,
-                                                AttendFewRows<6>};
+using FewFunction = void (*)(const AttendArgs& args);
+constexpr FewFunction kScoreFewRows[kRows] = {ScoreFewRows<1>,
+                                              ScoreFewRows<2>,
+                                              ScoreFewRows<3>,
+                                              ScoreFewRows<4>,
+                                              ScoreFewRows<5>,
+                                              ScoreFewRows<6>};
+constexpr FewFunction kAccumulateFewRows[kRows] = {AccumulateFewRows<1>,
+                                                   AccumulateFewRows<2>,
+                                                   AccumulateFewRows<3>,
+                                                   AccumulateFewRows<4>,
+                                                   AccumulateFewRows<5>,
+                                                   AccumulateFewRows<6>};
 
 void Attend(const AttendArgs& args) {
   const int32_t num_blocks = CeilDiv(args.num_rows, kRows);
@@ -266,8 +273,12 @@ void Attend(const AttendArgs& args) {
   }
 }
 
-void AttendFew(const AttendArgs& args) {
-  kAttendFewRows[args.num_rows - 1](args, 0);
+void ScoreFew(const AttendArgs& args) {
+  kScoreFewRows[args.num_rows - 1](args);
+}
+
+void AccumulateFew(const AttendArgs& args) {
+  kAccumulateFewRows[args.num_rows - 1](args);
 }
 
 void NaturalOrder(const float* acc, int32_t head_dim, float* out) {
@@ -290,7 +301,8 @@ const AttentionKernel* Kernel() {
                                               .pack_keys = PackKeys,
                                               .pack_values = PackValues,
                                               .attend = Attend,
-                                              .attend_few = AttendFew,
+                                              .score_few = ScoreFew,
+                                              .accumulate_few = AccumulateFew,
                                               .max_few = kRows,
                                               .natural_order = NaturalOrder,
                                               .exp2 = Exp2Array};

@@ -29,7 +29,7 @@ constexpr auto kLanes = static_cast<int32_t>(hn::MaxLanes(Floats()));
 #if HWY_TARGET == HWY_SCALAR
 
 inline void PackAndFetch(
-    const GroupRows& rows, const GroupRows& /*next*/, DType dtype, int32_t head_dim, float* out) {
+    const PlaneRows& rows, const PlaneRows& /*next*/, DType dtype, int32_t head_dim, float* out) {
   for (int64_t key = 0; key < kGroupKeys; ++key) {
     for (int64_t dim = 0; dim < head_dim; ++dim) {
       out[int64_t{dim} * kGroupKeys + key] =
@@ -41,11 +41,11 @@ inline void PackAndFetch(
 
 #else
 
-// 32-bit words [word, word + 4) of every fourth row, as many rows as fill a vector.
-inline hn::Vec<Words> LoadWords(const std::byte* const* rows, int32_t word) {
+// 32-bit words [word, word + 4) of every fourth row from `key` on, as many rows as fill a vector.
+inline hn::Vec<Words> LoadWords(const PlaneRows& rows, int64_t key, int32_t word) {
   const Words d;
   const auto at = [&](int32_t row) {
-    return reinterpret_cast<const uint32_t*>(rows[4 * row]) + word;
+    return reinterpret_cast<const uint32_t*>(rows[key + 4 * row]) + word;
   };
   if constexpr (kLanes == 4) {
     return hn::LoadU(d, at(0));
@@ -77,7 +77,7 @@ inline void StoreWords(hn::Vec<Words> words, DType dtype, int32_t word, float* o
 
 // Transposes; fetches `next` meanwhile.
 inline void PackAndFetch(
-    const GroupRows& rows, const GroupRows& next, DType dtype, int32_t head_dim, float* out) {
+    const PlaneRows& rows, const PlaneRows& next, DType dtype, int32_t head_dim, float* out) {
   const Words d;
   const hn::RepartitionToWide<Words> d64;
   const int32_t num_words = head_dim * DTypeBytes(dtype) / 4;  // a multiple of 4
@@ -88,10 +88,10 @@ inline void PackAndFetch(
           hwy::Prefetch(next[key + i] + 4 * int64_t{word});
         }
       }
-      const auto row0 = LoadWords(rows + key, word);
-      const auto row1 = LoadWords(rows + key + 1, word);
-      const auto row2 = LoadWords(rows + key + 2, word);
-      const auto row3 = LoadWords(rows + key + 3, word);
+      const auto row0 = LoadWords(rows, key, word);
+      const auto row1 = LoadWords(rows, key + 1, word);
+      const auto row2 = LoadWords(rows, key + 2, word);
+      const auto row3 = LoadWords(rows, key + 3, word);
       const auto low01 = hn::BitCast(d64, hn::InterleaveLower(d, row0, row1));
       const auto high01 = hn::BitCast(d64, hn::InterleaveUpper(d, row0, row1));
       const auto low23 = hn::BitCast(d64, hn::InterleaveLower(d, row2, row3));
@@ -109,7 +109,7 @@ inline void PackAndFetch(
 
 #endif
 
-inline void PackKeys(const GroupRows& rows, DType dtype, int32_t head_dim, void* packed) {
+inline void PackKeys(const PlaneRows& rows, DType dtype, int32_t head_dim, void* packed) {
   PackAndFetch(rows, rows, dtype, head_dim, static_cast<float*>(packed));
 }
 
@@ -139,10 +139,11 @@ HWY_INLINE Vector LoadValues(const std::byte* row,
   return LoadAs(d, row, dtype, dim);
 }
 
-inline void PackValues(const GroupRows& rows, DType dtype, int32_t head_dim, void* packed) {
+inline void PackValues(const PlaneRows& rows, DType dtype, int32_t head_dim, void* packed) {
   const int32_t padded = RoundUp(head_dim, kDimUnit);
   auto* out = static_cast<float*>(packed);
-  for (const std::byte* row : rows) {
+  for (int32_t lane = 0; lane < kGroupKeys; ++lane) {
+    const std::byte* row = rows[lane];
     for (int64_t dim = 0; dim < head_dim; dim += kLanes) {
       hn::Store(LoadValues(row, dtype, dim, head_dim), Floats(), out + dim);
     }
