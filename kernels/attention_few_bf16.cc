@@ -20,13 +20,18 @@ uint32_t* Pairs(const AttendArgs& args) {
   return reinterpret_cast<uint32_t*>(args.probabilities);
 }
 
+using PlaneFetcher = Fetcher<_MM_HINT_T0>;
+
+constexpr int32_t kStepsOfPairs = 4;  // of a fetcher in AddPairs
+
 // Adds pairs [pair, pair + kCount) of kBlocks times 16 keys to their scores.
 template <int R, int kBlocks, int kCount>
 HWY_INLINE void AddPairs(const PlaneRows& rows,
                          const uint32_t* q,
                          int32_t pairs,
                          int64_t pair,
-                         __m512 (&sum)[kBlocks][R]) {
+                         __m512 (&sum)[kBlocks][R],
+                         PlaneFetcher& fetcher) {
   __m512i block[kBlocks][8];
   HWY_UNROLL(2)
   for (int64_t b = 0; b < kBlocks; ++b) {
@@ -34,6 +39,9 @@ HWY_INLINE void AddPairs(const PlaneRows& rows,
   }
   HWY_UNROLL(8)
   for (int64_t i = 0; i < kCount; ++i) {
+    if (i % (8 / kStepsOfPairs) == 0) {
+      fetcher.Step();
+    }
     HWY_UNROLL(8)
     for (int64_t r = 0; r < R; ++r) {
       const __m512bh element = Broadcast(q + int64_t{r} * pairs + pair + i);
@@ -53,7 +61,8 @@ void ScoresFew(const AttendArgs& args, float* scores) {
   // Few rows are few chains of products, too few to hide their latency: two blocks of keys then
   // run side by side.
   constexpr int kBlocks = R <= 4 ? 2 : 1;
-  Fetcher fetcher(args.next, args.head_dim, CeilDiv(pairs, 8) * (kGroupKeys / 16 / kBlocks));
+  PlaneFetcher fetcher(
+      args.next, args.head_dim, kStepsOfPairs * CeilDiv(pairs, 8) * (kGroupKeys / 16 / kBlocks));
   for (int64_t first_key = 0; first_key < kGroupKeys; first_key += 16 * kBlocks) {
     const PlaneRows rows = {args.key_rows.rows + first_key, args.key_rows.offset};
     __m512 sum[kBlocks][R];
@@ -66,11 +75,10 @@ void ScoresFew(const AttendArgs& args, float* scores) {
     }
     int64_t pair = 0;
     for (; pair + 8 <= pairs; pair += 8) {
-      fetcher.Step();
-      AddPairs<R, kBlocks, 8>(rows, q, pairs, pair, sum);
+      AddPairs<R, kBlocks, 8>(rows, q, pairs, pair, sum, fetcher);
     }
     if (pair < pairs) {
-      AddPairs<R, kBlocks, 4>(rows, q, pairs, pair, sum);
+      AddPairs<R, kBlocks, 4>(rows, q, pairs, pair, sum, fetcher);
     }
     HWY_UNROLL(2)
     for (int64_t b = 0; b < kBlocks; ++b) {
@@ -88,7 +96,7 @@ void AccumulateFew(const AttendArgs& args,
                    int64_t dim,
                    const uint32_t* p,
                    const float* correction,
-                   Fetcher& fetcher) {
+                   PlaneFetcher& fetcher) {
   const int32_t padded = RoundUp(args.head_dim, kDimUnit);
   float* acc = args.acc + dim;
   __m512 sum[R][V];
@@ -137,7 +145,7 @@ void ScoreRows(const AttendArgs& args) {
 template <int R>
 void AccumulateRows(const AttendArgs& args) {
   constexpr int32_t kStepDims = R <= 4 ? 64 : 32;
-  Fetcher fetcher(
+  PlaneFetcher fetcher(
       args.next, args.head_dim, static_cast<int32_t>(kPairs) * CeilDiv(args.head_dim, kStepDims));
   const uint32_t* p = Pairs(args);
   int64_t dim = 0;

@@ -175,8 +175,8 @@ static_assert(std::size(kAttendRows) == kRows);
 
 void Attend(const AttendArgs& args) {
   const int32_t num_blocks = CeilDiv(args.num_rows, kRows);
-  Fetcher keys(args.next, args.head_dim, num_blocks);
-  Fetcher values(args.next_values, args.head_dim, num_blocks);
+  Fetcher<_MM_HINT_T1> keys(args.next, args.head_dim, num_blocks);
+  Fetcher<_MM_HINT_T1> values(args.next_values, args.head_dim, num_blocks);
   int32_t row = 0;
   for (int32_t block = 0; block < num_blocks; ++block) {
     const int32_t rows = CeilDiv(args.num_rows - row, num_blocks - block);
