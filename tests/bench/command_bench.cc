@@ -15,8 +15,10 @@
 #include "tests/bench/bench_attention.h"
 #include "tests/bench/bench_endless.h"
 #include "tests/bench/bench_kernels.h"
+#include "tests/bench/bench_load.h"
 #include "tests/bench/bench_model.h"
 #include "tests/bench/bench_privacy.h"
+#include "tests/bench/bench_sessions.h"
 #include "tests/bench/bench_speculation.h"
 #include "tests/bench/bench_steps.h"
 #include "tests/bench/bench_streams.h"
@@ -32,6 +34,8 @@ struct BenchOptions {
   EndlessBenchOptions endless;
   StreamsBenchOptions streams;
   SpeculationBenchOptions speculation;
+  LoadBenchOptions load;
+  SessionsBenchOptions sessions;
 };
 
 absl::Status BenchProducts(const BenchOptions& options) {
@@ -103,6 +107,21 @@ absl::Status BenchPrivacySection(const BenchOptions& options) {
   return BenchPrivacy(privacy);
 }
 
+absl::Status BenchLoadSection(BenchOptions& options) {
+  ASSIGN_OR_RETURN(options.load.config, OneConfig(options));
+  return BenchLoad(options.load);
+}
+
+absl::Status BenchSessionsSection(BenchOptions& options) {
+  options.sessions.num_threads = options.model.num_threads;
+  options.sessions.rounds = options.model.rounds;
+  RETURN_IF_ERROR(BenchResume(options.sessions));
+  std::fflush(stdout);
+  RETURN_IF_ERROR(BenchGap(options.sessions));
+  std::fflush(stdout);
+  return BenchCancels(options.sessions);
+}
+
 absl::Status BenchModelSection(const BenchOptions& options) {
   if (options.device == "cpu") {
     return BenchModel(options.model);
@@ -114,15 +133,17 @@ absl::Status BenchModelSection(const BenchOptions& options) {
 }
 
 absl::Status Run(BenchOptions& options) {
-  // Streams first: it forks, which wants a process of one thread.
+  // These two first: they fork, which wants a process of one thread.
   const std::vector<std::pair<std::string, std::function<absl::Status()>>> sections = {
       {"streams", [&] { return BenchStreamsSection(options); }},
+      {"load", [&] { return BenchLoadSection(options); }},
       {"products", [&] { return BenchProducts(options); }},
       {"attention", [&] { return BenchAttentionSection(options); }},
       {"model", [&] { return BenchModelSection(options); }},
       {"endless", [&] { return BenchEndlessSection(options); }},
       {"privacy", [&] { return BenchPrivacySection(options); }},
       {"speculation", [&] { return BenchSpeculationSection(options); }},
+      {"sessions", [&] { return BenchSessionsSection(options); }},
   };
   for (const auto& [name, run] : sections) {
     if (std::find(options.sections.begin(), options.sections.end(), name) !=
@@ -144,10 +165,17 @@ void AddBenchCommand(CLI::App& program, int& exit_code) {
       ->add_option(
           "sections",
           options->sections,
-          "Any of products, attention, model, streams, endless, speculation, privacy; default: the "
-          "first three")
-      ->check(CLI::IsMember(
-          {"products", "attention", "model", "streams", "endless", "speculation", "privacy"}));
+          "Any of products, attention, model, streams, load, endless, sessions, speculation, "
+          "privacy; default: the first three")
+      ->check(CLI::IsMember({"products",
+                             "attention",
+                             "model",
+                             "streams",
+                             "load",
+                             "endless",
+                             "sessions",
+                             "speculation",
+                             "privacy"}));
   AddModelSource(*command, options->source, /*most=*/1);
   command
       ->add_option(
@@ -184,6 +212,33 @@ void AddBenchCommand(CLI::App& program, int& exit_code) {
       ->capture_default_str();
   command->add_option("--stream-tokens", options->streams.num_tokens, "Tokens of each stream")
       ->check(CLI::Range(2, 1 << 20))
+      ->capture_default_str();
+  command->add_option("--load-streams", options->load.num_streams, "Of load: streams at once")
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str();
+  command->add_option("--load-sessions", options->load.num_sessions, "Of load: idle sessions")
+      ->check(CLI::Range(1, 1'000'000))
+      ->capture_default_str();
+  command
+      ->add_option("--resume-tokens",
+                   options->sessions.resume_tokens,
+                   "Of sessions: text of the session that comes back from host memory")
+      ->check(CLI::Range(64, 1 << 20))
+      ->capture_default_str();
+  command
+      ->add_option("--long-tokens",
+                   options->sessions.long_tokens,
+                   "Of sessions: tokens of the prompt that arrives while streams run")
+      ->check(CLI::Range(1000, 1 << 20))
+      ->capture_default_str();
+  command
+      ->add_option("--max-token-gap-ms",
+                   options->sessions.max_token_gap_ms,
+                   "Of sessions: the bound on the gap between tokens of the running streams")
+      ->check(CLI::Range(1, 3'600'000))
+      ->capture_default_str();
+  command->add_option("--cancels", options->sessions.num_cancels, "Of sessions: how many")
+      ->check(CLI::Range(1, 10'000'000))
       ->capture_default_str();
   command->callback([options, &exit_code] {
     if (options->sections.empty()) {
