@@ -106,6 +106,26 @@ void CheckPlan(const EngineConfig& config, const ModelConfig& model, Problems& p
   }
 }
 
+// What holds for requests that do not say.
+std::string Defaults(const CheckReport& report) {
+  GenerationDefaults defaults = report.model.generation;
+  defaults.Replace(report.config.generation);
+  const float temperature = defaults.temperature.value_or(1.0F);
+  std::string text =
+      temperature == 0.0F ? "greedy" : fmt::format("sampled, temperature {}", temperature);
+  const auto add = [&text](std::string_view name, const auto& value) {
+    if (value.has_value()) {
+      text += fmt::format(", {} {}", name, *value);
+    }
+  };
+  add("top_k", defaults.top_k);
+  add("top_p", defaults.top_p);
+  add("min_p", defaults.min_p);
+  add("repetition_penalty", defaults.repetition_penalty);
+  add("max_tokens", defaults.max_tokens);
+  return text;
+}
+
 double Millions(const ModelConfig& model) {
   double elements = 0;
   const auto add = [&](const TensorSpec& spec) {
@@ -180,15 +200,17 @@ std::string FormatCheckReport(const CheckReport& report) {
   const ModelConfig& model = report.model;
   // Distances between an encoder's tokens have no end.
   const std::string most = model.has_encoder() ? "" : fmt::format(" of {}", model.max_positions);
-  return text +
-         fmt::format("{}: {}, {:.1f} million parameters in {}, context {}{} tokens, {}: sound\n",
-                     report.config.model.name,
-                     model.architecture,
-                     Millions(model),
-                     DTypeName(model.file_dtype),
-                     report.config.rings.buffer_size,
-                     most,
-                     report.has_chat_template ? "chat template" : "no chat template");
+  return text + fmt::format(
+                    "{}: {}, {:.1f} million parameters in {}, context {}{} tokens, {}: sound\n"
+                    "answers by default: {}\n",
+                    report.config.model.name,
+                    model.architecture,
+                    Millions(model),
+                    DTypeName(model.file_dtype),
+                    report.config.rings.buffer_size,
+                    most,
+                    report.has_chat_template ? "chat template" : "no chat template",
+                    Defaults(report));
 }
 
 }  // namespace ringserve

@@ -226,6 +226,10 @@ void ReadSpeculation(JsonReader& reader, EngineConfig& config, Problems& problem
   }
 }
 
+void ReadGeneration(JsonReader& reader, EngineConfig& config, Problems& problems) {
+  config.generation = ReadGenerationDefaults(reader, problems);
+}
+
 EngineConfig ReadText(std::string_view text, const std::string& base_dir, Problems& problems) {
   EngineConfig config;
   nlohmann::json json;
@@ -244,6 +248,11 @@ EngineConfig ReadText(std::string_view text, const std::string& base_dir, Proble
   ReadSection(*root, "memory", config, problems, ReadMemory);
   ReadSection(*root, "sessions", config, problems, ReadSessions);
   ReadSection(*root, "speculation", config, problems, ReadSpeculation);
+  if (root->Has("generation")) {
+    ReadSection(*root, "generation", config, problems, ReadGeneration);
+  } else {
+    root->Ignore("generation");
+  }
   ReadEnum(*root, "device", kDeviceNames, config.device, problems);
   problems.Take(root->Int32("num_threads", {0, kMaxThreads}), config.num_threads);
   for (const std::string& unknown : root->UnknownKeys()) {
@@ -286,7 +295,7 @@ absl::StatusOr<EngineConfig> LoadEngineConfig(const std::string& path) {
 }
 
 std::string EngineConfigJson(const EngineConfig& config) {
-  const nlohmann::ordered_json json = {
+  nlohmann::ordered_json json = {
       {"model",
        {{"name", config.model.name},
         {"path", config.model.path},
@@ -321,6 +330,9 @@ std::string EngineConfigJson(const EngineConfig& config) {
         {"draft_path", config.speculation.draft_path}}},
       {"device", NameOf(config.device, kDeviceNames)},
       {"num_threads", config.num_threads}};
+  if (!config.generation.states_nothing()) {
+    json["generation"] = GenerationDefaultsJson(config.generation);
+  }
   // A path need not be UTF-8.
   return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace);
 }

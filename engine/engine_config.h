@@ -1,5 +1,5 @@
-// One served model, as its JSON file describes it. Every key is required; README.md's config
-// reference and configs/*.json show them all.
+// One served model, as its JSON file describes it. Every key but `generation` is required;
+// README.md's config reference and configs/*.json show them all.
 #pragma once
 
 #include <cstdint>
@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "engine/base/generation_defaults.h"
 #include "engine/base/problems.h"
 #include "engine/base/status.h"
 
@@ -75,6 +76,8 @@ struct EngineConfig {
     int32_t min_match = 3;  // of lookup: tokens that must agree with the text's end; [1, 8]
   } speculation;
 
+  GenerationDefaults generation;  // in the place of the model's own; may be left out
+
   DevicePolicy device = DevicePolicy::kAuto;
   int32_t num_threads = 0;  // of the CPU backend; 0: one per core
 };
@@ -93,7 +96,7 @@ EngineConfig ReadEngineConfig(const std::string& path, Problems& problems);
 // needs more). A function of the folder's config.json.
 absl::StatusOr<EngineConfig> DefaultEngineConfig(const std::string& model_dir);
 
-// The effective config, with every key, as JSON text.
+// The effective config, with every key (`generation` if it states something), as JSON text.
 std::string EngineConfigJson(const EngineConfig& config);
 
 }  // namespace ringserve

@@ -228,6 +228,11 @@ void CheckFit(const EngineConfig& config, const ModelConfig& model, Problems& pr
                     config.attention.head_tile_size,
                     group));
   }
+  if (config.generation.top_k.value_or(0) > model.vocab_size) {
+    problems.Add(fmt::format("generation.top_k: {} exceeds the vocabulary of {}",
+                             *config.generation.top_k,
+                             model.vocab_size));
+  }
 }
 
 absl::StatusOr<MemoryPlan> PlanMemory(const EngineConfig& config,

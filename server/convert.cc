@@ -17,7 +17,6 @@ namespace {
 
 constexpr int kMaxStopStrings = 64;
 constexpr size_t kMaxStopStringBytes = 1024;
-constexpr int64_t kDefaultMaxTokens = 256;
 constexpr int64_t kMaxMaxTokens = std::numeric_limits<int32_t>::max();
 
 template <typename... Args>
@@ -66,20 +65,21 @@ absl::Status ConvertPrompt(const v1::GenerateRequest& in,
   return Invalid("prompt: not set; set text, token_ids or chat");
 }
 
-SamplingParams ConvertSampling(const v1::SamplingOptions& in) {
+SamplingParams ConvertSampling(const v1::SamplingOptions& in, const GenerationDefaults& defaults) {
   SamplingParams out;
   for (const v1::LogitBias& bias : in.logit_bias()) {
     out.logit_bias.emplace_back(bias.token_id(), bias.bias());
   }
-  const SamplingParams neutral;
-  out.repetition_penalty =
-      in.has_repetition_penalty() ? in.repetition_penalty() : neutral.repetition_penalty;
+  out.repetition_penalty = in.has_repetition_penalty()
+                               ? in.repetition_penalty()
+                               : defaults.repetition_penalty.value_or(out.repetition_penalty);
   out.presence_penalty = in.presence_penalty();
   out.frequency_penalty = in.frequency_penalty();
-  out.temperature = in.has_temperature() ? in.temperature() : neutral.temperature;
-  out.top_k = in.top_k();
-  out.top_p = in.has_top_p() ? in.top_p() : neutral.top_p;
-  out.min_p = in.min_p();
+  out.temperature =
+      in.has_temperature() ? in.temperature() : defaults.temperature.value_or(out.temperature);
+  out.top_k = in.has_top_k() ? in.top_k() : defaults.top_k.value_or(out.top_k);
+  out.top_p = in.has_top_p() ? in.top_p() : defaults.top_p.value_or(out.top_p);
+  out.min_p = in.has_min_p() ? in.min_p() : defaults.min_p.value_or(out.min_p);
   out.seed = in.seed();
   return out;
 }
@@ -88,7 +88,8 @@ absl::Status ConvertStopping(const v1::StoppingOptions& in,
                              const ServedModel& model,
                              ConvertedRequest& out) {
   StoppingParams& stopping = out.request.stopping;
-  const int64_t max_tokens = in.has_max_tokens() ? in.max_tokens() : kDefaultMaxTokens;
+  const int64_t max_tokens =
+      in.has_max_tokens() ? in.max_tokens() : model.defaults.max_tokens.value_or(kDefaultMaxTokens);
   if (max_tokens < 1 || max_tokens > kMaxMaxTokens) {
     return Invalid("stopping.max_tokens: {} is not in [1, {}]", max_tokens, kMaxMaxTokens);
   }
@@ -205,7 +206,7 @@ absl::StatusOr<ConvertedRequest> ConvertRequest(const v1::GenerateRequest& in,
     RETURN_IF_ERROR(ConvertSessionTurn(in.session(), out));
   }
   out.stream.model = model.name();
-  out.request.sampling = ConvertSampling(in.sampling());
+  out.request.sampling = ConvertSampling(in.sampling(), model.defaults);
   RETURN_IF_ERROR(ConvertStopping(in.stopping(), model, out));
   RETURN_IF_ERROR(ConvertOutput(in.output(), model, out));
   out.request.priority = in.priority();

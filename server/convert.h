@@ -31,6 +31,9 @@ struct ConvertedRequest {
   bool keeps_delivered = false;  // ON_CANCEL_KEEP_DELIVERED
 };
 
+// Of requests to models that do not state a number.
+inline constexpr int64_t kDefaultMaxTokens = 256;
+
 // Checks everything that the engine does not see (text, presence, lengths, ranges of the wire's
 // wider integers); the engine checks the rest in Submit. INVALID_ARGUMENT names field, value and
 // range.

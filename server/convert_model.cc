@@ -4,6 +4,21 @@
 #include "server/convert.h"
 
 namespace ringserve {
+namespace {
+
+v1::GenerationDefaults ToProto(const GenerationDefaults& defaults) {
+  const SamplingParams neutral;
+  v1::GenerationDefaults out;
+  out.set_temperature(defaults.temperature.value_or(neutral.temperature));
+  out.set_top_k(defaults.top_k.value_or(neutral.top_k));
+  out.set_top_p(defaults.top_p.value_or(neutral.top_p));
+  out.set_min_p(defaults.min_p.value_or(neutral.min_p));
+  out.set_repetition_penalty(defaults.repetition_penalty.value_or(neutral.repetition_penalty));
+  out.set_max_tokens(defaults.max_tokens.value_or(kDefaultMaxTokens));
+  return out;
+}
+
+}  // namespace
 
 v1::Model ToProto(const ServedModel& model, ModelSet::State state) {
   v1::Model out;
@@ -30,6 +45,7 @@ v1::Model ToProto(const ServedModel& model, ModelSet::State state) {
                                                             : v1::OVERFLOW_REFUSE);
   out.set_max_prompt_tokens(model.engine->limits().max_prompt_tokens);
   out.set_device(model.device);
+  *out.mutable_defaults() = ToProto(model.defaults);
   out.set_has_chat_template(model.chat_template.has_value());
   out.set_config_json(EngineConfigJson(model.config));
   return out;

@@ -108,13 +108,17 @@ absl::Status BuildSampling(const GenerateOptions& options, v1::SamplingOptions& 
   if (options.temperature.has_value()) {
     out.set_temperature(*options.temperature);
   }
+  if (options.top_k.has_value()) {
+    out.set_top_k(*options.top_k);
+  }
   if (options.top_p.has_value()) {
     out.set_top_p(*options.top_p);
   }
+  if (options.min_p.has_value()) {
+    out.set_min_p(*options.min_p);
+  }
   out.set_presence_penalty(options.presence_penalty.value_or(0));
   out.set_frequency_penalty(options.frequency_penalty.value_or(0));
-  out.set_top_k(options.top_k.value_or(0));
-  out.set_min_p(options.min_p.value_or(0));
   out.set_seed(options.seed.value_or(0));
   return absl::OkStatus();
 }
@@ -149,22 +153,19 @@ void AddPromptOptions(CLI::App& command, GenerateOptions& options) {
 }
 
 void AddSamplingOptions(CLI::App& command, GenerateOptions& options) {
-  const std::string group = "Sampling";
-  command.add_option("--temperature,-t", options.temperature, "0 is greedy; [0, 100], default 1")
+  const std::string group = "Sampling (defaults are the model's)";
+  command.add_option("--temperature,-t", options.temperature, "0 is greedy; [0, 100]")
       ->group(group);
-  command.add_option("--top-k", options.top_k, "Keep the K most likely; 0, the default, all")
-      ->group(group);
-  command.add_option("--top-p", options.top_p, "Keep that much probability; (0, 1], default 1")
-      ->group(group);
+  command.add_option("--top-k", options.top_k, "Keep the K most likely; 0 keeps all")->group(group);
+  command.add_option("--top-p", options.top_p, "Keep that much probability; (0, 1]")->group(group);
   command
       .add_option("--min-p",
                   options.min_p,
-                  "Drop what is less likely than that times the likeliest; [0, 1], default 0")
+                  "Drop what is less likely than that times the likeliest; [0, 1]")
       ->group(group);
   command
-      .add_option("--repetition-penalty",
-                  options.repetition_penalty,
-                  "Over prompt and completion; (0, 10], default 1")
+      .add_option(
+          "--repetition-penalty", options.repetition_penalty, "Over prompt and completion; (0, 10]")
       ->group(group);
   command
       .add_option("--presence-penalty",
@@ -187,8 +188,7 @@ void AddSamplingOptions(CLI::App& command, GenerateOptions& options) {
 
 void AddStoppingOptions(CLI::App& command, GenerateOptions& options) {
   const std::string group = "Stopping";
-  command.add_option("--max-tokens,-n", options.max_tokens, "Most tokens made; default 256")
-      ->group(group);
+  command.add_option("--max-tokens,-n", options.max_tokens, "Most tokens made")->group(group);
   command.add_option("--min-tokens", options.min_tokens, "No end before that many; default 0")
       ->group(group);
   command.add_flag("--ignore-eos", options.ignore_eos, "The model cannot end the text")

@@ -110,6 +110,8 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(Engine::Options opt
   }
   model->config = engine->config();
   model->shape = engine->model_config();
+  model->defaults = model->shape.generation;
+  model->defaults.Replace(model->config.generation);
   model->plan = engine->memory_plan();
   model->device = engine->device_description();
   model->engine = std::make_unique<RealEngine>(std::move(guard), std::move(engine));

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/base/generation_defaults.h"
 #include "engine/base/status.h"
 #include "engine/chat/chat_template.h"
 #include "engine/engine.h"
@@ -24,6 +25,7 @@ struct ServedModel {
   std::string device;
   std::unique_ptr<Tokenizer> tokenizer;
   std::optional<ChatTemplate> chat_template;
+  GenerationDefaults defaults;         // the model's, and its config's in their place
   std::unique_ptr<EnginePort> engine;  // stops first: its requests borrow the tokenizer
 
   const std::string& name() const { return config.model.name; }

@@ -9,6 +9,7 @@
 
 #include "engine/base/json_reader.h"
 #include "engine/model/family_config.h"
+#include "engine/model/generation_config.h"
 #include "engine/model/safetensors.h"
 
 namespace ringserve {
@@ -120,6 +121,7 @@ void ReadGenerationConfigText(std::string_view text, ModelConfig& config, Proble
   if (reader->Has("eos_token_id")) {
     config.eos_token_ids = told.eos_token_ids;
   }
+  config.generation = ReadGenerationConfig(*reader, config.vocab_size, problems);
   config.decoder_start_token_id = told.decoder_start_token_id;
 }
 
@@ -183,6 +185,7 @@ absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view config_json,
   Problems inside;
   ReadConfigText(config_json, config, inside);
   problems.Add("config.json: ", inside);
+  config.generation = GreedyDefaults();
   if (!generation_config_json.empty()) {
     Problems generation;
     ReadGenerationConfigText(generation_config_json, config, generation);
@@ -197,6 +200,7 @@ ModelConfig ReadModelConfig(const std::string& model_dir, Problems& problems) {
   ModelConfig config;
   const std::filesystem::path dir(model_dir);
   ReadFileText((dir / "config.json").string(), config, problems, ReadConfigText);
+  config.generation = GreedyDefaults();
   const std::string generation = (dir / "generation_config.json").string();
   std::error_code error;
   if (std::filesystem::exists(generation, error)) {

@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "engine/base/generation_defaults.h"
 #include "engine/base/problems.h"
 #include "engine/base/status.h"
 #include "kernels/activation.h"
@@ -112,6 +113,7 @@ struct ModelConfig {
 
   std::vector<int32_t> bos_token_ids;  // at most one
   std::vector<int32_t> eos_token_ids;  // generation_config.json's where it has them
+  GenerationDefaults generation;       // generation_config.json's
   DType file_dtype = DType::kBf16;
 
   bool has_encoder() const { return num_encoder_layers > 0; }

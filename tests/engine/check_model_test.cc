@@ -23,7 +23,8 @@ TEST_CASE("The embedded model is sound") {
   CHECK(report.notes.empty());
   CHECK(FormatCheckReport(report) ==
         "fairytale-5m: LlamaForCausalLM, 5.5 million parameters in bf16, context 1024 of 1024 "
-        "tokens, no chat template: sound\n");
+        "tokens, no chat template: sound\n"
+        "answers by default: sampled, temperature 1, top_k 0\n");
   CHECK(CheckModelFolder(kSource + "/models/fairytale-5m").problems.empty());
 }
 

@@ -106,6 +106,34 @@ TEST_CASE("Enums are read in every spelling") {
   CHECK(Parse(json).attention.tile_order == TileOrderPolicy::kQMajor);
 }
 
+TEST_CASE("Defaults of answers may be left out, in whole or in part") {
+  Json json = Sound();
+  CHECK_FALSE(Parse(json).generation.temperature.has_value());
+  json["generation"] = Json::parse(R"({"temperature": 0.5, "top_k": null, "max_tokens": 7})");
+  const EngineConfig config = Parse(json);
+  CHECK(config.generation.temperature == 0.5F);
+  CHECK_FALSE(config.generation.top_k.has_value());
+  CHECK(config.generation.max_tokens == 7);
+  CHECK(Parse(Json::parse(EngineConfigJson(config))).generation.max_tokens == 7);
+  json["generation"] = Json::parse(
+      R"({"top_k": 0, "top_p": 1, "min_p": 0.25, "repetition_penalty": 10, "temperature": 100})");
+  CHECK(Parse(json).generation.top_k == 0);
+  CHECK(Parse(json).generation.min_p == 0.25F);
+  CHECK(Error("generation", "top_k", -1) == "generation.top_k: -1 is not in [0, 2147483647]");
+  CHECK(Error("generation", "temperature", 101) ==
+        "generation.temperature: 101 is not in [0, 100]");
+  CHECK(Error("generation", "top_p", 0) == "generation.top_p: 0 is not in (0, 1]");
+  CHECK(Error("generation", "top_p", 1e-60) == "generation.top_p: 1e-60 is not in (0, 1]");
+  CHECK(Error("generation", "min_p", 1.5) == "generation.min_p: 1.5 is not in [0, 1]");
+  CHECK(Error("generation", "repetition_penalty", 0) ==
+        "generation.repetition_penalty: 0 is not in (0, 10]");
+  CHECK(Error("generation", "max_tokens", 0) ==
+        "generation.max_tokens: 0 is not in [1, 2147483647]");
+  CHECK(Error("generation", "typical_p", 1) == "generation.typical_p: unknown key");
+  json["generation"] = 7;
+  CHECK(Error(json.dump()).starts_with("generation: "));
+}
+
 TEST_CASE("Every key is required and no other is let in") {
   const Json sound = Sound();
   for (const auto& [section, value] : sound.items()) {

@@ -120,6 +120,46 @@ TEST_CASE("generation_config.json has the last word on eos and bos") {
   CHECK(Error(Sound(), "[]") == "generation_config.json: (root): array is not an object");
 }
 
+// As GenerationConfig of transformers: do_sample decides.
+TEST_CASE("generation_config.json says how answers are made by default") {
+  CHECK(Parse(Sound()).generation.temperature == 0.0F);
+  const GenerationDefaults greedy =
+      Parse(Sound(), R"({"temperature": 0.6, "top_k": 20, "repetition_penalty": 1.1})").generation;
+  CHECK(greedy.temperature == 0.0F);
+  CHECK(greedy.top_k == 20);
+  CHECK(greedy.repetition_penalty == 1.1F);
+  CHECK(Parse(Sound(), R"({"do_sample": false, "temperature": 2})").generation.temperature == 0.0F);
+  const GenerationDefaults sampled =
+      Parse(Sound(),
+            R"({"do_sample": true, "temperature": 0.6, "top_k": 1000, "top_p": 0.95, "min_p": 0.05,
+                "max_new_tokens": 2048, "max_length": 20, "pad_token_id": 3, "num_beams": 1,
+                "cache_implementation": "hybrid", "typical_p": 1.0, "suppress_tokens": [],
+                "bad_words_ids": null})")
+          .generation;
+  CHECK(sampled.temperature == 0.6F);
+  CHECK(sampled.top_k == 128);  // of a vocabulary of 128
+  CHECK(sampled.top_p == 0.95F);
+  CHECK(sampled.min_p == 0.05F);
+  CHECK(sampled.max_tokens == 2048);
+  CHECK_FALSE(sampled.repetition_penalty.has_value());
+  CHECK_FALSE(Parse(Sound(), R"({"do_sample": true})").generation.temperature.has_value());
+  const auto error = [](std::string_view generation) {
+    const std::string file = "generation_config.json: ";
+    const std::string message = Error(Sound(), generation);
+    CHECK(message.starts_with(file));
+    return message.substr(file.size());
+  };
+  CHECK(error(R"({"do_sample": 1})") == "do_sample: 1 is not true or false");
+  CHECK(error(R"({"temperature": -1})") == "temperature: -1 is not in [0, 100]");
+  CHECK(error(R"({"top_p": 0})") == "top_p: 0 is not in (0, 1]");
+  CHECK(error(R"({"top_k": 2.5})") == "top_k: 2.5 is not an integer");
+  CHECK(error(R"({"max_new_tokens": 0})") == "max_new_tokens: 0 is not in [1, 2147483647]");
+  CHECK(error(R"({"num_beams": 4})") == "num_beams: 4 is not supported");
+  CHECK(error(R"({"typical_p": 0.9})") == "typical_p: 0.9 is not supported");
+  CHECK(error(R"({"suppress_tokens": [1]})") == "suppress_tokens: [1] is not supported");
+  CHECK(error(R"({"no_repeat_ngram_size": 3})") == "no_repeat_ngram_size: 3 is not supported");
+}
+
 TEST_CASE("Values out of range and of wrong type are named") {
   CHECK(Error(Without("vocab_size")) == "config.json: vocab_size: missing");
   CHECK(Error(Without("hidden_size")) == "config.json: hidden_size: missing");
