@@ -38,16 +38,24 @@ void CheckWeights(const std::string& dir,
 }
 
 void CheckTokenizer(const std::string& dir,
-                    const ModelConfig& model,
                     bool model_is_sound,
+                    CheckReport& report,
                     Problems& problems) {
-  const std::string path = (std::filesystem::path(dir) / "tokenizer.json").string();
+  const std::filesystem::path path = std::filesystem::path(dir) / "tokenizer.json";
+  std::error_code error;
+  if (!std::filesystem::exists(path, error) &&
+      !std::filesystem::exists(std::filesystem::path(dir) / "tokenizer.model", error)) {
+    report.notes.push_back(fmt::format(
+        "{}: neither tokenizer.json nor tokenizer.model: only token ids go in and out", dir));
+    return;
+  }
   const std::unique_ptr<Tokenizer> tokenizer = Tokenizer::Load(dir, &problems);
-  if (tokenizer != nullptr && model_is_sound && tokenizer->vocab_size() > model.vocab_size) {
+  const int32_t vocab_size = report.model.vocab_size;
+  if (tokenizer != nullptr && model_is_sound && tokenizer->vocab_size() > vocab_size) {
     problems.Add(fmt::format("{}: token id {} is not in the model's vocabulary of {}",
-                             path,
+                             path.string(),
                              tokenizer->vocab_size() - 1,
-                             model.vocab_size));
+                             vocab_size));
   }
 }
 
@@ -75,7 +83,7 @@ bool CheckFolderFiles(const std::string& dir, CheckReport& report, Problems& pro
   const bool sound = of_model.empty();
   problems.Add("", of_model);
   CheckWeights(dir, report.model, sound, problems);
-  CheckTokenizer(dir, report.model, sound, problems);
+  CheckTokenizer(dir, sound, report, problems);
   CheckChatTemplate(dir, report, problems);
   if (sound && report.model.eos_token_ids.empty()) {
     report.notes.push_back(

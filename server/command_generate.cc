@@ -86,16 +86,23 @@ absl::Status Generate(const GenerateCommand& command) {
   EventPrinter printer(command.json ? EventPrinter::Style::kJson : EventPrinter::Style::kText,
                        stdout);
   std::vector<v1::Finished> finished;
+  bool has_text = command.json;
   const OnEvent on_event = [&](const v1::GenerateEvent& event) {
     if (event.has_finished()) {
       finished.push_back(event.finished());
     }
+    has_text = has_text || !event.delta().text().empty();
     return printer.Print(event);
   };
   const absl::Status status =
       config.has_value() ? GenerateHere(*config, request, deadline, &TellProgress, on_event)
                          : GenerateThere(command.target, request, deadline, on_event);
   printer.Finish(isatty(STDOUT_FILENO) != 0);
+  if (status.ok() && !has_text && finished.front().usage().completion_tokens() > 1) {
+    fmt::print(stderr,
+               "the answer's {} tokens have no text; --json tells them\n",
+               finished.front().usage().completion_tokens());
+  }
   if (status.ok() && command.stats) {
     for (const v1::Finished& one : finished) {
       PrintStats(one);

@@ -29,6 +29,7 @@ absl::Status ConvertPrompt(const v1::GenerateRequest& in,
                            std::vector<int32_t>& prompt) {
   switch (in.prompt_case()) {
     case v1::GenerateRequest::kText: {
+      RETURN_IF_ERROR(model.CheckTokenizer("text"));
       auto ids = model.tokenizer->Encode(in.text(), ToEncodeOptions(in.tokenize()));
       if (!ids.ok()) {
         return Invalid("text: {}", std::string(ids.status().message()));
@@ -101,6 +102,9 @@ absl::Status ConvertStopping(const v1::StoppingOptions& in,
     return Invalid("stopping.stop_strings: {} strings are more than {}",
                    in.stop_strings_size(),
                    kMaxStopStrings);
+  }
+  if (in.stop_strings_size() > 0) {
+    RETURN_IF_ERROR(model.CheckTokenizer("stopping.stop_strings"));
   }
   for (int i = 0; i < in.stop_strings_size(); ++i) {
     const size_t bytes = in.stop_strings(i).size();

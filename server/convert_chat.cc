@@ -118,6 +118,7 @@ absl::StatusOr<ChatPrompt> ConvertChat(const v1::ChatPrompt& in) {
 }
 
 absl::StatusOr<RenderedChat> RenderChat(const v1::ChatPrompt& in, const ServedModel& model) {
+  RETURN_IF_ERROR(model.CheckTokenizer("chat"));
   if (!model.chat_template.has_value()) {
     return absl::FailedPreconditionError(
         fmt::format("chat: the folder of model \"{}\" has no chat template; send text or token_ids",

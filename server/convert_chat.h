@@ -20,8 +20,8 @@ struct RenderedChat {
 // INVALID_ARGUMENT names the field, "chat.messages[2].tool_calls[0].arguments" for example.
 absl::StatusOr<ChatPrompt> ConvertChat(const v1::ChatPrompt& in);
 
-// FAILED_PRECONDITION if the model has no chat template; what ConvertChat, ChatTemplate::Render and
-// Tokenizer::Encode answer.
+// FAILED_PRECONDITION if the model has no tokenizer or no chat template; what ConvertChat,
+// ChatTemplate::Render and Tokenizer::Encode answer.
 absl::StatusOr<RenderedChat> RenderChat(const v1::ChatPrompt& in, const ServedModel& model);
 
 }  // namespace ringserve

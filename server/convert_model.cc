@@ -46,6 +46,7 @@ v1::Model ToProto(const ServedModel& model, ModelSet::State state) {
   out.set_max_prompt_tokens(model.engine->limits().max_prompt_tokens);
   out.set_device(model.device);
   *out.mutable_defaults() = ToProto(model.defaults);
+  out.set_has_tokenizer(model.has_tokenizer());
   out.set_has_chat_template(model.chat_template.has_value());
   out.set_config_json(EngineConfigJson(model.config));
   return out;

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include <fmt/format.h>
+#include <spdlog/spdlog.h>
 
 #include "engine/base/check.h"
 #include "server/event_guard.h"
@@ -97,7 +98,12 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(Engine::Options opt
                                                              EventSink& sink) {
   auto model = std::make_unique<ServedModel>();
   const EngineConfig config = options.config;
-  ASSIGN_OR_RETURN(model->tokenizer, Tokenizer::Load(config.model.path));
+  auto tokenizer = Tokenizer::Load(config.model.path);
+  if (absl::IsNotFound(tokenizer.status())) {
+    spdlog::warn("model=\"{}\" tokenizer=none: only token ids go in and out", config.model.name);
+    tokenizer = Tokenizer::None();
+  }
+  ASSIGN_OR_RETURN(model->tokenizer, std::move(tokenizer));
   ASSIGN_OR_RETURN(model->chat_template, ChatTemplate::Load(config.model.path));
   auto guard = std::make_unique<EventGuard>(sink);
   ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine, Engine::Create(std::move(options), *guard));
@@ -116,6 +122,15 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(Engine::Options opt
   model->device = engine->device_description();
   model->engine = std::make_unique<RealEngine>(std::move(guard), std::move(engine));
   return model;
+}
+
+absl::Status ServedModel::CheckTokenizer(std::string_view field) const {
+  return has_tokenizer() ? absl::OkStatus()
+                         : absl::FailedPreconditionError(
+                               fmt::format("{}: the folder of model \"{}\" has neither "
+                                           "tokenizer.json nor tokenizer.model; send token_ids",
+                                           field,
+                                           name()));
 }
 
 void ModelSet::Publish(std::vector<std::unique_ptr<ServedModel>> models) {

@@ -6,6 +6,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "engine/base/generation_defaults.h"
@@ -23,12 +24,17 @@ struct ServedModel {
   ModelConfig shape;
   MemoryPlan plan;
   std::string device;
-  std::unique_ptr<Tokenizer> tokenizer;
+  std::unique_ptr<Tokenizer> tokenizer;  // or Tokenizer::None()
   std::optional<ChatTemplate> chat_template;
   GenerationDefaults defaults;         // the model's, and its config's in their place
   std::unique_ptr<EnginePort> engine;  // stops first: its requests borrow the tokenizer
 
   const std::string& name() const { return config.model.name; }
+
+  bool has_tokenizer() const { return tokenizer->vocab_size() > 0; }
+
+  // FAILED_PRECONDITION naming the field that needs a tokenizer if the folder has none.
+  absl::Status CheckTokenizer(std::string_view field) const;
 };
 
 // Loads model, tokenizer and engine. `sink` must outlive the model. `progress` as in

@@ -54,6 +54,7 @@ class TokenizerService final
         response,
         [this](const v1::TokenizeRequest& in) -> absl::StatusOr<v1::TokenizeResponse> {
           ASSIGN_OR_RETURN(const ServedModel* model, context_.calls.models.Find(in.model()));
+          RETURN_IF_ERROR(model->CheckTokenizer("text"));
           ASSIGN_OR_RETURN(const auto ids,
                            model->tokenizer->Encode(in.text(), ToEncodeOptions(in.options())));
           v1::TokenizeResponse out;
@@ -74,6 +75,7 @@ class TokenizerService final
         response,
         [this](const v1::DetokenizeRequest& in) -> absl::StatusOr<v1::DetokenizeResponse> {
           ASSIGN_OR_RETURN(const ServedModel* model, context_.calls.models.Find(in.model()));
+          RETURN_IF_ERROR(model->CheckTokenizer("token_ids"));
           const std::span<const int32_t> ids(in.token_ids().data(), in.token_ids().size());
           v1::DetokenizeResponse out;
           ASSIGN_OR_RETURN(*out.mutable_text(),

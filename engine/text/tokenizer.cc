@@ -103,8 +103,24 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Parse(std::string_view tok
       new Tokenizer(std::make_unique<const State>(State{*std::move(parts)})));
 }
 
+std::unique_ptr<Tokenizer> Tokenizer::None() {
+  TokenizerParts parts = {.raw_tokens = AddedTokens({}),
+                          .normalizer = {},
+                          .normalized_tokens = AddedTokens({}),
+                          .pre_tokenizer = {},
+                          .model = nullptr,
+                          .post_processor = {},
+                          .decoder = {},
+                          .table = TokenTable({})};
+  return std::unique_ptr<Tokenizer>(
+      new Tokenizer(std::make_unique<const State>(State{std::move(parts)})));
+}
+
 absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::string_view text,
                                                        const EncodeOptions& options) const {
+  if (state_->parts.model == nullptr) {
+    return absl::FailedPreconditionError("there is no tokenizer");
+  }
   if (text.size() > kMaxTextBytes) {
     return absl::InvalidArgumentError(
         fmt::format("text: {} bytes, more than the limit of {}", text.size(), kMaxTextBytes));

@@ -24,11 +24,13 @@ struct EncodeOptions {
 class Tokenizer {
  public:
   // Reads DIR/tokenizer.json, or DIR/tokenizer.model where that is not there. Anything in it that
-  // this tokenizer cannot do exactly is an error that names it.
+  // this tokenizer cannot do exactly is an error that names it. NOT_FOUND if neither is there.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Load(const std::string& model_dir);
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Parse(std::string_view tokenizer_json);
   // The same, and adds all that is wrong to `problems`. Null if anything is.
   static std::unique_ptr<Tokenizer> Load(const std::string& model_dir, Problems* problems);
+  // Of a folder that has none: no id stands for any text, Encode is FAILED_PRECONDITION.
+  static std::unique_ptr<Tokenizer> None();
   ~Tokenizer();
   Tokenizer(const Tokenizer&) = delete;
   Tokenizer& operator=(const Tokenizer&) = delete;
@@ -62,7 +64,7 @@ class Tokenizer {
   // character. At the start of a text some tokenizers drop a space of them.
   std::string_view TokenBytes(int32_t token_id, bool skip_special) const;
   bool IsSpecial(int32_t token_id) const;
-  int32_t vocab_size() const;  // one more than the largest id
+  int32_t vocab_size() const;  // one more than the largest id; 0: None()
 
  private:
   struct State;

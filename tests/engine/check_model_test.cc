@@ -64,10 +64,12 @@ TEST_CASE("Everything that is wrong is told at once") {
   std::filesystem::remove(copy.dir / "m/model.safetensors");
   copy.dir.Write("m/model.safetensors", SafetensorsBytes("{}", "x"));
   std::filesystem::remove(copy.dir / "m/tokenizer.json");
+  copy.dir.Write("m/tokenizer.json", "{");
+  copy.dir.Write("m/chat_template.jinja", "{% for %}");
   const CheckReport report = copy.Check();
   const std::string config = copy.dir / "c.json: ";
   const std::string folder = copy.dir / "m/";
-  REQUIRE(report.problems.size() == 6);
+  REQUIRE(report.problems.size() == 7);
   CHECK(report.problems[0] ==
         config + "rings.buffer_size: 1000 is not a multiple of block_size 64");
   CHECK(report.problems[1] == config + "device: \"tpu\" is not one of: auto, cpu, cuda");
@@ -75,8 +77,10 @@ TEST_CASE("Everything that is wrong is told at once") {
   CHECK(report.problems[3] == folder + "config.json: sliding_window: 7 is not supported");
   CHECK(report.problems[4] ==
         folder + "model.safetensors: the last 1 bytes of data belong to no tensor");
-  CHECK(report.problems[5] == folder + "tokenizer.json: no such file");
-  CHECK(FormatCheckReport(report).ends_with("tokenizer.json: no such file\n6 problems\n"));
+  CHECK(report.problems[5].starts_with(folder + "tokenizer.json: "));
+  CHECK(report.problems[6] ==
+        folder + "chat_template.jinja: line 1: expected a name, got '%}'");
+  CHECK(FormatCheckReport(report).ends_with("got '%}'\n7 problems\n"));
 }
 
 TEST_CASE("Tensors, tokenizer and context are held to the model's config") {
@@ -101,6 +105,16 @@ TEST_CASE("Tensors, tokenizer and context are held to the model's config") {
                        "max_position_embeddings 1024",
             copy.dir / "c.json: attention.head_tile_size: 3 exceeds the 2 query heads that share a "
                        "KV head"});
+}
+
+TEST_CASE("A folder without a tokenizer serves ids, with a note") {
+  Copy copy;
+  std::filesystem::remove(copy.dir / "m/tokenizer.json");
+  const CheckReport report = copy.Check();
+  CHECK(report.problems.empty());
+  CHECK(report.notes ==
+        std::vector<std::string>{copy.dir / "m: neither tokenizer.json nor tokenizer.model: only "
+                                            "token ids go in and out"});
 }
 
 TEST_CASE("Device and pool are held to the plan") {

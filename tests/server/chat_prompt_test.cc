@@ -1,12 +1,11 @@
 // Conversations as prompts: what the wire takes, and what the template and the tokenizer make of
 // it.
-#include <filesystem>
 #include <string>
 #include <vector>
 
 #include "ringserve/v1/models.grpc.pb.h"
 #include "ringserve/v1/tokenizer.grpc.pb.h"
-#include "tests/support/temp_dir.h"
+#include "tests/support/model_folder.h"
 #include "tests/support/test_server.h"
 
 namespace ringserve {
@@ -26,25 +25,12 @@ constexpr char kTemplate[] =
     "{% if add_generation_prompt %}[assistant]{% endif %}";
 
 // The embedded model with a chat template.
-class ChatFolder {
+class ChatFolder : public ModelFolder {
  public:
   explicit ChatFolder(const std::string& chat_template = kTemplate) {
-    for (const char* name :
-         {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json"}) {
-      std::filesystem::create_symlink(SmallFairytaleConfig().model.path + "/" + name, dir_ / name);
-    }
-    dir_.Write("tokenizer_config.json", R"({"bos_token": "<|endoftext|>"})");
-    dir_.Write("chat_template.jinja", chat_template);
+    Write("tokenizer_config.json", R"({"bos_token": "<|endoftext|>"})");
+    Write("chat_template.jinja", chat_template);
   }
-
-  EngineConfig config() const {
-    EngineConfig config = SmallFairytaleConfig();
-    config.model.path = dir_.path();
-    return config;
-  }
-
- private:
-  TempDir dir_;
 };
 
 v1::ChatPrompt Conversation(const std::vector<std::pair<std::string, std::string>>& messages) {

@@ -1,35 +1,22 @@
 // What holds for requests that do not say: the folder's generation_config.json, the config's word
 // before it, and a request's own before both.
-#include <filesystem>
 #include <string>
 
 #include "ringserve/v1/models.grpc.pb.h"
-#include "tests/support/temp_dir.h"
+#include "tests/support/model_folder.h"
 #include "tests/support/test_server.h"
 
 namespace ringserve {
 namespace {
 
 // The embedded model with another generation_config.json; none if it is "".
-class Folder {
+class Folder : public ModelFolder {
  public:
-  explicit Folder(const std::string& generation_config) {
-    for (const char* name : {"config.json", "model.safetensors", "tokenizer.json"}) {
-      std::filesystem::create_symlink(SmallFairytaleConfig().model.path + "/" + name, dir_ / name);
-    }
+  explicit Folder(const std::string& generation_config) : ModelFolder("generation_config.json") {
     if (!generation_config.empty()) {
-      dir_.Write("generation_config.json", generation_config);
+      Write("generation_config.json", generation_config);
     }
   }
-
-  EngineConfig config() const {
-    EngineConfig config = SmallFairytaleConfig();
-    config.model.path = dir_.path();
-    return config;
-  }
-
- private:
-  TempDir dir_;
 };
 
 v1::GenerationDefaults DefaultsOf(TestServer& server) {
