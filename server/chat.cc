@@ -4,10 +4,12 @@
 #include <fstream>
 #include <utility>
 
+#include <absl/time/clock.h>
 #include <fmt/format.h>
 #include <grpcpp/support/sync_stream.h>
 
 #include "server/event_printer.h"
+#include "server/status.h"
 
 namespace ringserve {
 namespace {
@@ -21,10 +23,6 @@ constexpr char kHelp[] =
     "/import FILE          goes on with a session from a file\n"
     "/quit                 ends; so does the end of the input\n"
     "Anything else is said to the model; //TEXT says /TEXT. Ctrl-C ends an answer.\n";
-
-absl::Status FromGrpc(const grpc::Status& status) {
-  return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
-}
 
 absl::StatusOr<int64_t> ParseNumber(const std::string& text) {
   int64_t number = 0;
@@ -40,17 +38,42 @@ absl::StatusOr<int64_t> ParseNumber(const std::string& text) {
 Chat::Chat(const std::shared_ptr<grpc::Channel>& channel, ChatOptions options, std::FILE* out)
     : inference_(v1::Inference::NewStub(channel)),
       sessions_(v1::Sessions::NewStub(channel)),
+      tokenizer_(v1::Tokenizer::NewStub(channel)),
+      models_(v1::Models::NewStub(channel)),
       options_(std::move(options)),
       out_(out) {}
 
 absl::Status Chat::Open() {
+  if (options_.use_template) {
+    grpc::ClientContext context;
+    v1::GetModelRequest request;
+    request.set_model(options_.request.model());
+    v1::Model model;
+    RETURN_IF_ERROR(FromGrpcStatus(models_->Get(&context, request, &model)));
+    by_template_ = model.has_chat_template();
+  }
+  if (!by_template_ && !(options_.system.empty() && options_.variables.empty())) {
+    return absl::FailedPreconditionError(
+        "--system and --variables are for a chat template, and none is used");
+  }
+  opened_.set_seconds(absl::ToUnixSeconds(absl::Now()));
+  ASSIGN_OR_RETURN(const v1::Session session, Create());
+  Add(session);
+  if (!options_.system.empty()) {
+    v1::ChatMessage& message = branch().messages.emplace_back();
+    message.set_role("system");
+    message.set_content(options_.system);
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<v1::Session> Chat::Create() {
   grpc::ClientContext context;
   v1::CreateSessionRequest request;
   request.set_model(options_.request.model());
   v1::Session session;
-  RETURN_IF_ERROR(FromGrpc(sessions_->Create(&context, request, &session)));
-  Add(session);
-  return absl::OkStatus();
+  RETURN_IF_ERROR(FromGrpcStatus(sessions_->Create(&context, request, &session)));
+  return session;
 }
 
 void Chat::Add(const v1::Session& session) {
@@ -66,7 +89,7 @@ absl::Status Chat::Close() {
     request.set_model(options_.request.model());
     request.set_id(branch.session_id);
     v1::Session session;
-    status.Update(FromGrpc(sessions_->Close(&context, request, &session)));
+    status.Update(FromGrpcStatus(sessions_->Close(&context, request, &session)));
   }
   branches_.clear();
   return status;
@@ -116,12 +139,20 @@ absl::Status Chat::Command(const std::string& name, const std::string& argument)
 }
 
 absl::Status Chat::Turn(const std::string& line) {
+  if (by_template_) {
+    return TurnByTemplate(line);
+  }
   v1::GenerateRequest request = options_.request;
   const bool is_first = branch().position == 0;
   request.set_text(is_first ? line : options_.separator + line);
   if (!is_first) {
     request.mutable_tokenize()->set_add_special_tokens(false);  // the text goes on
   }
+  Answer answer;
+  return Run(std::move(request), /*num_messages=*/0, answer);
+}
+
+absl::Status Chat::Run(v1::GenerateRequest request, size_t num_messages, Answer& answer) {
   request.mutable_session()->set_id(branch().session_id);
   request.mutable_session()->set_expected_position(branch().position);
   request.mutable_session()->set_on_cancel(v1::ON_CANCEL_KEEP_DELIVERED);
@@ -138,6 +169,9 @@ absl::Status Chat::Turn(const std::string& line) {
     if (!printer.Print(event)) {
       context.TryCancel();
     }
+    answer.text += event.delta().text();
+    const auto& ids = event.delta().token_ids();
+    answer.token_ids.insert(answer.token_ids.end(), ids.begin(), ids.end());
     if (event.has_finished()) {
       finished = event.finished();
     }
@@ -148,16 +182,17 @@ absl::Status Chat::Turn(const std::string& line) {
     turn_ = nullptr;
   }
   printer.Finish(/*is_terminal=*/true);
-  branch().turn_starts.push_back(branch().position);
+  branch().turn_starts.push_back({branch().position, num_messages});
   if (status.ok()) {
     branch().position = finished.session_position();
     return absl::OkStatus();
   }
   RETURN_IF_ERROR(Get().status());  // what was kept
-  if (branch().position == branch().turn_starts.back()) {
+  if (branch().position == branch().turn_starts.back().position) {
     branch().turn_starts.pop_back();
   }
-  return status.error_code() == grpc::StatusCode::CANCELLED ? absl::OkStatus() : FromGrpc(status);
+  return status.error_code() == grpc::StatusCode::CANCELLED ? absl::OkStatus()
+                                                            : FromGrpcStatus(status);
 }
 
 bool Chat::Interrupt() {
@@ -177,7 +212,7 @@ absl::StatusOr<v1::Session> Chat::Get() {
     request.set_model(options_.request.model());
     request.set_id(branch().session_id);
     v1::Session session;
-    RETURN_IF_ERROR(FromGrpc(sessions_->Get(&context, request, &session)));
+    RETURN_IF_ERROR(FromGrpcStatus(sessions_->Get(&context, request, &session)));
     if (!session.busy()) {
       branch().position = session.position();
       return session;
@@ -186,26 +221,37 @@ absl::StatusOr<v1::Session> Chat::Get() {
 }
 
 absl::Status Chat::Rollback(const std::string& argument) {
+  if (by_template_ && !argument.empty()) {
+    return absl::InvalidArgumentError("/rollback: by template turns are taken back one by one");
+  }
+  if (by_template_ && !branch().turn_starts.empty()) {
+    return TakeBackTurn();
+  }
   int64_t position = 0;
   if (!argument.empty()) {
     ASSIGN_OR_RETURN(position, ParseNumber(argument));
   } else if (branch().turn_starts.empty()) {
     return absl::InvalidArgumentError("/rollback: there is no turn to take back");
   } else {
-    position = branch().turn_starts.back();
+    position = branch().turn_starts.back().position;
   }
+  RETURN_IF_ERROR(RollBackTo(position));
+  while (!branch().turn_starts.empty() && branch().turn_starts.back().position >= position) {
+    branch().turn_starts.pop_back();
+  }
+  fmt::print(out_, "the text ends at {}\n", position);
+  return absl::OkStatus();
+}
+
+absl::Status Chat::RollBackTo(int64_t position) {
   grpc::ClientContext context;
   v1::RollbackSessionRequest request;
   request.set_model(options_.request.model());
   request.set_id(branch().session_id);
   request.set_position(position);
   v1::Session session;
-  RETURN_IF_ERROR(FromGrpc(sessions_->Rollback(&context, request, &session)));
+  RETURN_IF_ERROR(FromGrpcStatus(sessions_->Rollback(&context, request, &session)));
   branch().position = session.position();
-  while (!branch().turn_starts.empty() && branch().turn_starts.back() >= position) {
-    branch().turn_starts.pop_back();
-  }
-  fmt::print(out_, "the text ends at {}\n", position);
   return absl::OkStatus();
 }
 
@@ -215,10 +261,12 @@ absl::Status Chat::Fork() {
   request.set_model(options_.request.model());
   request.set_id(branch().session_id);
   v1::Session session;
-  RETURN_IF_ERROR(FromGrpc(sessions_->Fork(&context, request, &session)));
-  std::vector<int64_t> turn_starts = branch().turn_starts;
+  RETURN_IF_ERROR(FromGrpcStatus(sessions_->Fork(&context, request, &session)));
+  Branch copy = branch();
   Add(session);
-  branch().turn_starts = std::move(turn_starts);
+  copy.session_id = branch().session_id;
+  copy.position = branch().position;
+  branch() = std::move(copy);
   fmt::print(out_, "conversation {} of {}\n", current_ + 1, branches_.size());
   return absl::OkStatus();
 }
@@ -271,7 +319,7 @@ absl::Status Chat::Export(const std::string& file) {
     out.write(chunk.data().data(), static_cast<std::streamsize>(chunk.data().size()));
     num_bytes += static_cast<int64_t>(chunk.data().size());
   }
-  RETURN_IF_ERROR(FromGrpc(reader->Finish()));
+  RETURN_IF_ERROR(FromGrpcStatus(reader->Finish()));
   out.close();
   if (!out) {
     return absl::InternalError(fmt::format("{}: cannot be written", file));
@@ -281,6 +329,10 @@ absl::Status Chat::Export(const std::string& file) {
 }
 
 absl::Status Chat::Import(const std::string& file) {
+  if (by_template_) {
+    return absl::InvalidArgumentError(
+        "/import: a file does not say which messages it holds; use --no-template");
+  }
   std::ifstream in(file, std::ios::binary);
   if (!in) {
     return absl::NotFoundError(fmt::format("{}: cannot be read", file));
@@ -300,7 +352,7 @@ absl::Status Chat::Import(const std::string& file) {
     request.clear_model();
   }
   writer->WritesDone();  // if it fails, Finish says why
-  RETURN_IF_ERROR(FromGrpc(writer->Finish()));
+  RETURN_IF_ERROR(FromGrpcStatus(writer->Finish()));
   Add(session);
   fmt::print(out_, "conversation {}: {} tokens\n", current_ + 1, session.position());
   return absl::OkStatus();

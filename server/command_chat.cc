@@ -28,6 +28,9 @@ struct ChatCommand {
   ModelSource source;
   std::string target;
   std::string separator = "\n";
+  std::string system;
+  std::string variables;
+  bool no_template = false;
   GenerateOptions options;
 };
 
@@ -137,7 +140,13 @@ absl::Status RunChat(ChatCommand& command) {
   } else {
     channel = grpc::CreateChannel(command.target, grpc::InsecureChannelCredentials());
   }
-  Chat chat(channel, {.request = std::move(request), .separator = command.separator}, stdout);
+  Chat chat(channel,
+            {.request = std::move(request),
+             .separator = command.separator,
+             .use_template = !command.no_template,
+             .system = command.system,
+             .variables = command.variables},
+            stdout);
   const InterruptWatch watch(chat);
   return Converse(chat);
 }
@@ -154,8 +163,19 @@ void AddChatCommand(CLI::App& program, int& exit_code) {
   command->add_option("--model-name",
                       state->options.model_name,
                       "Which of the server's models; default: its only one");
+  command->add_flag("--no-template",
+                    state->no_template,
+                    "Send the lines as they are, even if the model has a chat template");
+  command->add_option("--system", state->system, "What the template is told first")
+      ->type_name("TEXT");
+  command
+      ->add_option(
+          "--variables", state->variables, "Of the template: {\"enable_thinking\": false}, say")
+      ->type_name("JSON");
   command->add_option(
-      "--separator", state->separator, "Between an answer and the next line; default: a new line");
+      "--separator",
+      state->separator,
+      "Between an answer and the next line, without a template; default: a new line");
   AddSamplingOptions(*command, state->options);
   AddStoppingOptions(*command, state->options);
   command->callback([state, &exit_code] {

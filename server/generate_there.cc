@@ -5,6 +5,7 @@
 
 #include "ringserve/v1/inference.grpc.pb.h"
 #include "server/generation.h"
+#include "server/status.h"
 
 namespace ringserve {
 
@@ -28,8 +29,7 @@ absl::Status GenerateThere(const std::string& target,
       context.TryCancel();
     }
   }
-  const grpc::Status status = reader->Finish();
-  return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
+  return FromGrpcStatus(reader->Finish());
 }
 
 }  // namespace ringserve

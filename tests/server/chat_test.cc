@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 
+#include "tests/support/model_folder.h"
 #include "tests/support/test_server.h"
 
 namespace ringserve {
@@ -94,6 +95,130 @@ TEST_CASE("commands of a conversation that cannot be are refused, and it goes on
   CHECK(chat.TakeLine("/quit").ok());
   CHECK(chat.is_over());
   CHECK_FALSE(chat.Interrupt());
+}
+
+// What a conversation by template must be answered: the whole of it in one request.
+class Conversation {
+ public:
+  explicit Conversation(TestServer& server) : server_(server) {}
+
+  std::string Say(const std::string& line) {
+    v1::GenerateRequest request = Greedy(8).request;
+    chat_.add_messages()->set_role("user");
+    chat_.mutable_messages(chat_.messages_size() - 1)->set_content(line);
+    *request.mutable_chat() = chat_;
+    const Stream stream = Generate(server_.channel(), request);
+    REQUIRE(stream.status.ok());
+    chat_.add_messages()->set_role("assistant");
+    chat_.mutable_messages(chat_.messages_size() - 1)->set_content(stream.text());
+    return stream.text();
+  }
+
+  void TakeBack() {
+    chat_.mutable_messages()->RemoveLast();
+    chat_.mutable_messages()->RemoveLast();
+  }
+
+ private:
+  TestServer& server_;
+  v1::ChatPrompt chat_;
+};
+
+// What the screen shows of an answer.
+std::string Shown(const std::string& text) {
+  return text.empty() || text.back() == '\n' ? text : text + "\n";
+}
+
+constexpr char kFaithful[] =
+    "{% for m in messages %}{{ m.role }}:{{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}";
+// Forgets what was answered once there is a new question.
+constexpr char kForgetful[] =
+    "{% for m in messages %}{{ m.role }}:"
+    "{{ m.content if m.role == 'user' else m.content[:3] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}";
+
+TEST_CASE("by template the answers are those to the whole conversation, on one session") {
+  for (const char* chat_template : {kFaithful, kForgetful}) {
+    INFO(chat_template);
+    const ModelFolder folder;
+    folder.Write("chat_template.jinja", chat_template);
+    EngineConfig config = folder.config();
+    config.sessions.max_sessions = 8;
+    TestServer server;
+    server.ServeReal(config);
+    Screen screen;
+    Chat chat(server.channel(), Greedy(8), screen.file());
+    REQUIRE(chat.Open().ok());
+    Conversation expected(server);
+    for (const std::string line : {"Once upon a time", "and then?", "//why?", "The end"}) {
+      REQUIRE(chat.TakeLine(line).ok());
+      const std::string said = line[0] == '/' ? line.substr(1) : line;
+      CHECK(screen.Take() == Shown(expected.Say(said)));
+    }
+    // Taken back one by one, also past turns whose answers were forgotten.
+    for (int i = 0; i < 2; ++i) {
+      REQUIRE(chat.TakeLine("/rollback").ok());
+      expected.TakeBack();
+    }
+    screen.Take();
+    REQUIRE(chat.TakeLine("Who came?").ok());
+    CHECK(screen.Take() == Shown(expected.Say("Who came?")));
+    REQUIRE(chat.TakeLine("/info").ok());
+    const std::string info = screen.Take();
+    CHECK(info.find(" 0 taken from memory") == std::string::npos);
+    CHECK(info.find("5 turns") != std::string::npos);
+    CHECK(chat.TakeLine("/rollback 3").code() == absl::StatusCode::kInvalidArgument);
+    CHECK(chat.TakeLine("/import x").code() == absl::StatusCode::kInvalidArgument);
+    CHECK(chat.Close().ok());
+  }
+}
+
+TEST_CASE("by template a conversation goes on where the window has left its beginning") {
+  const ModelFolder folder;
+  folder.Write("chat_template.jinja", kForgetful);
+  EngineConfig config = folder.config();
+  config.sessions.max_sessions = 2;
+  config.rings.buffer_size = 64;
+  config.rings.overflow = OverflowPolicy::kSlide;
+  TestServer server;
+  server.ServeReal(config);
+  Screen screen;
+  ChatOptions options = Greedy(90);
+  Chat chat(server.channel(), options, screen.file());
+  REQUIRE(chat.Open().ok());
+  REQUIRE(chat.TakeLine("Once upon a time").ok());
+  REQUIRE(chat.TakeLine("and then?").ok());  // the answer before is cut, its beginning is gone
+  CHECK(chat.TakeLine("/rollback").ok());
+  CHECK(chat.TakeLine("and?").ok());
+  CHECK(chat.Close().ok());
+}
+
+TEST_CASE("a template is told what the conversation is told, or there is none") {
+  const ModelFolder folder;
+  folder.Write("chat_template.jinja",
+               "{% if mood != 'glad' or messages[0].content != 'Be brief.' %}"
+               "{{ raise_exception('not told') }}{% endif %}tale");
+  EngineConfig config = folder.config();
+  config.sessions.max_sessions = 2;
+  TestServer server;
+  server.ServeReal(config);
+  Screen screen;
+  ChatOptions options = Greedy(3);
+  options.system = "Be brief.";
+  Chat untold(server.channel(), options, screen.file());
+  REQUIRE(untold.Open().ok());
+  CHECK(untold.TakeLine("Hi").message() == "chat: the template: line 1: not told");
+  CHECK(untold.TakeLine("/rollback").code() == absl::StatusCode::kInvalidArgument);
+  CHECK(untold.Close().ok());
+  options.variables = R"({"mood": "glad"})";
+  Chat told(server.channel(), options, screen.file());
+  REQUIRE(told.Open().ok());
+  CHECK(told.TakeLine("Hi").ok());
+  CHECK(told.Close().ok());
+  options.use_template = false;
+  CHECK(Chat(server.channel(), options, screen.file()).Open().code() ==
+        absl::StatusCode::kFailedPrecondition);
 }
 
 }  // namespace
