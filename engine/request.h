@@ -46,6 +46,23 @@ class StopCondition {
   virtual std::optional<int32_t> OnToken(int32_t token_id) = 0;
 };
 
+// Which tokens may come next, given those before: what a text must be like (a schema, a regular
+// expression). Made by the caller, one for each completion; used and destroyed on the engine
+// thread.
+class TokenConstraint {
+ public:
+  virtual ~TokenConstraint() = default;
+  // A bit for each token id, of 64 per word, that may come next; tokens that end the text are not
+  // among them. Stays as it is as long as this object.
+  virtual std::span<const uint64_t> Allowed() = 0;
+  // True if the text may end here. Where it may not, some token is allowed.
+  virtual bool MayEnd() = 0;
+  // Goes on by a token. False, and nothing changes, if it is not allowed.
+  virtual bool Take(int32_t token_id) = 0;
+  // Goes back by so many tokens that were taken.
+  virtual void Undo(int64_t num_tokens) = 0;
+};
+
 struct StoppingParams {
   int32_t max_tokens = 16;  // >= 1
   int32_t min_tokens = 0;   // [0, max_tokens]; until then eos and stop token ids cannot be sampled

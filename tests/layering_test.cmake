@@ -1,6 +1,6 @@
 # Fails when a room includes a room it may not:  cmake -DROOT=<source tree> -P layering_test.cmake
 #   proto <- server -> engine -> kernels, and inside the engine
-#   engine -> plan -> cache, engine -> model -> backend -> sample, kernels; text, chat and base stand apart.
+#   engine -> plan -> cache, engine -> model -> backend -> sample, kernels; text, chat, constraint and base stand apart.
 cmake_minimum_required(VERSION 3.25)
 if(NOT IS_DIRECTORY "${ROOT}/kernels")
   message(FATAL_ERROR "layering: ROOT='${ROOT}' is not a source tree of ringserve")
@@ -11,12 +11,13 @@ set(contracts engine/base/ engine/request.h engine/engine_config.h engine/model/
 
 # Room -> what of the project it may include: a name ending in / is a folder, any other a file.
 # A file belongs to the first room below whose name begins its path.
-set(rooms kernels engine/base engine/text engine/chat engine/cache engine/plan engine/backend engine/model
+set(rooms kernels engine/base engine/text engine/chat engine/constraint engine/cache engine/plan engine/backend engine/model
           engine/sample engine server proto)
 set(may_kernels kernels/)
 set(may_engine/base engine/base/)
 set(may_engine/text engine/base/ engine/text/ engine/request.h)
 set(may_engine/chat engine/base/ engine/text/ engine/chat/)
+set(may_engine/constraint engine/base/ engine/text/ engine/constraint/ engine/request.h)
 set(may_engine/cache ${contracts} engine/cache/ engine/backend/ kernels/)
 set(may_engine/plan ${contracts} engine/plan/ engine/cache/ kernels/)
 set(may_engine/backend ${contracts} engine/backend/ engine/sample/ kernels/)

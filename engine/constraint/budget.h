@@ -1,0 +1,34 @@
+// What compiling a constraint may cost. Work is counted, not timed, so that the same constraint is
+// taken or refused everywhere.
+#pragma once
+
+#include <cstdint>
+
+#include "engine/base/status.h"
+
+namespace ringserve {
+
+class Budget {
+ public:
+  // About 50 ms of one core.
+  static constexpr int64_t kWork = 6'000'000;
+  // Of one automaton of bytes.
+  static constexpr int32_t kMaxDfaStates = 30'000;
+  static constexpr int32_t kMaxNfaStates = 60'000;
+
+  // INVALID_ARGUMENT once more was spent than there is.
+  absl::Status Spend(int64_t work) {
+    left_ -= work;
+    return left_ >= 0 ? absl::OkStatus() : TooLarge();
+  }
+
+  static absl::Status TooLarge() {
+    return absl::InvalidArgumentError(
+        "too large: compiling it takes more work or memory than the server allows");
+  }
+
+ private:
+  int64_t left_ = kWork;
+};
+
+}  // namespace ringserve
