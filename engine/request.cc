@@ -143,6 +143,27 @@ absl::Status CheckEncoded(const GenerateRequest& request) {
   return absl::OkStatus();
 }
 
+// A constraint says itself when a text may end, and an end must be there to be sampled.
+absl::Status CheckConstraint(const GenerateRequest& request) {
+  for (const Sibling& sibling : request.siblings) {
+    if ((sibling.constraint != nullptr) != (request.constraint != nullptr)) {
+      return Invalid("siblings: some have a constraint and some do not");
+    }
+  }
+  if (request.constraint == nullptr) {
+    return absl::OkStatus();
+  }
+  if (request.stopping.ignore_eos) {
+    return Invalid("stopping.ignore_eos: set beside a constraint, whose text it keeps from ending");
+  }
+  if (request.stopping.min_tokens > 0) {
+    return Invalid(fmt::format(
+        "stopping.min_tokens: {} beside a constraint, which says itself when its text may end",
+        request.stopping.min_tokens));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckTurn(const SessionTurn& turn) {
   if (turn.session_id.empty()) {
     return Invalid("session.id: it is empty");
@@ -179,6 +200,7 @@ absl::Status CheckGenerateRequest(const GenerateRequest& request, const RequestL
   if (limits.has_encoder) {
     RETURN_IF_ERROR(CheckEncoded(request));
   }
+  RETURN_IF_ERROR(CheckConstraint(request));
   if (request.turn.has_value()) {
     RETURN_IF_ERROR(CheckTurn(*request.turn));
   }

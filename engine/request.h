@@ -112,6 +112,7 @@ struct Sibling {
   uint64_t request_id = 0;
   uint64_t seed = 0;
   std::unique_ptr<StopCondition> stop_condition;  // null: none
+  std::unique_ptr<TokenConstraint> constraint;    // there if the request's is
 };
 
 struct GenerateRequest {
@@ -124,6 +125,7 @@ struct GenerateRequest {
   SamplingParams sampling;
   StoppingParams stopping;
   OutputParams output;
+  std::unique_ptr<TokenConstraint> constraint;   // null: any text
   int32_t priority = 0;                          // higher runs first; [-100, 100]
   absl::Time deadline = absl::InfiniteFuture();  // holds while queued and at every step
   absl::Duration queue_timeout = absl::InfiniteDuration();
@@ -204,6 +206,8 @@ struct ContextNoticeEvent {    // the window moved
 struct FinishedEvent {
   FinishReason reason = FinishReason::kMaxTokens;
   int32_t stop_index = -1;  // which stop string
+  // Of a request with a constraint: whether the whole text meets it, or was cut off before.
+  std::optional<bool> constraint_met;
   Usage usage;
   Timings timings;
   int64_t session_position = 0;  // tokens of the text, all committed

@@ -70,7 +70,8 @@ Sequence::Sequence(QueuedRequest queued, const Setup& setup)
     history_.emplace().AddPrompt(TextBefore(start_));
     history_->AddPrompt(rows_);
   }
-  if (setup.max_draft > 0 && request_.speculate) {
+  // A constraint's mask is that of the next token alone.
+  if (setup.max_draft > 0 && request_.speculate && request_.constraint == nullptr) {
     speculation_.emplace().max_draft = setup.max_draft;
     speculation_->text.Add(TextBefore(RecentText::kMinTokens));
     speculation_->text.Add(rows_);
@@ -207,7 +208,7 @@ bool Sequence::ForbidsTokens() const {
 }
 
 bool Sequence::NeedsEveryToken() const {
-  return speculation_.has_value() || history_.has_value() ||
+  return speculation_.has_value() || history_.has_value() || request_.constraint != nullptr ||
          !request_.sampling.logit_bias.empty() || request_.stopping.min_tokens > 0 ||
          request_.output.num_logprobs > 0;
 }
@@ -270,6 +271,12 @@ SampleRow Sequence::RowToSample(int32_t num_drafts) const {
   }
   if (usage_.completion_tokens + num_drafts < request_.stopping.min_tokens) {
     row.banned = stop_ids_;
+  }
+  if (request_.constraint != nullptr) {
+    row.allowed = request_.constraint->Allowed();
+    if (request_.constraint->MayEnd()) {
+      row.also_allowed = stop_ids_;
+    }
   }
   row.num_logprobs = std::max(request_.output.num_logprobs, 0);
   return row;
@@ -360,6 +367,9 @@ std::optional<FinishReason> Sequence::ReasonToEnd(const ScoredToken& token, bool
   if (IsStopToken(token_id)) {
     return FinishReason::kStopToken;
   }
+  if (request_.constraint != nullptr) {
+    RS_CHECK(request_.constraint->Take(token_id));
+  }
   StopCondition* condition = request_.stopping.stop_condition.get();
   if (condition != nullptr) {
     const std::optional<int32_t> stop_index = condition->OnToken(token_id);
@@ -395,6 +405,9 @@ FinishedEvent Sequence::Finish(FinishReason reason, absl::Time now) {
   }
   return {.reason = reason,
           .stop_index = stop_index_,
+          .constraint_met = request_.constraint != nullptr
+                                ? std::optional(request_.constraint->MayEnd())
+                                : std::nullopt,
           .usage = usage_,
           .timings = {.queued = admitted_time_ - arrival_time_,
                       .prefill = first_token_time_ - admitted_time_,

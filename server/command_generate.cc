@@ -132,6 +132,7 @@ void AddGenerateCommand(CLI::App& program, int& exit_code) {
   AddPromptOptions(*command, state->options);
   AddSamplingOptions(*command, state->options);
   AddStoppingOptions(*command, state->options);
+  AddConstraintOptions(*command, state->options);
   AddOutputOptions(*command, state->options);
   command->callback([state, &exit_code] {
     const absl::Status status = Generate(*state);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cctype>
 #include <limits>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -11,6 +12,7 @@
 
 #include "engine/base/check.h"
 #include "server/convert_chat.h"
+#include "server/convert_constraint.h"
 
 namespace ringserve {
 namespace {
@@ -186,13 +188,15 @@ absl::StatusOr<int32_t> NumCompletions(const v1::GenerateRequest& in) {
   return n;
 }
 
-void AddSiblings(const ServedModel& model, ConvertedRequest& out) {
+// `constraint` may be null.
+void AddSiblings(const ServedModel& model, const Constraint* constraint, ConvertedRequest& out) {
   for (int32_t index = 1; index < out.stream.num_completions; ++index) {
     out.request.siblings.push_back(
         {.request_id = 0,
          .seed = out.request.sampling.seed + static_cast<uint64_t>(index),
          .stop_condition = MakeStopCondition(
-             *model.tokenizer, out.stream.stop_strings, !out.stream.include_special_tokens)});
+             *model.tokenizer, out.stream.stop_strings, !out.stream.include_special_tokens),
+         .constraint = constraint != nullptr ? constraint->Begin() : nullptr});
   }
 }
 
@@ -223,11 +227,20 @@ absl::StatusOr<ConvertedRequest> ConvertRequest(const v1::GenerateRequest& in,
                                      absl::Hours(24),
                                      "[1 ms, 24 h]"));
   }
+  std::shared_ptr<const Constraint> constraint;
+  if (in.has_constraint()) {
+    ASSIGN_OR_RETURN(constraint, ConvertConstraint(in.constraint(), model));
+    out.request.constraint = constraint->Begin();
+    if (out.stream.end_token_ids.empty() && !in.stopping().ignore_eos()) {
+      return Invalid(
+          "constraint: this model has no end-of-text token; name one in stopping.stop_token_ids");
+    }
+  }
   RETURN_IF_ERROR(ConvertPrompt(in, model, out.request.prompt));
   out.stream.first_prompt_token = out.request.prompt.front();
   out.request.stopping.stop_condition = MakeStopCondition(
       *model.tokenizer, out.stream.stop_strings, !out.stream.include_special_tokens);
-  AddSiblings(model, out);
+  AddSiblings(model, constraint.get(), out);
   return out;
 }
 

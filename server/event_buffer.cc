@@ -213,6 +213,9 @@ void EventBuffer::OnFinished(Completion& completion, const FinishedEvent& event)
   *finished.mutable_timings() = ToProto(event.timings);
   finished.set_session_position(event.session_position);
   finished.set_replay_digest(event.replay_digest);
+  if (event.constraint_met.has_value()) {
+    finished.set_constraint_met(*event.constraint_met);
+  }
 }
 
 void EventBuffer::Score(const ScoredToken& token, v1::ScoredToken& out) {

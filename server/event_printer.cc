@@ -63,6 +63,9 @@ Json FinishedJson(const v1::Finished& finished) {
   if (finished.has_stop_index()) {
     out["stop_index"] = finished.stop_index();
   }
+  if (finished.has_constraint_met()) {
+    out["constraint_met"] = finished.constraint_met();
+  }
   const v1::Usage& usage = finished.usage();
   out["usage"] = {{"prompt_tokens", usage.prompt_tokens()},
                   {"cached_tokens", usage.cached_tokens()},

@@ -15,6 +15,7 @@ namespace ringserve {
 namespace {
 
 constexpr int64_t kMaxPromptFileBytes = 1 << 30;
+constexpr int64_t kMaxSchemaFileBytes = 1 << 20;
 
 absl::StatusOr<std::string> ReadText(const std::string& path) {
   if (path == "-") {
@@ -94,6 +95,29 @@ absl::Status BuildPrompt(const GenerateOptions& options, v1::GenerateRequest& ou
   }
   if (options.plain_text) {
     out.mutable_tokenize()->set_parse_special_tokens(false);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status BuildConstraint(const GenerateOptions& options, v1::GenerateRequest& out) {
+  const int num_kinds = static_cast<int>(!options.json_schema_file.empty()) +
+                        static_cast<int>(options.regex.has_value()) +
+                        static_cast<int>(!options.choices.empty()) +
+                        static_cast<int>(options.json_object);
+  if (num_kinds > 1) {
+    return absl::InvalidArgumentError(
+        "--json-schema, --json-object, --regex and --choice exclude each other");
+  }
+  if (!options.json_schema_file.empty()) {
+    ASSIGN_OR_RETURN(*out.mutable_constraint()->mutable_json_schema(),
+                     ReadFile(options.json_schema_file, kMaxSchemaFileBytes));
+  } else if (options.regex.has_value()) {
+    out.mutable_constraint()->set_regex(*options.regex);
+  } else if (options.json_object) {
+    out.mutable_constraint()->mutable_json_object();
+  }
+  for (const std::string& choice : options.choices) {
+    out.mutable_constraint()->mutable_choices()->add_texts(choice);
   }
   return absl::OkStatus();
 }
@@ -205,6 +229,23 @@ void AddStoppingOptions(CLI::App& command, GenerateOptions& options) {
       ->group(group);
 }
 
+void AddConstraintOptions(CLI::App& command, GenerateOptions& options) {
+  const std::string group = "Constraint";
+  command
+      .add_option(
+          "--json-schema", options.json_schema_file, "File of a JSON Schema that the text meets")
+      ->type_name("FILE")
+      ->group(group);
+  command.add_flag("--json-object", options.json_object, "The text is a JSON object")->group(group);
+  command.add_option("--regex", options.regex, "Regular expression that matches the whole text")
+      ->group(group);
+  command.add_option("--choice", options.choices, "The text is one of these; may be repeated")
+      ->type_name("TEXT")
+      ->expected(1)
+      ->take_all()
+      ->group(group);
+}
+
 void AddOutputOptions(CLI::App& command, GenerateOptions& options) {
   const std::string group = "Output";
   command
@@ -258,6 +299,7 @@ absl::StatusOr<v1::GenerateRequest> BuildRequest(const GenerateOptions& options)
   if (options.num_completions.has_value()) {
     out.set_n(*options.num_completions);
   }
+  RETURN_IF_ERROR(BuildConstraint(options, out));
   if (options.logprobs.has_value()) {
     out.mutable_output()->set_logprobs(*options.logprobs);
   }

@@ -42,6 +42,12 @@ struct GenerateOptions {
   std::vector<std::string> stop_strings;
 
   std::optional<int32_t> num_completions;
+  // At most one kind.
+  std::string json_schema_file;
+  std::optional<std::string> regex;
+  std::vector<std::string> choices;
+  bool json_object = false;
+
   std::optional<int32_t> logprobs;
   bool echo = false;
   bool include_special_tokens = false;
@@ -55,6 +61,7 @@ struct GenerateOptions {
 void AddPromptOptions(CLI::App& command, GenerateOptions& options);
 void AddSamplingOptions(CLI::App& command, GenerateOptions& options);
 void AddStoppingOptions(CLI::App& command, GenerateOptions& options);
+void AddConstraintOptions(CLI::App& command, GenerateOptions& options);
 void AddOutputOptions(CLI::App& command, GenerateOptions& options);
 
 // Reads the prompt, from stdin if no option names one. Ranges are the server's to check.

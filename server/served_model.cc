@@ -114,6 +114,11 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(Engine::Options opt
                     model->tokenizer->vocab_size() - 1,
                     engine->model_config().vocab_size));
   }
+  const auto vocabulary = Vocabulary::Of(*model->tokenizer, engine->model_config().vocab_size);
+  model->constraints_status = vocabulary.status();
+  if (vocabulary.ok()) {
+    model->constraints = std::make_unique<ConstraintCompiler>(*vocabulary);
+  }
   model->config = engine->config();
   model->shape = engine->model_config();
   model->defaults = model->shape.generation;

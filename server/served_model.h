@@ -12,6 +12,7 @@
 #include "engine/base/generation_defaults.h"
 #include "engine/base/status.h"
 #include "engine/chat/chat_template.h"
+#include "engine/constraint/constraint.h"
 #include "engine/engine.h"
 #include "engine/request.h"
 #include "engine/text/tokenizer.h"
@@ -25,6 +26,9 @@ struct ServedModel {
   MemoryPlan plan;
   std::string device;
   std::unique_ptr<Tokenizer> tokenizer;  // or Tokenizer::None()
+  // Null if this model's tokenizer can serve none; constraints_status then says why.
+  std::unique_ptr<ConstraintCompiler> constraints;
+  absl::Status constraints_status;
   std::optional<ChatTemplate> chat_template;
   GenerationDefaults defaults;         // the model's, and its config's in their place
   std::unique_ptr<EnginePort> engine;  // stops first: its requests borrow the tokenizer

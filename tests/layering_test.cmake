@@ -24,7 +24,8 @@ set(may_engine/backend ${contracts} engine/backend/ engine/sample/ kernels/)
 set(may_engine/model ${contracts} engine/model/ engine/backend/ kernels/)
 set(may_engine/sample ${contracts} engine/sample/)
 set(may_engine engine/ kernels/)
-set(may_server server/ proto/ ringserve/ engine/base/ engine/text/ engine/chat/ engine/engine.h
+set(may_server server/ proto/ ringserve/ engine/base/ engine/text/ engine/chat/ engine/constraint/
+               engine/engine.h
                engine/request.h
                engine/session_info.h engine/check_model.h engine/engine_config.h
                engine/memory_plan.h)

@@ -22,6 +22,7 @@ GenerateRequest RequestOfSibling(const GenerateRequest& request, Sibling sibling
   own.stopping.ignore_eos = request.stopping.ignore_eos;
   own.stopping.stop_token_ids = request.stopping.stop_token_ids;
   own.stopping.stop_condition = std::move(sibling.stop_condition);
+  own.constraint = std::move(sibling.constraint);
   own.output.num_logprobs = request.output.num_logprobs;
   own.priority = request.priority;
   own.deadline = request.deadline;

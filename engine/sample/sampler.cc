@@ -1,12 +1,14 @@
 #include "engine/sample/sampler.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstddef>
 #include <functional>
 #include <limits>
 #include <numbers>
+#include <utility>
 #include <vector>
 
 #include "engine/sample/select.h"
@@ -52,7 +54,43 @@ double GumbelBound(uint64_t bits) {
   return (std::countl_zero(bits | 1U) + 1) * std::numbers::ln2 + 1e-9;
 }
 
-// Bans, biases and penalties, into `logits`.
+// By eight bits of a mask, what to add to eight logits: 0 where a bit is set, else -infinity.
+using MaskTable = std::array<std::array<float, 8>, 256>;
+
+constexpr MaskTable MakeMaskTable() {
+  MaskTable table{};
+  for (size_t bits = 0; bits < table.size(); ++bits) {
+    for (size_t i = 0; i < 8; ++i) {
+      table[bits][i] = (bits >> i & 1) != 0 ? 0.0F : kMinusInfinity;
+    }
+  }
+  return table;
+}
+
+// Leaves only what the row's constraint allows.
+void Constrain(const SampleRow& row, std::vector<float>& logits) {
+  static constexpr MaskTable kTable = MakeMaskTable();
+  std::vector<std::pair<size_t, float>> kept;
+  for (const int32_t token_id : row.also_allowed) {
+    kept.emplace_back(static_cast<size_t>(token_id), logits[static_cast<size_t>(token_id)]);
+  }
+  const size_t num_whole = logits.size() / 8;
+  for (size_t eight = 0; eight < num_whole; ++eight) {
+    const std::array<float, 8>& add = kTable[row.allowed[eight / 8] >> (eight % 8 * 8) & 0xff];
+    float* const at = logits.data() + eight * 8;
+    for (size_t i = 0; i < 8; ++i) {
+      at[i] += add[i];
+    }
+  }
+  for (size_t i = num_whole * 8; i < logits.size(); ++i) {
+    logits[i] += (row.allowed[i / 64] >> (i % 64) & 1) != 0 ? 0.0F : kMinusInfinity;
+  }
+  for (const auto& [token, logit] : kept) {
+    logits[token] = logit;
+  }
+}
+
+// Bans, the constraint, biases and penalties, into `logits`.
 void Adjust(const SampleRow& row, std::vector<float>& logits) {
   const SamplingParams& params = *row.params;
   const auto at = [&logits](int32_t token_id) -> float& {
@@ -60,6 +98,9 @@ void Adjust(const SampleRow& row, std::vector<float>& logits) {
   };
   for (const int32_t token_id : row.banned) {
     at(token_id) = kMinusInfinity;
+  }
+  if (!row.allowed.empty()) {
+    Constrain(row, logits);
   }
   for (const auto& [token_id, bias] : params.logit_bias) {
     at(token_id) += bias;
@@ -192,7 +233,7 @@ bool ChangesLogits(const SampleRow& row) {
   const SamplingParams& params = *row.params;
   const bool has_penalty = params.repetition_penalty != 1.0F || params.presence_penalty != 0.0F ||
                            params.frequency_penalty != 0.0F;
-  return !row.banned.empty() || !params.logit_bias.empty() ||
+  return !row.banned.empty() || !row.allowed.empty() || !params.logit_bias.empty() ||
          (has_penalty && row.history != nullptr);
 }
 

@@ -57,6 +57,11 @@ std::vector<double> AdjustObviously(const std::vector<float>& raw, const SampleR
   for (const int32_t id : row.banned) {
     logits[static_cast<size_t>(id)] = -kInf;
   }
+  for (size_t i = 0; i < logits.size() && !row.allowed.empty(); ++i) {
+    const bool is_allowed = (row.allowed[i / 64] >> (i % 64) & 1) != 0 ||
+                            std::count(row.also_allowed.begin(), row.also_allowed.end(), i) > 0;
+    logits[i] = is_allowed ? logits[i] : -kInf;
+  }
   for (const auto& [id, bias] : row.params->logit_bias) {
     logits[static_cast<size_t>(id)] += static_cast<double>(bias);
   }
@@ -176,10 +181,22 @@ TEST_CASE("the sampler agrees with the obvious one") {
       if (random() % 3 == 0) {
         banned.push_back(static_cast<int32_t>(random() % vocab_size));
       }
+      std::vector<uint64_t> allowed;
+      std::vector<int32_t> also_allowed;
+      if (random() % 3 == 0) {
+        for (size_t word = 0; word < (logits.size() + 63) / 64; ++word) {
+          allowed.push_back(random() % 2 == 0 ? random() : 0);
+        }
+        for (size_t token_id = 0; token_id < 4; ++token_id) {
+          also_allowed.push_back(static_cast<int32_t>((token_id * 17 + 1) % logits.size()));
+        }
+      }
       const SampleRow row = {.position = static_cast<int64_t>(random() % 100000),
                              .params = &params,
                              .history = random() % 2 == 0 ? &history : nullptr,
-                             .banned = banned};
+                             .banned = banned,
+                             .allowed = allowed,
+                             .also_allowed = also_allowed};
       const Obvious obvious = SampleObviously(logits, row);
       if (obvious.is_close) {
         ++num_close;
