@@ -13,6 +13,7 @@
 #include "server/commands.h"
 #include "server/model_source.h"
 #include "tests/bench/bench_attention.h"
+#include "tests/bench/bench_constraint.h"
 #include "tests/bench/bench_endless.h"
 #include "tests/bench/bench_kernels.h"
 #include "tests/bench/bench_load.h"
@@ -36,6 +37,7 @@ struct BenchOptions {
   SpeculationBenchOptions speculation;
   LoadBenchOptions load;
   SessionsBenchOptions sessions;
+  ConstraintBenchOptions constraint;
 };
 
 absl::Status BenchProducts(const BenchOptions& options) {
@@ -122,6 +124,12 @@ absl::Status BenchSessionsSection(BenchOptions& options) {
   return BenchCancels(options.sessions);
 }
 
+absl::Status BenchConstraintSection(BenchOptions& options) {
+  ASSIGN_OR_RETURN(options.constraint.config, OneConfig(options));
+  options.constraint.num_streams = options.streams.num_streams;
+  return BenchConstraint(options.constraint);
+}
+
 absl::Status BenchModelSection(const BenchOptions& options) {
   if (options.device == "cpu") {
     return BenchModel(options.model);
@@ -144,6 +152,7 @@ absl::Status Run(BenchOptions& options) {
       {"privacy", [&] { return BenchPrivacySection(options); }},
       {"speculation", [&] { return BenchSpeculationSection(options); }},
       {"sessions", [&] { return BenchSessionsSection(options); }},
+      {"constraint", [&] { return BenchConstraintSection(options); }},
   };
   for (const auto& [name, run] : sections) {
     if (std::find(options.sections.begin(), options.sections.end(), name) !=
@@ -166,7 +175,7 @@ void AddBenchCommand(CLI::App& program, int& exit_code) {
           "sections",
           options->sections,
           "Any of products, attention, model, streams, load, endless, sessions, speculation, "
-          "privacy; default: the first three")
+          "privacy, constraint; default: the first three")
       ->check(CLI::IsMember({"products",
                              "attention",
                              "model",
@@ -175,7 +184,8 @@ void AddBenchCommand(CLI::App& program, int& exit_code) {
                              "endless",
                              "sessions",
                              "speculation",
-                             "privacy"}));
+                             "privacy",
+                             "constraint"}));
   AddModelSource(*command, options->source, /*most=*/1);
   command
       ->add_option(
