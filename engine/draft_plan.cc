@@ -63,13 +63,17 @@ absl::StatusOr<ModelConfig> LoadDraftConfig(const EngineConfig& config,
                    draft->vocab_size,
                    model.vocab_size);
   }
+  if (model.has_encoder() || draft->has_encoder()) {
+    return Invalid("draft_path: an encoder-decoder neither drafts nor is drafted for");
+  }
   const auto groups = LayerGroups(*draft);
   if (groups.size() > 1 || groups.front().window != kNoWindow) {
     return Invalid("draft_path: {} has attention windows, and such models do not draft yet",
                    draft->architecture);
   }
   RETURN_IF_ERROR(CheckSameTokenizer(config.model.path, speculation.draft_path));
-  const absl::Status runs = backend.CheckModel(*draft, RunDType(config.model.dtype, *draft));
+  const absl::Status runs =
+      backend.CheckModel(*draft, RunDType(config.model.dtype, *draft, backend.info()));
   if (!runs.ok()) {
     return Invalid("draft_path: {}", std::string(runs.message()));
   }
@@ -98,7 +102,7 @@ absl::Status PlanDraft(const EngineConfig& config,
                        const Backend& backend,
                        MemoryPlan& plan) {
   const EngineConfig own = DraftEngineConfig(config, draft);
-  const DType dtype = RunDType(config.model.dtype, draft);
+  const DType dtype = RunDType(config.model.dtype, draft, backend.info());
   const StepLimits limits = MakeStepLimits(own, draft, backend.info());
   RETURN_IF_ERROR(backend.CheckSteps(limits));
   plan.draft_kv = MakeKvLayout(own.rings, draft, dtype);
