@@ -17,6 +17,7 @@ namespace {
 
 // The keys and values of a 1B-class Llama, 2 MiB a block, on a model that computes little else.
 constexpr char kShape[] = "hidden=64,layers=16,heads=8,kv_heads=8,head_dim=64,ffn=64,vocab=256";
+constexpr int kWarmTurns = 5;
 constexpr int64_t kBlockSize = 64;
 constexpr int64_t kBlockBytes = kBlockSize * 16 * 8 * 64 * 2 * 2;
 
@@ -71,13 +72,13 @@ absl::StatusOr<std::string> NewSession(BenchEngine& bench) {
   return info.id;
 }
 
-// One round in three turns that alternate between two sessions, of which the device holds one.
+// One round: turns of two sessions, of which the device holds one.
 struct Round {
   double prefill_seconds = 0;  // reading the tokens
-  double warm_seconds = 0;     // a turn whose session is on the device
   double swap_seconds = 0;     // a turn whose session comes back while the other leaves
   double resume_seconds = 0;   // a turn whose session comes back into a free pool
-  double restored_gib = 0;     // by either
+  double warm_seconds = 0;     // the turns after that, whose session is on the device
+  double restored_gib = 0;     // by either of the two
 };
 
 absl::StatusOr<Round> RunRound(BenchEngine& bench, const SessionsBenchOptions& options) {
@@ -93,7 +94,6 @@ absl::StatusOr<Round> RunRound(BenchEngine& bench, const SessionsBenchOptions& o
     return stream.FirstTokenSeconds();
   };
   ASSIGN_OR_RETURN(round.prefill_seconds, turn(first, options.resume_tokens));
-  ASSIGN_OR_RETURN(round.warm_seconds, turn(first, 1));
   RETURN_IF_ERROR(turn(second, options.resume_tokens).status());
   const int64_t before = bench.engine().load().restored_blocks;
   ASSIGN_OR_RETURN(round.swap_seconds, turn(first, 1));
@@ -106,6 +106,12 @@ absl::StatusOr<Round> RunRound(BenchEngine& bench, const SessionsBenchOptions& o
   };
   RETURN_IF_ERROR(close_session(first));
   ASSIGN_OR_RETURN(round.resume_seconds, turn(second, 1));
+  std::vector<double> warm;
+  for (int i = 0; i < kWarmTurns; ++i) {
+    ASSIGN_OR_RETURN(const double seconds, turn(second, 1));
+    warm.push_back(seconds);
+  }
+  round.warm_seconds = Median(warm);
   RETURN_IF_ERROR(close_session(second));
   return round;
 }
@@ -125,8 +131,9 @@ absl::Status BenchResume(const SessionsBenchOptions& options) {
   BenchSeries swap_ratio = {"the same, another leaves", "GiB/s", {}, {}};
   // The first round touches the host's pages for the first time.
   for (int32_t i = 0; i <= options.rounds; ++i) {
-    const double copy_seconds = ceiling.Seconds();
+    const double before = ceiling.Seconds();
     ASSIGN_OR_RETURN(const Round round, RunRound(*bench, options));
+    const double copy_seconds = (before + ceiling.Seconds()) / 2;
     if (i == 0) {
       continue;
     }
