@@ -176,7 +176,7 @@ TEST_CASE("Values out of range and of wrong type are named") {
   CHECK(Error("model", "name", 5) == "model.name: 5 is not a string");
   CHECK(Error("model", "path", "") == "model.path: not 1 to 4096 bytes");
   CHECK(Error("model", "path", std::string("a\0b", 3)) == "model.path: not 1 to 4096 bytes");
-  CHECK(Error("model", "dtype", "f16") == "model.dtype: \"f16\" is not one of: auto, bf16, f32");
+  CHECK(Error("model", "dtype", "f8") == "model.dtype: \"f8\" is not one of: auto, bf16, f16, f32");
   CHECK(Error("rings", "buffer_size", 8) == "rings.buffer_size: 8 is not in [16, 1073741824]");
   CHECK(Error("rings", "buffer_size", int64_t{1} << 40) ==
         "rings.buffer_size: 1099511627776 is not in [16, 1073741824]");
