@@ -7,14 +7,19 @@
 
 namespace ringserve::cuda::matmul {
 
+// Of a plan (matmul_plan_cuda.h).
+inline constexpr int32_t kMaxSharedBytes = 226 * 1024;
+
 using Kernel = void (*)(HopperParams, CUtensorMap, CUtensorMap);
 
 inline cudaError_t LaunchKernel(Kernel kernel,
                                 int32_t threads,
                                 const HopperLaunch& launch,
                                 cudaStream_t stream) {
-  const cudaError_t error = cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, launch.shared_bytes);
+  // The most of any launch: the attribute belongs to the kernel, and another thread may be between
+  // setting it and its own launch.
+  const cudaError_t error =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kMaxSharedBytes);
   if (error != cudaSuccess) {
     return error;
   }
