@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "kernels/fetch_cuda.h"
 #include "kernels/types.h"
 
 namespace ringserve {
@@ -67,12 +68,9 @@ absl::Status CudaStaging::Flush(const CudaStream& stream) {
   }
   const int64_t first = flushed_;
   flushed_ = taken_;
-  return FromCuda(cudaMemcpyAsync(device_ + first,
-                                  SlotAt(slot_) + first,
-                                  static_cast<size_t>(taken_ - first),
-                                  cudaMemcpyHostToDevice,
-                                  stream.get()),
-                  "sending a step's arrays");
+  return FromCuda(
+      cuda::LaunchFetch(device_ + first, SlotAt(slot_) + first, taken_ - first, stream.get()),
+      "sending a step's arrays");
 }
 
 absl::StatusOr<CudaStaging::Samples> CudaStaging::TakeSamples(size_t count) {

@@ -1,7 +1,8 @@
-// The traffic of steps between host and device: arrays that the host made go up in one copy per
-// step, sampled tokens come down by the device's own writes into pinned memory. A few steps may be
-// under way at once; each has a slot of pinned memory of its own, and all share one piece of device
-// memory, since the stream runs them one after the other.
+// The traffic of steps between host and device: arrays that the host made go up in one piece per
+// step, fetched by a kernel so that they do not queue behind the copies of blocks; sampled tokens
+// come down by the device's own writes into pinned memory. A few steps may be under way at once;
+// each has a slot of pinned memory of its own, and all share one piece of device memory, since the
+// stream runs them one after the other.
 #pragma once
 
 #include <array>

@@ -7,6 +7,7 @@
 #include "kernels/activation_cuda.h"
 #include "kernels/bias_cuda.h"
 #include "kernels/embed_cuda.h"
+#include "kernels/fetch_cuda.h"
 #include "kernels/layernorm_cuda.h"
 #include "kernels/matmul_cuda.h"
 #include "kernels/rmsnorm_cuda.h"
@@ -226,6 +227,27 @@ TEST_CASE("products on CUDA take weights of any even width", "[cuda][brief]") {
         CHECK(SameBits(row.Download<float>(), std::vector<float>(first, first + kFeatures)));
       }
     }
+  }
+}
+
+TEST_CASE("arrays in pinned memory are fetched", "[cuda][brief]") {
+  for (const size_t count : {4, 1000, 100000, 1 << 20}) {
+    uint32_t* pinned = nullptr;
+    CheckCuda(cudaHostAlloc(&pinned, count * 4, cudaHostAllocDefault), "cudaHostAlloc");
+    Random random(count);
+    std::vector<uint32_t> expected(count + 4, 0xffffffffU);
+    for (size_t i = 0; i < count; ++i) {
+      expected[i] = pinned[i] = static_cast<uint32_t>(random.Bits());
+    }
+    const DeviceMemory out((count + 4) * 4);
+    out.Fill(0xff);
+    CheckCuda(cuda::LaunchFetch(out.as(),
+                                reinterpret_cast<const std::byte*>(pinned),
+                                static_cast<int64_t>(count * 4),
+                                nullptr),
+              "LaunchFetch");
+    CHECK(SameBits(out.Download<uint32_t>(), expected));
+    cudaFreeHost(pinned);
   }
 }
 
