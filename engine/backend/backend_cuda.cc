@@ -21,6 +21,7 @@
 #include "engine/backend/cuda_resources.h"
 #include "engine/backend/cuda_sampling.h"
 #include "engine/backend/cuda_staging.h"
+#include "engine/backend/cuda_tiles.h"
 #include "engine/base/check.h"
 #include "engine/sample/sampler.h"
 #include "kernels/activation_cuda.h"
@@ -169,7 +170,7 @@ class CudaBackend final : public Backend {
     RETURN_IF_ERROR(chain_.Launch(stream_));
     RETURN_IF_ERROR(staging_.Flush(stream_));
     if (args.kv.layer == 0 && copies_.is_busy()) {
-      for (const PlannedTiles& planned : plans_) {
+      for (const CudaTiles::Planned& planned : tiles_.plans()) {
         RETURN_IF_ERROR(copies_.Join(stream_, args.kv, planned.tiles->entries, graph_));
       }
     }
@@ -232,16 +233,6 @@ class CudaBackend final : public Backend {
   absl::Status Synchronize() override;
 
  private:
-  // A tile plan of the step at hand, and as the kernels read it.
-  struct PlannedTiles {
-    const TilePlan* tiles = nullptr;
-    cuda::PackedAttentionPlan packed;
-    cuda::AttentionPlanView view;
-    int32_t num_blocks = 0;  // that its entries reach
-  };
-
-  absl::Status Place(const TilePlan& tiles, PlannedTiles& planned);
-
   const CudaDevice device_;
   CudaStream stream_;
   CudaCopies copies_;
@@ -261,9 +252,8 @@ class CudaBackend final : public Backend {
   // The step at hand.
   CudaGraph graph_;
   CudaChain chain_;
-  std::array<PlannedTiles, 2> planned_;  // kept for their vectors' capacity
-  std::span<PlannedTiles> plans_;        // those of this step
-  std::deque<int32_t> ended_;            // slots of the steps to be awaited, oldest first
+  CudaTiles tiles_;
+  std::deque<int32_t> ended_;  // slots of the steps to be awaited, oldest first
 };
 
 absl::Status CudaBackend::PrepareSteps(const ModelConfig& config,
@@ -342,30 +332,10 @@ absl::StatusOr<Matrix> CudaBackend::PackMatrix(std::span<const HostTensor> parts
   return matrix;
 }
 
-absl::Status CudaBackend::Place(const TilePlan& tiles, PlannedTiles& planned) {
-  planned.tiles = &tiles;
-  if (const char* problem = cuda::PackAttentionPlan(tiles, plan_shape_, planned.packed);
-      problem != nullptr) {
-    return absl::InternalError(fmt::format("attention: {}", problem));
-  }
-  planned.num_blocks = 1;
-  for (const BlockEntry& entry : tiles.entries) {
-    planned.num_blocks = std::max(planned.num_blocks, entry.block + 1);
-  }
-  ASSIGN_OR_RETURN(const CudaStaging::Place place,
-                   staging_.Take(static_cast<size_t>(cuda::PackedBytes(planned.packed))));
-  planned.view = cuda::WritePlan(planned.packed, place.host, place.device);
-  return absl::OkStatus();
-}
-
 absl::Status CudaBackend::BeginStep(const TilePlan& tiles, const TilePlan* local) {
   sampler_.BeginStep();
   RETURN_IF_ERROR(staging_.Begin());
-  RETURN_IF_ERROR(Place(tiles, planned_[0]));
-  if (local != nullptr) {
-    RETURN_IF_ERROR(Place(*local, planned_[1]));
-  }
-  plans_ = std::span(planned_).first(local == nullptr ? 1 : 2);
+  RETURN_IF_ERROR(tiles_.Begin(tiles, local, plan_shape_, staging_));
   copies_.Forget();
   // Kernels of longer steps run for so long that their launches hide; shapes differ more.
   const bool decodes = tiles.sequences.size() == static_cast<size_t>(tiles.num_rows);
@@ -381,18 +351,15 @@ absl::StatusOr<const std::byte*> CudaBackend::Upload(const std::byte* from, size
 }
 
 absl::Status CudaBackend::Attention(const AttentionArgs& args) {
-  const auto planned = std::find_if(plans_.begin(), plans_.end(), [&](const PlannedTiles& one) {
-    return one.tiles == args.plan;
-  });
-  RS_CHECK(planned != plans_.end());
+  const CudaTiles::Planned& planned = tiles_.Find(args.plan);
   if (args.position_bias != nullptr) {
     return absl::UnimplementedError("attention: biases by position do not run on device \"cuda\"");
   }
   RETURN_IF_ERROR(chain_.Launch(stream_));
-  const cuda::AttentionCudaArgs launch = {.plan = planned->view,
+  const cuda::AttentionCudaArgs launch = {.plan = planned.view,
                                           .q = args.q,
                                           .kv = args.kv,
-                                          .num_blocks = planned->num_blocks,
+                                          .num_blocks = planned.num_blocks,
                                           .out = args.out,
                                           .q_stride = args.q_stride,
                                           .out_stride = args.out_stride,
