@@ -1,37 +1,27 @@
 #include "kernels/cuda_util.cuh"
 #include "kernels/launch_cuda.h"
 #include "kernels/layernorm_cuda.h"
-#include "kernels/types.h"
+#include "kernels/rmsnorm_cuda.cuh"
 
 namespace ringserve::cuda {
 namespace {
 
 // One block a row. The number of threads, and with it the order of the sums, depends on hidden_dim
 // alone.
-constexpr int32_t kMaxThreads = 1024;
+constexpr int32_t kMaxThreads = kMaxNormThreads;
 constexpr int32_t kMaxQuads = 4;  // of four elements, a thread
-
-__device__ __forceinline__ float4 Plus(float4 a, float4 b) {
-  return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w};
-}
 
 // The sum over the block, in one order; every thread gets it. partial: 32 floats of shared memory,
 // of this call alone.
 __device__ __forceinline__ float SumOfBlock(float sum, float* partial) {
-  for (int32_t distance = 16; distance > 0; distance /= 2) {
-    sum += __shfl_xor_sync(0xffffffffU, sum, distance);
-  }
+  sum = SumOfWarp(sum);
   const auto warps = static_cast<int32_t>(blockDim.x) / 32;
   const auto lane = static_cast<int32_t>(threadIdx.x) % 32;
   if (lane == 0) {
     partial[threadIdx.x / 32] = sum;
   }
   __syncthreads();
-  float total = lane < warps ? partial[lane] : 0.0F;
-  for (int32_t distance = 16; distance > 0; distance /= 2) {
-    total += __shfl_xor_sync(0xffffffffU, total, distance);
-  }
-  return total;
+  return SumOfWarp(lane < warps ? partial[lane] : 0.0F);
 }
 
 // kQuads: four-element groups of a row that a thread holds in registers. The mean first, then the
@@ -73,7 +63,7 @@ __global__ void __launch_bounds__(kMaxThreads) LayerNormKernel(const LayerNormAr
       square = __fmaf_rn(value[i].w, value[i].w, square);
     }
   }
-  const float scale = __frsqrt_rn(__fdiv_rn(SumOfBlock(square, squares), count) + args.eps);
+  const float scale = NormScale(SumOfBlock(square, squares), args.hidden_dim, args.eps);
   const auto* weight = reinterpret_cast<const float4*>(args.weight);
   const auto* bias = reinterpret_cast<const float4*>(args.bias);
 #pragma unroll
@@ -95,9 +85,12 @@ template <typename T>
 cudaError_t LaunchType(const LayerNormArgs& args, cudaStream_t stream) {
   const int32_t quads = args.hidden_dim / 4;
   const auto launch = [&](auto kernel, int32_t quads_each) {
-    const int32_t threads = RoundUp(CeilDiv(quads, quads_each), 32);
-    return LaunchOverlapping(
-        kernel, dim3(static_cast<unsigned>(args.num_rows)), threads, 0, stream, args);
+    return LaunchOverlapping(kernel,
+                             dim3(static_cast<unsigned>(args.num_rows)),
+                             NormThreads(args.hidden_dim, quads_each),
+                             0,
+                             stream,
+                             args);
   };
   return quads <= kMaxThreads ? launch(LayerNormKernel<T, 1>, 1)
                               : launch(LayerNormKernel<T, kMaxQuads>, kMaxQuads);
