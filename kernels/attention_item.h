@@ -4,8 +4,8 @@
 // to the attention family.
 //
 // Abreast, items take each group in turn: first the keys of all, then the values of all. In a block
-// the planes of all KV heads lie side by side, and memory is read twice as fast in such runs as in
-// single planes of 8 to 16 KiB.
+// the planes of all KV heads lie side by side; plain loads reach 0.95 of sequential reading in such
+// runs and 0.58 to 0.71 in single planes of 8 and 16 KiB (AMD EPYC, Zen 5, 2 threads).
 #pragma once
 
 #include <cstddef>
