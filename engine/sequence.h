@@ -147,7 +147,8 @@ class Sequence {
   // not follow from it are undone: those of other drafts, and all if it is the last.
   std::optional<FinishReason> TakeToken(const ScoredToken& token, absl::Time now);
 
-  // True if the token of the next row of the same step, or step, is the next to be taken.
+  // True if a row that follows from the token just taken is under way: the next one of the same
+  // step, behind a draft that held, or that of a step launched ahead.
   bool ExpectsToken() const { return num_expected_ > 0; }
 
   AcceptedEvent Accepted() const;
