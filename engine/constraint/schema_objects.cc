@@ -27,6 +27,12 @@ absl::StatusOr<bool> SchemaEmitter::AllowsName(const Conjunction& property_names
 absl::StatusOr<SchemaEmitter::ObjectPlan> SchemaEmitter::PlanObject(const Conjunction& nodes,
                                                                     const MergedRules& rules,
                                                                     bool* is_possible) {
+  if (rules.names.size() > static_cast<size_t>(Grammar::kMaxWidth) + rules.required.size()) {
+    return absl::InvalidArgumentError(
+        fmt::format("{}/properties: more than {} that are not required",
+                    rules_.schema().node(nodes.front()).path,
+                    Grammar::kMaxWidth));
+  }
   ObjectPlan plan;
   *is_possible = rules.min_properties <= rules.max_properties;
   for (const std::string& name : rules.names) {

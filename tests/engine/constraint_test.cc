@@ -1,7 +1,7 @@
 // What constraints accept and refuse, case by case.
 #include "engine/constraint/constraint.h"
 
-#include <chrono>
+#include <ctime>
 #include <regex>
 #include <string>
 #include <vector>
@@ -360,12 +360,13 @@ TEST_CASE("explosive constraints are refused soon") {
   }
   schemas.push_back(wide + "}}");
   for (const std::string& schema : schemas) {
-    const auto begin = std::chrono::steady_clock::now();
+    const std::clock_t begin = std::clock();
     const auto constraint = Compiler().JsonSchema(schema);
-    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
-    INFO(schema.substr(0, 100) << " " << constraint.status() << " took " << took.count());
+    const double took =
+        static_cast<double>(std::clock() - begin) / static_cast<double>(CLOCKS_PER_SEC);
+    INFO(schema.substr(0, 100) << " " << constraint.status() << " took " << took);
     CHECK_FALSE(constraint.ok());
-    CHECK(took.count() < 2);  // on a busy machine under sanitizers; the work is counted, not timed
+    CHECK(took < 2);  // of this process, perhaps under sanitizers; what is bounded is the work
   }
 }
 
