@@ -15,6 +15,7 @@
 #include "engine/engine_loop.h"
 #include "engine/engine_thread.h"
 #include "engine/model/model.h"
+#include "engine/model/model_identity.h"
 #include "engine/model/weights.h"
 #include "engine/session.h"
 
@@ -27,6 +28,7 @@ struct Engine::State {
   EngineConfig config;
   ModelConfig model_config;
   MemoryPlan plan;
+  uint64_t identity = 0;  // IdentifyModel
   std::unique_ptr<Backend> backend;
   std::unique_ptr<Weights> weights;
   Buffer device_pool;
@@ -46,6 +48,7 @@ struct Engine::State {
   absl::Status Allocate(const LoadProgress& progress);
   absl::Status AllocateDraft();
   std::unique_ptr<Drafter> MakeDrafter();
+  SnapshotKey MakeSnapshotKey(const SessionShape& shape) const;
   void Start(EventSink& sink);
 
   bool has_draft_model() const { return config.speculation.method == SpeculationMethod::kDraft; }
@@ -70,6 +73,7 @@ absl::Status Engine::State::Allocate(const LoadProgress& progress) {
       {.device_bytes = plan.device_bytes(), .pinned_bytes = plan.pinned_bytes()}));
   ASSIGN_OR_RETURN(
       weights, Weights::Load(config.model.path, model_config, plan.kv.dtype, *backend, progress));
+  ASSIGN_OR_RETURN(identity, IdentifyModel(config.model.path));
   ASSIGN_OR_RETURN(
       device_pool,
       backend->Allocate(static_cast<size_t>(plan.device_kv_bytes()), MemoryKind::kDevice));
@@ -128,6 +132,21 @@ std::unique_ptr<Drafter> Engine::State::MakeDrafter() {
   return std::make_unique<DraftModel>(parts);
 }
 
+SnapshotKey Engine::State::MakeSnapshotKey(const SessionShape& shape) const {
+  const BackendInfo info = backend->info();
+  // Which of longrope's factors hold follows from how long a text may become.
+  const bool is_long =
+      model_config.rope.kind == RopeConfig::Kind::kLongRope &&
+      (shape.slides || config.rings.buffer_size > model_config.rope.original_max_position);
+  return {.model = is_long ? ~identity : identity,
+          .backend = fmt::format("{} {}", info.device, info.kernels).substr(0, 63),
+          .kv = plan.kv,
+          .vocab_size = model_config.vocab_size,
+          .slides = config.rings.overflow == OverflowPolicy::kSlide,
+          .sink_size = shape.sink_size,
+          .window = shape.window};
+}
+
 void Engine::State::Start(EventSink& sink) {
   EngineLoop::Parts parts;
   parts.runner = {.backend = backend.get(),
@@ -139,6 +158,7 @@ void Engine::State::Start(EventSink& sink) {
                   .has_encoder = model_config.has_encoder(),
                   .vocab_size = model_config.vocab_size};
   parts.shape = MakeSessionShape(config, model_config);
+  parts.snapshot_key = MakeSnapshotKey(parts.shape);
   parts.scheduler = config.scheduler;
   parts.sessions = config.sessions;
   parts.device_blocks = static_cast<int32_t>(plan.device_blocks);
@@ -212,6 +232,14 @@ void Engine::RollbackSession(std::string owner,
                              int64_t position,
                              SessionReply reply) {
   state_->loop->RollbackSession(std::move(owner), std::move(id), position, std::move(reply));
+}
+
+void Engine::ExportSession(std::string owner, std::string id, ExportReply reply) {
+  state_->loop->ExportSession(std::move(owner), std::move(id), std::move(reply));
+}
+
+std::unique_ptr<SessionImport> Engine::ImportSession(std::string owner) {
+  return state_->loop->ImportSession(std::move(owner));
 }
 
 void Engine::CloseSession(std::string owner, std::string id, SessionReply reply) {

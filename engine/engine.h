@@ -15,6 +15,7 @@
 #include "engine/memory_plan.h"
 #include "engine/request.h"
 #include "engine/session_info.h"
+#include "engine/session_transfer.h"
 
 namespace ringserve {
 
@@ -105,6 +106,11 @@ class Engine {
   // Makes the session's text end at `position`. ABORTED (busy), INVALID_ARGUMENT (position is not
   // in [rollback_floor, position of the session]).
   void RollbackSession(std::string owner, std::string id, int64_t position, SessionReply reply);
+  // The session as a snapshot (session_transfer.h). ABORTED (busy), RESOURCE_EXHAUSTED (too many
+  // are on their way).
+  void ExportSession(std::string owner, std::string id, ExportReply reply);
+  // A new session of `owner` from a snapshot that is to come.
+  std::unique_ptr<SessionImport> ImportSession(std::string owner);
   // Frees what the session holds. If it is busy its turn ends CANCELLED. Answers what it was.
   void CloseSession(std::string owner, std::string id, SessionReply reply);
 

@@ -36,6 +36,8 @@
 #include "engine/session.h"
 #include "engine/session_info.h"
 #include "engine/session_store.h"
+#include "engine/session_transfer.h"
+#include "engine/snapshot.h"
 #include "engine/step_batch.h"
 #include "engine/step_runner.h"
 
@@ -60,6 +62,7 @@ class EngineLoop {
     std::function<std::chrono::steady_clock::time_point()> stopwatch =
         std::chrono::steady_clock::now;
     std::function<std::string()> make_session_id;  // SessionStore::Parts::make_id
+    SnapshotKey snapshot_key;
   };
 
   // `sink` and what `parts` points to must outlive the loop.
@@ -82,6 +85,8 @@ class EngineLoop {
                    SessionReply reply);
   void RollbackSession(std::string owner, std::string id, int64_t position, SessionReply reply);
   void CloseSession(std::string owner, std::string id, SessionReply reply);
+  void ExportSession(std::string owner, std::string id, ExportReply reply);
+  std::unique_ptr<SessionImport> ImportSession(std::string owner);
 
   // Cancel, pause, drain, stop, wait.
   RequestQueue& queue() { return queue_; }
@@ -195,6 +200,16 @@ class EngineLoop {
   void Tell(uint64_t request_id, Event event);
   void Publish();
   void UpdateLoad();
+  // Sessions that leave or arrive.
+  struct ExportTicket;
+  class Export;
+  class Import;
+  absl::StatusOr<ExportTicket> BeginExport(const std::string& owner, const std::string& id);
+  absl::StatusOr<std::string> ReadBlocks(uint64_t transfer_id, int64_t first, int64_t count);
+  absl::StatusOr<uint64_t> BeginImport(const std::string& owner, const Snapshot& snapshot);
+  absl::Status WriteBlocks(uint64_t transfer_id, int64_t first, const std::string& bytes);
+  absl::StatusOr<SessionInfo> FinishImport(uint64_t transfer_id);
+  void PostEndTransfer(uint64_t transfer_id);
   // Calls `reply` with what `call` returns, once load() tells of it; at once if it is refused.
   template <typename Reply, typename Call>
   void Ask(Reply reply, Call call);
@@ -242,6 +257,16 @@ class EngineLoop {
 template <typename Event>
 void EngineLoop::Tell(uint64_t request_id, Event event) {
   events_.push_back({request_id, std::move(event)});
+}
+
+template <typename Reply, typename Call>
+void EngineLoop::Ask(Reply reply, Call call) {
+  const absl::Status posted = queue_.Post([this, reply, call = std::move(call)] {
+    replies_.push_back([reply, answer = call()]() mutable { reply(std::move(answer)); });
+  });
+  if (!posted.ok()) {
+    reply(posted);
+  }
 }
 
 }  // namespace ringserve

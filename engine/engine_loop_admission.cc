@@ -180,8 +180,11 @@ void EngineLoop::FindPrefix(const Waiting& waiting, std::vector<int32_t>& blocks
 
 void EngineLoop::SharePrefix(const Sequence& sequence) {
   // What a turn makes can be taken back until it is committed.
-  const bool is_settled = sequence.entry() == nullptr || sequence.has_finished();
-  if (!parts_.sessions.share_prefixes || !is_settled) {
+  const SessionEntry* const entry = sequence.entry();
+  const bool is_settled = entry == nullptr || sequence.has_finished();
+  // And what a client brought along may not be what its tokens make.
+  const bool is_ours = entry == nullptr || !entry->is_foreign;
+  if (!parts_.sessions.share_prefixes || !is_settled || !is_ours) {
     return;
   }
   const Session& session = sequence.session();

@@ -3,21 +3,9 @@
 #include <limits>
 #include <utility>
 
-#include <fmt/format.h>
-
 #include "engine/engine_loop.h"
 
 namespace ringserve {
-
-template <typename Reply, typename Call>
-void EngineLoop::Ask(Reply reply, Call call) {
-  const absl::Status posted = queue_.Post([this, reply, call = std::move(call)] {
-    replies_.push_back([reply, answer = call()] { reply(answer); });
-  });
-  if (!posted.ok()) {
-    reply(posted);
-  }
-}
 
 void EngineLoop::CreateSession(std::string owner, SessionOptions options, SessionReply reply) {
   Ask(std::move(reply), [this, owner = std::move(owner), options] {

@@ -54,6 +54,14 @@ int64_t WindowFirst(const SessionShape& shape, int64_t position) {
   return RoundUp<int64_t>(position + 1 - shape.buffer_size, shape.block_size);
 }
 
+int64_t LowestFloor(const SessionShape& shape, int64_t first_position) {
+  if (first_position == 0) {
+    return 0;
+  }
+  return first_position +
+         (shape.window > 0 ? shape.window - 1 : shape.buffer_size - shape.block_size);
+}
+
 int64_t WorstCaseBlocks(const SessionShape& shape, int64_t max_position) {
   return WindowBlocks(shape, max_position) + (shape.sink_size > 0 ? 1 : 0);
 }
@@ -106,6 +114,43 @@ Session::Session(const Session& from, int64_t position, std::vector<BlockCopy>& 
     pool_.AddOwner(from.sink_block_);
     sink_block_ = from.sink_block_;
   }
+}
+
+Session::Session(const SessionShape& shape, const SessionImage& image, BlockPool& pool)
+    : Session(shape, std::numeric_limits<int64_t>::max(), pool) {
+  const int64_t full_end = image.position / shape.block_size;
+  forward_.Restart(image.first_block);
+  while (forward_.end() < full_end) {
+    forward_.Append(Acquire());
+  }
+  feedback_.Restart(full_end);
+  if (image.position % shape.block_size != 0) {
+    feedback_.Append(Acquire());
+  }
+  if (image.has_sinks) {
+    sink_block_ = Acquire();
+  }
+  int64_t position = image.first_block * shape.block_size;
+  for (const int32_t token_id : image.token_ids) {
+    token_ids_[static_cast<size_t>(position++) % token_ids_.size()] = token_id;
+  }
+  RS_CHECK(position == image.position);
+  position_ = image.position;
+  floor_ = image.rollback_floor;
+}
+
+SessionImage Session::Image() const {
+  RS_CHECK(feedback_.size() <= 1);
+  SessionImage image;
+  image.buffer_size = shape_.window == 0 || shape_.has_end() ? shape_.max_context() : 0;
+  image.position = position_;
+  image.rollback_floor = floor_;
+  image.first_block = forward_.first();
+  image.has_sinks = sink_block_ >= 0 && position_ > 0;
+  for (int64_t position = window_first(); position < position_; ++position) {
+    image.token_ids.push_back(TokenAt(position));
+  }
+  return image;
 }
 
 Session::~Session() {
@@ -313,10 +358,7 @@ int64_t Session::MoveWindow(int64_t first_position) {
     pool_.Release(forward_.TakeFirst());
   }
   if (window_first() > before) {
-    // A text that ends earlier would need keys that are gone now.
-    const int64_t reach =
-        shape_.window > 0 ? shape_.window - 1 : shape_.buffer_size - shape_.block_size;
-    floor_ = std::max(floor_, window_first() + reach);
+    floor_ = std::max(floor_, LowestFloor(shape_, window_first()));
   }
   return shape_.window > 0 ? 0 : window_first() - before;
 }

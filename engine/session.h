@@ -26,6 +26,7 @@
 #include "engine/cache/block_pool.h"
 #include "engine/cache/block_ring.h"
 #include "engine/engine_config.h"
+#include "engine/session_image.h"
 #include "kernels/tile_plan.h"
 #include "kernels/types.h"
 
@@ -64,6 +65,10 @@ SessionShape MakeSessionShape(const EngineConfig::Rings& rings);
 // block_size, and without a window of the model's own that position itself.
 int64_t WindowFirst(const SessionShape& shape, int64_t position);
 
+// How early a text can end once its window begins at `first_position`: where an earlier one would
+// see keys that are gone.
+int64_t LowestFloor(const SessionShape& shape, int64_t first_position);
+
 // The most blocks that a session of up to `max_position` tokens holds at once, its sinks included.
 int64_t WorstCaseBlocks(const SessionShape& shape, int64_t max_position);
 
@@ -90,6 +95,9 @@ class Session {
   // to `copies`: at most two. `from` may end first. Requires rollback_floor() <= position <=
   // position() of `from`.
   Session(const Session& from, int64_t position, std::vector<BlockCopy>& copies);
+  // One that stands as `image` says. Its blocks are its own, to be filled by the caller, in the
+  // order of CollectBlocks. Requires that CheckSessionImage finds nothing wrong.
+  Session(const SessionShape& shape, const SessionImage& image, BlockPool& pool);
   ~Session();
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
@@ -176,6 +184,9 @@ class Session {
   // The full blocks of the text from its first token on, as far as no window moves over them: what
   // they hold depends on the tokens alone. Empty once the first has left the window.
   void CollectBeginning(std::vector<int32_t>& blocks) const;
+
+  // How it stands. Requires that no turn is in progress.
+  SessionImage Image() const;
 
   // Every reference that the session holds.
   void CollectBlocks(std::vector<int32_t>& blocks) const;

@@ -24,17 +24,7 @@ absl::Time ExpiryOf(const SessionEntry& entry) {
   return entry.last_used + entry.idle_timeout;
 }
 
-absl::Status CheckOptions(const SessionOptions& options, const SessionShape& shape) {
-  const int64_t size = options.buffer_size;
-  if (size != 0 && (size < 2 * int64_t{shape.block_size} || size > shape.max_context() ||
-                    size % shape.block_size != 0)) {
-    return absl::InvalidArgumentError(
-        fmt::format("buffer_size: {} is not a multiple of {} in [{}, {}]",
-                    size,
-                    shape.block_size,
-                    2 * shape.block_size,
-                    shape.max_context()));
-  }
+absl::Status CheckOptions(const SessionOptions& options) {
   if (options.idle_timeout < absl::ZeroDuration()) {
     return absl::InvalidArgumentError(
         fmt::format("idle_timeout: {} is below 0", absl::FormatDuration(options.idle_timeout)));
@@ -64,18 +54,35 @@ absl::StatusOr<SessionInfo> SessionStore::Create(const std::string& owner,
     return absl::FailedPreconditionError(
         "the model reads a prompt whole with its encoder and has no sessions");
   }
-  RETURN_IF_ERROR(CheckOptions(options, parts_.shape));
+  ASSIGN_OR_RETURN(const SessionShape shape, ShapeOf(options.buffer_size));
+  RETURN_IF_ERROR(CheckOptions(options));
   RETURN_IF_ERROR(CheckCount());
-  SessionShape shape = parts_.shape;
-  if (options.buffer_size != 0 && shape.window > 0) {
-    shape.max_length = options.buffer_size;
-  } else if (options.buffer_size != 0) {
-    shape.buffer_size = options.buffer_size;
-    shape.feedback_size = std::min(shape.feedback_size, options.buffer_size);
-  }
   auto entry = std::make_unique<SessionEntry>(shape, pool_);
   entry->idle_timeout = options.idle_timeout;
   return Add(std::move(entry), owner, now);
+}
+
+absl::StatusOr<SessionShape> SessionStore::ShapeOf(int64_t buffer_size) const {
+  SessionShape shape = parts_.shape;
+  if (buffer_size == 0 || buffer_size == shape.max_context()) {
+    return shape;
+  }
+  if (buffer_size < 2 * int64_t{shape.block_size} || buffer_size > shape.max_context() ||
+      buffer_size % shape.block_size != 0) {
+    return absl::InvalidArgumentError(
+        fmt::format("buffer_size: {} is not a multiple of {} in [{}, {}]",
+                    buffer_size,
+                    shape.block_size,
+                    2 * shape.block_size,
+                    shape.max_context()));
+  }
+  if (shape.window > 0) {
+    shape.max_length = buffer_size;
+  } else {
+    shape.buffer_size = buffer_size;
+    shape.feedback_size = std::min(shape.feedback_size, buffer_size);
+  }
+  return shape;
 }
 
 absl::Status SessionStore::CheckCount() const {
@@ -128,6 +135,7 @@ absl::StatusOr<SessionInfo> SessionStore::Fork(const std::string& owner,
     fork->pending_token = from->pending_token;
   }
   fork->idle_timeout = from->idle_timeout;
+  fork->is_foreign = from->is_foreign;
   RETURN_IF_ERROR(CopyBlocks(copies));
   return Add(std::move(fork), owner, now);
 }
@@ -161,7 +169,7 @@ absl::StatusOr<SessionInfo> SessionStore::Get(const std::string& owner,
 std::vector<SessionInfo> SessionStore::List(const std::string& owner) const {
   std::vector<const SessionEntry*> found;
   for (const auto& [id, entry] : entries_) {
-    if (entry->owner == owner) {
+    if (entry->owner == owner && !entry->is_arriving) {
       found.push_back(entry.get());
     }
   }
@@ -199,12 +207,17 @@ absl::StatusOr<SessionInfo> SessionStore::Rollback(const std::string& owner,
 
 SessionEntry* SessionStore::Find(const std::string& owner, const std::string& id) const {
   const auto found = entries_.find(id);
-  return found == entries_.end() || found->second->owner != owner ? nullptr : found->second.get();
+  const bool is_there =
+      found != entries_.end() && found->second->owner == owner && !found->second->is_arriving;
+  return is_there ? found->second.get() : nullptr;
 }
 
 void SessionStore::Erase(SessionEntry& entry) {
   RS_CHECK(!entry.request_id.has_value());
   Unfile(entry);
+  if (entry.transfer_id.has_value()) {
+    transfers_.erase(*entry.transfer_id);
+  }
   // The key that erase reads would go with the entry.
   const auto found = entries_.find(entry.id);
   RS_CHECK(found != entries_.end());
@@ -266,6 +279,9 @@ absl::StatusOr<SessionEntry*> SessionStore::FindIdle(const std::string& owner,
   if (entry->request_id.has_value()) {
     return absl::AbortedError("session.id: the session is busy with another turn");
   }
+  if (entry->transfer_id.has_value()) {
+    return absl::AbortedError("session.id: the session is being exported");
+  }
   return entry;
 }
 
@@ -275,10 +291,10 @@ SessionInfo SessionStore::InfoOf(const SessionEntry& entry) const {
           .rollback_floor = entry.session->rollback_floor(),
           .buffer_size = entry.session->shape().max_context(),
           .num_blocks = entry.session->num_blocks(),
-          .is_busy = entry.request_id.has_value(),
+          .is_busy = entry.is_busy(),
           .created = entry.created,
           .last_used = entry.last_used,
-          .expires = entry.request_id.has_value() ? absl::InfiniteFuture() : ExpiryOf(entry),
+          .expires = entry.is_busy() ? absl::InfiniteFuture() : ExpiryOf(entry),
           .counters = entry.counters};
 }
 

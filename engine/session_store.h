@@ -26,6 +26,7 @@
 #include "engine/request.h"
 #include "engine/session.h"
 #include "engine/session_info.h"
+#include "engine/snapshot.h"
 
 namespace ringserve {
 
@@ -38,6 +39,8 @@ struct SessionEntry {
 
   static constexpr int64_t kEndless = std::numeric_limits<int64_t>::max();
 
+  bool is_busy() const { return request_id.has_value() || transfer_id.has_value(); }
+
   // Tokens of the text. The last one of an answer is part of it before its keys are in the rings.
   int64_t position() const { return session->position() + (pending_token.has_value() ? 1 : 0); }
 
@@ -46,8 +49,12 @@ struct SessionEntry {
   int64_t serial = 0;  // order of creation
   std::unique_ptr<Session> session;
   std::optional<int32_t> pending_token;
-  std::optional<uint64_t> request_id;  // of the turn that is queued or running
+  std::optional<uint64_t> request_id;   // of the turn that is queued or running
+  std::optional<uint64_t> transfer_id;  // under which it is read or written
+  bool is_arriving = false;             // and not there yet: nobody finds it
+  bool is_foreign = false;              // Snapshot::is_foreign
   absl::Duration idle_timeout;
+  absl::Duration arrives_with_timeout;  // idle_timeout once it has arrived
   absl::Time created;
   absl::Time last_used;
   SessionCounters counters;
@@ -88,9 +95,34 @@ class SessionStore {
                                        const std::string& id,
                                        int64_t position,
                                        absl::Time now);
+  // The rings of a session that asks for that buffer_size. INVALID_ARGUMENT.
+  absl::StatusOr<SessionShape> ShapeOf(int64_t buffer_size) const;
+
+  // A session that is to be read, block by block, by the name of its transfer: busy until that
+  // ends.
+  absl::StatusOr<SessionEntry*> BeginExport(const std::string& owner, const std::string& id);
+  // A session that is to be written. Nobody finds it before FinishImport; without a call for
+  // kMaxImportPause it is erased. It gets an id and counters of its own. RESOURCE_EXHAUSTED
+  // (max_sessions, memory). Requires that the snapshot fits (SnapshotReader).
+  absl::StatusOr<SessionEntry*> BeginImport(const std::string& owner,
+                                            const Snapshot& snapshot,
+                                            absl::Time now);
+  // Null if there is none of that name: the session was closed, or has expired.
+  SessionEntry* FindTransfer(uint64_t transfer_id) const;
+  SessionInfo FinishImport(SessionEntry& entry, absl::Time now);
+  // Keeps an import from expiring.
+  void TouchImport(SessionEntry& entry, absl::Time now);
+  // The session is as idle as before, or erased if it was arriving.
+  void EndTransfer(SessionEntry& entry);
+  // What is to be known of the entry beside its blocks. Requires that no turn is in progress.
+  static Snapshot SnapshotOf(const SessionEntry& entry);
+
+  static constexpr size_t kMaxTransfers = 16;  // each holds a block or a MiB
+  static constexpr absl::Duration kMaxImportPause = absl::Minutes(1);
+
   // Null or an entry that lives until Erase or Expire.
   SessionEntry* Find(const std::string& owner, const std::string& id) const;
-  // Requires that it is not busy.
+  // Requires that it has no turn.
   void Erase(SessionEntry& entry);
 
   // Marks the session busy with the request, which has a turn. Errors as at SessionTurn.
@@ -114,10 +146,12 @@ class SessionStore {
 
  private:
   absl::StatusOr<SessionEntry*> FindIdle(const std::string& owner, const std::string& id) const;
+  SessionInfo Add(std::unique_ptr<SessionEntry> added, const std::string& owner, absl::Time now);
+  void BeginTransfer(SessionEntry& entry);
   absl::Status CheckCount() const;
+  absl::Status CheckTransfers() const;
   absl::Status CheckRoom(int64_t num_blocks) const;
   absl::Status CopyBlocks(const std::vector<BlockCopy>& copies);
-  SessionInfo Add(std::unique_ptr<SessionEntry> added, const std::string& owner, absl::Time now);
   SessionInfo InfoOf(const SessionEntry& entry) const;
   // Files an idle entry under when it expires; takes a busy one out.
   void File(SessionEntry& entry);
@@ -130,6 +164,8 @@ class SessionStore {
   int64_t next_serial_ = 0;
   std::unordered_map<std::string, std::unique_ptr<SessionEntry>> entries_;
   std::map<std::pair<absl::Time, int64_t>, SessionEntry*> expiries_;  // of idle ones, by serial
+  uint64_t last_transfer_id_ = 0;
+  std::unordered_map<uint64_t, SessionEntry*> transfers_;
 };
 
 }  // namespace ringserve

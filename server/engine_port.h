@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 
@@ -12,6 +13,7 @@
 #include "engine/engine.h"
 #include "engine/request.h"
 #include "engine/session_info.h"
+#include "engine/session_transfer.h"
 
 namespace ringserve {
 
@@ -54,6 +56,13 @@ class EnginePort {
                                SessionReply reply) {
     reply(NoSessions());
   }
+
+  virtual void ExportSession(std::string /*owner*/, std::string /*id*/, ExportReply reply) {
+    reply(NoSessions());
+  }
+
+  // Null: there are none.
+  virtual std::unique_ptr<SessionImport> ImportSession(std::string /*owner*/) { return nullptr; }
 
   virtual void CloseSession(std::string /*owner*/, std::string /*id*/, SessionReply reply) {
     reply(NoSessions());

@@ -62,6 +62,14 @@ class RealEngine final : public EnginePort {
     engine_->RollbackSession(std::move(owner), std::move(id), position, std::move(reply));
   }
 
+  void ExportSession(std::string owner, std::string id, ExportReply reply) override {
+    engine_->ExportSession(std::move(owner), std::move(id), std::move(reply));
+  }
+
+  std::unique_ptr<SessionImport> ImportSession(std::string owner) override {
+    return engine_->ImportSession(std::move(owner));
+  }
+
   void CloseSession(std::string owner, std::string id, SessionReply reply) override {
     engine_->CloseSession(std::move(owner), std::move(id), std::move(reply));
   }

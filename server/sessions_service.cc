@@ -10,6 +10,7 @@
 #include "server/caller.h"
 #include "server/convert.h"
 #include "server/services.h"
+#include "server/snapshot_calls.h"
 
 namespace ringserve {
 namespace {
@@ -23,30 +24,6 @@ using RawRollback = v1::Sessions::WithRawCallbackMethod_Rollback<RawFork>;
 using RawClose = v1::Sessions::WithRawCallbackMethod_Close<RawRollback>;
 using RawExport = v1::Sessions::WithRawCallbackMethod_Export<RawClose>;
 using RawImport = v1::Sessions::WithRawCallbackMethod_Import<RawExport>;
-
-// Streams that end before they began.
-class RefusedExport final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
- public:
-  explicit RefusedExport(const absl::Status& status) { Finish(ToGrpcStatus(status)); }
-
-  void OnDone() override { delete this; }
-};
-
-class RefusedImport final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
- public:
-  explicit RefusedImport(const absl::Status& status) { Finish(ToGrpcStatus(status)); }
-
-  void OnDone() override { delete this; }
-};
-
-absl::Status CheckSessionId(const std::string& id) {
-  constexpr size_t kMaxIdBytes = 128;
-  if (id.empty() || id.size() > kMaxIdBytes) {
-    return absl::InvalidArgumentError(
-        fmt::format("id: {} bytes, not in [1, {}]", id.size(), kMaxIdBytes));
-  }
-  return absl::OkStatus();
-}
 
 class SessionsService final : public RawImport {
  public:
@@ -144,14 +121,21 @@ class SessionsService final : public RawImport {
         });
   }
 
-  grpc::ServerWriteReactor<grpc::ByteBuffer>* Export(grpc::CallbackServerContext* /*call*/,
-                                                     const grpc::ByteBuffer* /*request*/) override {
-    return new RefusedExport(Unimplemented("Export"));
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* Export(grpc::CallbackServerContext* call,
+                                                     const grpc::ByteBuffer* request) override {
+    v1::ExportSessionRequest in;
+    absl::StatusOr<Target> target = FindTarget(*call, *request, in);
+    absl::Status status = target.status();
+    status.Update(CheckSessionId(in.id()));
+    return status.ok() ? ExportSession(*target->model, std::move(target->owner), in.id())
+                       : RefuseExport(status);
   }
 
-  grpc::ServerReadReactor<grpc::ByteBuffer>* Import(grpc::CallbackServerContext* /*call*/,
-                                                    grpc::ByteBuffer* /*response*/) override {
-    return new RefusedImport(Unimplemented("Import"));
+  grpc::ServerReadReactor<grpc::ByteBuffer>* Import(grpc::CallbackServerContext* call,
+                                                    grpc::ByteBuffer* response) override {
+    absl::StatusOr<std::string> owner = CallerIdentity(*call, context_.calls.identity_header);
+    return owner.ok() ? ImportSession(context_.calls.models, *std::move(owner), response)
+                      : RefuseImport(owner.status());
   }
 
   grpc::ServerUnaryReactor* List(grpc::CallbackServerContext* call,
@@ -193,11 +177,6 @@ class SessionsService final : public RawImport {
     std::string owner;
     SessionReply reply;
   };
-
-  static absl::Status Unimplemented(const char* method) {
-    return absl::UnimplementedError(
-        fmt::format("Sessions.{}: this server's engine cannot do it yet", method));
-  }
 
   template <typename Request>
   absl::StatusOr<Target> FindTarget(const grpc::CallbackServerContext& call,

@@ -38,6 +38,8 @@ struct FakeEngineOptions {
   Drafter* drafter = nullptr;
   bool has_draft_model = false;  // instead: the same model, over a ring of its own
   int32_t max_draft = 8;
+  uint64_t model = 1;       // what a snapshot says of it
+  std::string backend = "fake";
 };
 
 class FakeEngine {
@@ -91,6 +93,13 @@ class FakeEngine {
     parts.make_session_id = [this] {
       return std::string("s").append(std::to_string(++last_session_));
     };
+    parts.snapshot_key = {.model = options.model,
+                          .backend = options.backend,
+                          .kv = kv,
+                          .vocab_size = config_.vocab_size,
+                          .slides = options.shape.slides,
+                          .sink_size = options.shape.sink_size,
+                          .window = options.shape.window};
     loop_ = std::make_unique<EngineLoop>(parts, sink_);
   }
 
@@ -147,6 +156,51 @@ class FakeEngine {
   absl::StatusOr<SessionInfo> Close(const std::string& id, const std::string& owner = "") {
     return Await<SessionInfo>(
         [&](SessionReply reply) { loop_->CloseSession(owner, id, std::move(reply)); });
+  }
+
+  // A snapshot, all of it, by one step per piece.
+  absl::StatusOr<std::string> Export(const std::string& id, const std::string& owner = "") {
+    auto begun = Await<std::unique_ptr<SessionExport>>(
+        [&](ExportReply reply) { loop_->ExportSession(owner, id, std::move(reply)); });
+    RETURN_IF_ERROR(begun.status());
+    std::string bytes;
+    for (;;) {
+      ASSIGN_OR_RETURN(const std::string piece,
+                       Await<std::string>([&](SessionExport::PieceReply reply) {
+                         (*begun)->Next(std::move(reply));
+                       }));
+      if (piece.empty()) {
+        begun->reset();
+        loop_->Step();  // it hears of the end
+        return bytes;
+      }
+      bytes += piece;
+    }
+  }
+
+  // In pieces of that size.
+  absl::StatusOr<SessionInfo> Import(const std::string& bytes,
+                                     size_t piece_bytes = 1000,
+                                     const std::string& owner = "") {
+    std::unique_ptr<SessionImport> arriving = loop_->ImportSession(owner);
+    for (size_t at = 0; at < bytes.size(); at += piece_bytes) {
+      std::optional<absl::Status> added;
+      arriving->Add(bytes.substr(at, piece_bytes),
+                    [&added](const absl::Status& status) { added = status; });
+      if (!added.has_value()) {
+        loop_->Step();
+      }
+      if (!added->ok()) {
+        arriving.reset();
+        loop_->Step();  // it hears of the end
+        return *added;
+      }
+    }
+
+    auto info = Await<SessionInfo>([&](SessionReply reply) { arriving->Finish(std::move(reply)); });
+    arriving.reset();
+    loop_->Step();
+    return info;
   }
 
   // One set for all engines: every test computes with the same embedding.

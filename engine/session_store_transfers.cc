@@ -1,0 +1,99 @@
+// Sessions that are read or written from outside, block by block.
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "engine/base/check.h"
+#include "engine/session_store.h"
+
+namespace ringserve {
+
+absl::Status SessionStore::CheckTransfers() const {
+  if (transfers_.size() < kMaxTransfers) {
+    return absl::OkStatus();
+  }
+  return absl::ResourceExhaustedError(
+      fmt::format("{} sessions are being exported or imported, the most at once", kMaxTransfers));
+}
+
+void SessionStore::BeginTransfer(SessionEntry& entry) {
+  entry.transfer_id = ++last_transfer_id_;
+  transfers_.emplace(*entry.transfer_id, &entry);
+}
+
+absl::StatusOr<SessionEntry*> SessionStore::BeginExport(const std::string& owner,
+                                                        const std::string& id) {
+  ASSIGN_OR_RETURN(SessionEntry* const entry, FindIdle(owner, id));
+  RETURN_IF_ERROR(CheckTransfers());
+  Unfile(*entry);
+  BeginTransfer(*entry);
+  return entry;
+}
+
+absl::StatusOr<SessionEntry*> SessionStore::BeginImport(const std::string& owner,
+                                                        const Snapshot& snapshot,
+                                                        absl::Time now) {
+  RETURN_IF_ERROR(CheckOwner(owner));
+  RETURN_IF_ERROR(CheckCount());
+  RETURN_IF_ERROR(CheckTransfers());
+  ASSIGN_OR_RETURN(const SessionShape shape, ShapeOf(snapshot.image.buffer_size));
+  RETURN_IF_ERROR(CheckRoom(NumBlocks(snapshot.image, shape.block_size)));
+  auto added =
+      std::make_unique<SessionEntry>(std::make_unique<Session>(shape, snapshot.image, pool_));
+  SessionEntry& entry = *added;
+  entry.pending_token = snapshot.pending_token;
+  entry.is_foreign = true;
+  entry.is_arriving = true;
+  entry.idle_timeout = kMaxImportPause;
+  entry.arrives_with_timeout = snapshot.idle_timeout;
+  Add(std::move(added), owner, now);
+  BeginTransfer(entry);
+  return &entry;
+}
+
+SessionEntry* SessionStore::FindTransfer(uint64_t transfer_id) const {
+  const auto found = transfers_.find(transfer_id);
+  return found == transfers_.end() ? nullptr : found->second;
+}
+
+void SessionStore::TouchImport(SessionEntry& entry, absl::Time now) {
+  Unfile(entry);
+  entry.last_used = now;
+  File(entry);
+}
+
+SessionInfo SessionStore::FinishImport(SessionEntry& entry, absl::Time now) {
+  RS_CHECK(entry.is_arriving);
+  Unfile(entry);
+  transfers_.erase(*entry.transfer_id);
+  entry.transfer_id.reset();
+  entry.is_arriving = false;
+  entry.idle_timeout = entry.arrives_with_timeout;
+  entry.last_used = now;
+  File(entry);
+  return InfoOf(entry);
+}
+
+void SessionStore::EndTransfer(SessionEntry& entry) {
+  if (entry.is_arriving) {
+    Erase(entry);
+    return;
+  }
+  transfers_.erase(*entry.transfer_id);
+  entry.transfer_id.reset();
+  File(entry);
+}
+
+Snapshot SessionStore::SnapshotOf(const SessionEntry& entry) {
+  Snapshot snapshot;
+  snapshot.image = entry.session->Image();
+  snapshot.pending_token = entry.pending_token;
+  snapshot.idle_timeout = entry.idle_timeout;
+  snapshot.created = entry.created;
+  snapshot.last_used = entry.last_used;
+  snapshot.counters = entry.counters;
+  snapshot.is_foreign = entry.is_foreign;
+  return snapshot;
+}
+
+}  // namespace ringserve
