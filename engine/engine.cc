@@ -14,10 +14,12 @@
 #include "engine/drafter.h"
 #include "engine/engine_loop.h"
 #include "engine/engine_thread.h"
+#include "engine/io_queue.h"
 #include "engine/model/model.h"
 #include "engine/model/model_identity.h"
 #include "engine/model/weights.h"
 #include "engine/session.h"
+#include "engine/session_files.h"
 
 namespace ringserve {
 
@@ -34,6 +36,7 @@ struct Engine::State {
   Buffer device_pool;
   Buffer pinned_pool;
   std::unique_ptr<Model> model;
+  std::unique_ptr<SessionFiles> files;  // null: there is no disk tier
   // Of the model that drafts, if there is one.
   ModelConfig draft_config;
   std::unique_ptr<Weights> draft_weights;
@@ -41,6 +44,9 @@ struct Engine::State {
   std::unique_ptr<Model> draft_model;
   std::unique_ptr<Drafter> drafter;  // null: off
   std::unique_ptr<EngineLoop> loop;
+  // They work for the loop until they have ended.
+  std::optional<IoThread> disk_reads;
+  std::optional<IoThread> disk_writes;
   std::optional<EngineThread> thread;
 
   // Everything that is known without loading.
@@ -74,6 +80,11 @@ absl::Status Engine::State::Allocate(const LoadProgress& progress) {
   ASSIGN_OR_RETURN(
       weights, Weights::Load(config.model.path, model_config, plan.kv.dtype, *backend, progress));
   ASSIGN_OR_RETURN(identity, IdentifyModel(config.model.path));
+  if (!config.memory.disk_path.empty()) {
+    // A folder of its own for each model: several may be served from one path.
+    ASSIGN_OR_RETURN(
+        files, SessionFiles::Open(fmt::format("{}/{:016x}", config.memory.disk_path, identity)));
+  }
   ASSIGN_OR_RETURN(
       device_pool,
       backend->Allocate(static_cast<size_t>(plan.device_kv_bytes()), MemoryKind::kDevice));
@@ -169,6 +180,12 @@ void Engine::State::Start(EventSink& sink) {
   drafter = MakeDrafter();
   parts.drafter = drafter.get();
   parts.max_draft = config.speculation.max_draft;
+  if (files != nullptr) {
+    parts.disk = {.files = files.get(),
+                  .max_bytes = config.memory.disk_bytes,
+                  .reads = &disk_reads.emplace(),
+                  .writes = &disk_writes.emplace()};
+  }
   loop = std::make_unique<EngineLoop>(parts, sink);
   thread.emplace(*loop);
 }

@@ -50,7 +50,9 @@ struct EngineLoad {
   int64_t block_loads = 0;
   absl::Duration kernel_time;  // inside backend ops
   absl::Duration step_time;    // inside steps, backend ops included
-  bool healthy = true;         // false: the device failed; nothing is taken any more
+  DiskCounts disk;
+  int64_t refused_files = 0;  // found at start, and no sound session of this model
+  bool healthy = true;        // false: the device failed; nothing is taken any more
 };
 
 class Engine {

@@ -168,6 +168,20 @@ void ReadMemory(JsonReader& reader, EngineConfig& config, Problems& problems) {
   EngineConfig::Memory& memory = config.memory;
   problems.Take(reader.Int64("device_bytes", {0, kMaxBytes}), memory.device_bytes);
   problems.Take(reader.Int64("pinned_bytes", {0, kMaxBytes}), memory.pinned_bytes);
+  if (!problems.Take(reader.String("disk_path"), memory.disk_path) ||
+      !problems.Take(reader.Int64("disk_bytes", {0, kMaxBytes}), memory.disk_bytes)) {
+    return;
+  }
+  if (memory.disk_path.size() > kMaxPathLength ||
+      memory.disk_path.find('\0') != std::string::npos) {
+    problems.Add(reader.Error("disk_path", fmt::format("not 0 to {} bytes", kMaxPathLength)));
+  } else if (memory.disk_path.empty() != (memory.disk_bytes == 0)) {
+    problems.Add(reader.Error(
+        "disk_bytes",
+        fmt::format("{} beside disk_path \"{}\"; give both, or \"\" and 0 for no disk tier",
+                    memory.disk_bytes,
+                    memory.disk_path)));
+  }
 }
 
 void ReadPrefixGroups(const JsonReader& reader,
@@ -258,7 +272,8 @@ EngineConfig ReadText(std::string_view text, const std::string& base_dir, Proble
   for (const std::string& unknown : root->UnknownKeys()) {
     problems.Add(root->Error(unknown, "unknown key"));
   }
-  for (std::string* const path : {&config.model.path, &config.speculation.draft_path}) {
+  for (std::string* const path :
+       {&config.model.path, &config.memory.disk_path, &config.speculation.draft_path}) {
     if (!path->empty()) {
       // An absolute path stays itself.
       *path = (std::filesystem::path(base_dir) / *path).lexically_normal();
@@ -317,7 +332,9 @@ std::string EngineConfigJson(const EngineConfig& config) {
         {"max_token_gap_ms", config.scheduler.max_token_gap_ms}}},
       {"memory",
        {{"device_bytes", config.memory.device_bytes},
-        {"pinned_bytes", config.memory.pinned_bytes}}},
+        {"pinned_bytes", config.memory.pinned_bytes},
+        {"disk_path", config.memory.disk_path},
+        {"disk_bytes", config.memory.disk_bytes}}},
       {"sessions",
        {{"max_sessions", config.sessions.max_sessions},
         {"idle_timeout_s", config.sessions.idle_timeout_s},

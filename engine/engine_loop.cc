@@ -42,10 +42,21 @@ EngineLoop::EngineLoop(const Parts& parts, EventSink& sink)
       residency_(pool_, memory_),
       sessions_({parts.shape,
                  parts.sessions,
-                 [this](int64_t num_blocks) { return HasRoomFor(num_blocks); },
-                 parts.make_session_id},
+                 [this](int64_t num_blocks) {
+                   const bool has_room = HasRoomFor(num_blocks);
+                   if (!has_room) {
+                     disk_.MakeRoom();  // for who comes again
+                   }
+                   return has_room;
+                 },
+                 parts.make_session_id,
+                 [this](SessionEntry& entry) {
+                   disk_.Forget(entry);
+                   Answer(entry, absl::NotFoundError("the session was closed"));
+                 }},
                 pool_,
                 memory_),
+      disk_(parts.disk, parts_.snapshot_key, DiskHooks(), sessions_, memory_, pool_),
       runner_(parts.runner),
       runs_ahead_(parts.runner.backend->info().runs_ahead),
       prefill_budget_(parts.scheduler.prefill_size, parts.scheduler.max_token_gap_ms) {
@@ -53,6 +64,12 @@ EngineLoop::EngineLoop(const Parts& parts, EventSink& sink)
   counters_.max_queue = parts.scheduler.max_queue;
   counters_.device_blocks = parts.device_blocks;
   counters_.host_blocks = parts.host_blocks;
+  if (parts.disk.files != nullptr) {
+    disk_.AddFound(parts.disk.files->Scan(
+        parts_.snapshot_key,
+        [this](int64_t buffer_size) { return sessions_.ShapeOf(buffer_size); },
+        counters_.refused_files));
+  }
   UpdateLoad();
 }
 
@@ -80,6 +97,7 @@ bool EngineLoop::Step() {
   TakeNews();
   Expire(now);
   sessions_.Expire(now);
+  BringBackWanted();
   Admit(now);
   const bool has_run = RunStep();
   RemoveEnded();
@@ -235,6 +253,7 @@ void EngineLoop::Fault(const absl::Status& status) {
     FailWaiting(waiting, absl::UnavailableError(message));
   }
   waiting_.clear();
+  disk_.StopSpilling();
   counters_.healthy = false;
 }
 
@@ -316,6 +335,7 @@ void EngineLoop::Publish() {
 void EngineLoop::UpdateLoad() {
   counters_.running = static_cast<int64_t>(running_.size());
   counters_.sessions = sessions_.size();
+  counters_.disk = disk_.counts();
   counters_.queued = queue_.num_waiting();
   counters_.device_blocks_free = pool_.num_free_device();
   counters_.host_blocks_free = pool_.num_free_host();

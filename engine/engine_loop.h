@@ -6,6 +6,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -25,6 +26,7 @@
 #include "engine/cache/kv_memory.h"
 #include "engine/cache/prefix_cache.h"
 #include "engine/cache/residency.h"
+#include "engine/disk_tier.h"
 #include "engine/drafter.h"
 #include "engine/engine.h"
 #include "engine/engine_config.h"
@@ -55,14 +57,15 @@ class EngineLoop {
     std::byte* host_pool = nullptr;  // that many blocks of host memory
     std::vector<int32_t> eos_token_ids;
     int32_t decoder_start_token_id = 0;  // where shape.has_source
-    Drafter* drafter = nullptr;  // null: nothing is drafted
-    int32_t max_draft = 0;       // of one sequence in one step
+    Drafter* drafter = nullptr;          // null: nothing is drafted
+    int32_t max_draft = 0;               // of one sequence in one step
     std::function<absl::Time()> clock = absl::Now;
     // For the length of steps.
     std::function<std::chrono::steady_clock::time_point()> stopwatch =
         std::chrono::steady_clock::now;
     std::function<std::string()> make_session_id;  // SessionStore::Parts::make_id
     SnapshotKey snapshot_key;
+    DiskTier::Parts disk;
   };
 
   // `sink` and what `parts` points to must outlive the loop.
@@ -107,6 +110,9 @@ class EngineLoop {
   // True if the blocks that sessions hold are those that the pool counts. O(blocks).
   bool PoolBalances() const;
 
+  // After EndAll: sends what is in memory to the disk, the last used first, and waits for it.
+  void SaveSessions();
+
   const BlockPool& pool() const { return pool_; }
 
  private:
@@ -130,6 +136,7 @@ class EngineLoop {
   // Blocks that the request may come to take, and whether all that are live can have theirs.
   int64_t GrowthOf(const Waiting& waiting) const;
   bool HasRoomFor(int64_t num_blocks) const;
+  bool MayComeFree(int64_t num_blocks) const;
   // Adds the blocks that hold the beginning of the request's text, with a reference each.
   void FindPrefix(const Waiting& waiting, std::vector<int32_t>& blocks);
   // What the sequence has computed may be found by others from now on.
@@ -200,6 +207,20 @@ class EngineLoop {
   void Tell(uint64_t request_id, Event event);
   void Publish();
   void UpdateLoad();
+  // Sessions in files: those that calls or turns want come back, one at a time.
+  DiskTier::Hooks DiskHooks();
+  // True if it waits for the disk, whatever room there is.
+  bool IsOnItsWay(const Waiting& waiting) const;
+  // In memory, the least urgent first.
+  std::vector<SessionEntry*> WaitingSessions(const Waiting& but) const;
+  void BringBackWanted();
+  void OnLost(SessionEntry& entry, const absl::Status& status);
+  static void Answer(SessionEntry& entry, const absl::Status& status);
+  // As Ask, of a session whose blocks the call needs: it waits until they are in memory.
+  template <typename Reply, typename Call>
+  void AskOfBlocks(std::string owner, std::string id, Reply reply, Call call);
+  template <typename Reply, typename Call>
+  void CallOnBlocks(const std::string& owner, const std::string& id, Reply reply, Call call);
   // Sessions that leave or arrive.
   struct ExportTicket;
   class Export;
@@ -222,6 +243,8 @@ class EngineLoop {
   PrefixCache prefixes_;
   Residency residency_;
   SessionStore sessions_;
+  DiskTier disk_;
+  std::deque<std::string> wanted_back_;  // ids
   StepRunner runner_;
   const bool runs_ahead_;
   PrefillBudget prefill_budget_;
@@ -267,6 +290,40 @@ void EngineLoop::Ask(Reply reply, Call call) {
   if (!posted.ok()) {
     reply(posted);
   }
+}
+
+template <typename Reply, typename Call>
+void EngineLoop::AskOfBlocks(std::string owner, std::string id, Reply reply, Call call) {
+  const absl::Status posted =
+      queue_.Post([this, owner = std::move(owner), id = std::move(id), reply, call] {
+        CallOnBlocks(owner, id, reply, call);
+      });
+  if (!posted.ok()) {
+    reply(posted);
+  }
+}
+
+template <typename Reply, typename Call>
+void EngineLoop::CallOnBlocks(const std::string& owner,
+                              const std::string& id,
+                              Reply reply,
+                              Call call) {
+  SessionEntry* const entry = sessions_.Find(owner, id);
+  if (entry == nullptr || entry->is_busy() || entry->residence == Residence::kMemory) {
+    if (entry != nullptr) {
+      disk_.Keep(*entry);
+    }
+    replies_.push_back([reply, answer = call()]() mutable { reply(std::move(answer)); });
+    return;
+  }
+  entry->when_back.push_back([this, owner, id, reply, call](const absl::Status& status) {
+    if (status.ok()) {
+      CallOnBlocks(owner, id, reply, call);
+    } else {
+      replies_.push_back([reply, status] { reply(status); });
+    }
+  });
+  wanted_back_.push_back(id);
 }
 
 }  // namespace ringserve

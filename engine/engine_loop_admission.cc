@@ -44,27 +44,34 @@ void EngineLoop::Enqueue(QueuedRequest queued) {
 
 absl::StatusOr<SessionEntry*> EngineLoop::BeginTurn(const GenerateRequest& request) {
   ASSIGN_OR_RETURN(SessionEntry* const entry, sessions_.BeginTurn(request));
-  const absl::Status fits = CheckFits(WorstCaseBlocks(
-      entry->session->shape(), entry->position() + MaxPositions(request, entry->session->shape())));
+  const absl::Status fits = CheckFits(
+      WorstCaseBlocks(entry->shape(), entry->position() + MaxPositions(request, entry->shape())));
   if (!fits.ok()) {
     sessions_.EndTurn(*entry, parts_.clock());
     return fits;
   }
+  disk_.Keep(*entry);
   return entry;
 }
 
 std::map<EngineLoop::WaitingKey, EngineLoop::Waiting>::iterator EngineLoop::MostUrgent() {
-  if (waiting_.begin()->second.num_overtaken >= kMaxOvertaken) {
-    return waiting_.begin();
+  const auto begin = std::find_if(waiting_.begin(), waiting_.end(), [this](const auto& entry) {
+    return !IsOnItsWay(entry.second);
+  });
+  if (begin == waiting_.end() || begin->second.num_overtaken >= kMaxOvertaken) {
+    return begin;
   }
-  const int32_t first = waiting_.begin()->first.first;
+  const int32_t first = begin->first.first;
   num_running_of_.clear();
   for (const auto& sequence : running_) {
     ++num_running_of_[sequence->request().owner];
   }
   auto best = waiting_.end();
   int64_t fewest = std::numeric_limits<int64_t>::max();
-  for (auto at = waiting_.begin(); at != waiting_.end() && at->first.first == first; ++at) {
+  for (auto at = begin; at != waiting_.end() && at->first.first == first; ++at) {
+    if (IsOnItsWay(at->second)) {
+      continue;
+    }
     const auto found = num_running_of_.find(at->second.queued.request.owner);
     const int64_t num_running = found == num_running_of_.end() ? 0 : found->second;
     if (num_running < fewest) {
@@ -85,18 +92,24 @@ void EngineLoop::Admit(absl::Time now) {
   });
   while (!waiting_.empty() && num_active < parts_.scheduler.max_batch) {
     const auto most_urgent = MostUrgent();
+    if (most_urgent == waiting_.end()) {
+      return;  // all wait for the disk
+    }
     Waiting& head = most_urgent->second;
+    const bool is_stored = head.entry != nullptr && head.entry->residence == Residence::kDisk;
     prefix_.clear();
-    FindPrefix(head, prefix_);
+    if (!is_stored) {
+      FindPrefix(head, prefix_);
+    }
     const auto spared = static_cast<int64_t>(prefix_.size());
     if (!HasRoomFor(GrowthOf(head) - spared)) {
       for (const int32_t block : prefix_) {
         pool_.Release(block);
       }
-      if (!running_.empty()) {
+      if (disk_.MakeRoom(WaitingSessions(head)) || MayComeFree(GrowthOf(head))) {
         return;
       }
-      // Nothing will end and make room: only idle sessions hold memory.
+      // Whatever ends, idle sessions hold what it needs.
       FailWaiting(head,
                   absl::ResourceExhaustedError(
                       fmt::format("sessions hold {} of {} blocks of KV memory, the request may "
@@ -106,6 +119,13 @@ void EngineLoop::Admit(absl::Time now) {
                                   GrowthOf(head))));
       waiting_.erase(most_urgent);
       continue;
+    }
+    if (is_stored) {
+      disk_.Restore(*head.entry);
+      continue;
+    }
+    if (head.entry != nullptr) {
+      disk_.Keep(*head.entry);
     }
     Sequence::Setup setup;
     setup.now = now;
@@ -140,9 +160,9 @@ int64_t EngineLoop::GrowthOf(const Waiting& waiting) const {
     const bool shares = leader != nullptr && !parts_.shape.slides && leader->prompt_left() == 0;
     return shares ? most - NumShared(waiting.queued.request, parts_.shape) : most;
   }
-  const Session& session = *waiting.entry->session;
-  const int64_t most = WorstCaseBlocks(session.shape(), waiting.entry->position() + num_positions);
-  return std::max<int64_t>(most - session.num_blocks(), 0);
+  const SessionEntry& entry = *waiting.entry;
+  const int64_t most = WorstCaseBlocks(entry.shape(), entry.position() + num_positions);
+  return std::max<int64_t>(most - entry.num_held(), 0);
 }
 
 // Where contexts slide, a shared block may leave one window and stay in another, so that each owner
@@ -151,8 +171,23 @@ int64_t EngineLoop::NumUsedBlocks() const {
   return parts_.shape.slides ? pool_.num_references() : pool_.num_owned();
 }
 
+// False if requests that end give back too little: the rest is held by sessions.
+bool EngineLoop::MayComeFree(int64_t num_blocks) const {
+  int64_t num_held = NumUsedBlocks() + disk_.num_reserved();
+  for (const auto& sequence : running_) {
+    if (sequence->entry() == nullptr) {
+      num_held -= sequence->session().num_blocks();
+    }
+  }
+  const bool will_end =
+      !running_.empty() || std::any_of(waiting_.begin(), waiting_.end(), [this](const auto& entry) {
+        return IsOnItsWay(entry.second);
+      });
+  return will_end && num_held + num_blocks <= pool_.num_blocks();
+}
+
 bool EngineLoop::HasRoomFor(int64_t num_blocks) const {
-  int64_t most = NumUsedBlocks() + num_blocks;
+  int64_t most = NumUsedBlocks() + disk_.num_reserved() + num_blocks;
   for (const auto& sequence : running_) {
     most += sequence->Growth();
   }
@@ -168,8 +203,7 @@ void EngineLoop::FindPrefix(const Waiting& waiting, std::vector<int32_t>& blocks
   if (leader.has_value() && FindRunning(*leader) != nullptr) {
     return;  // it takes over all of the prompt
   }
-  const SessionShape& shape =
-      waiting.entry != nullptr ? waiting.entry->session->shape() : parts_.shape;
+  const SessionShape& shape = waiting.entry != nullptr ? waiting.entry->shape() : parts_.shape;
   if (shape.sink_size > 0) {
     return;  // sinks are not in the blocks
   }

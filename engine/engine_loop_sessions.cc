@@ -26,7 +26,7 @@ void EngineLoop::ForkSession(std::string owner,
                              std::string id,
                              std::optional<int64_t> position,
                              SessionReply reply) {
-  Ask(std::move(reply), [this, owner = std::move(owner), id = std::move(id), position] {
+  AskOfBlocks(owner, id, std::move(reply), [this, owner, id, position] {
     return sessions_.Fork(owner, id, position, parts_.clock());
   });
 }
@@ -35,7 +35,7 @@ void EngineLoop::RollbackSession(std::string owner,
                                  std::string id,
                                  int64_t position,
                                  SessionReply reply) {
-  Ask(std::move(reply), [this, owner = std::move(owner), id = std::move(id), position] {
+  AskOfBlocks(owner, id, std::move(reply), [this, owner, id, position] {
     return sessions_.Rollback(owner, id, position, parts_.clock());
   });
 }

@@ -135,12 +135,14 @@ class EngineLoop::Import final : public SessionImport {
 
 void EngineLoop::ExportSession(std::string owner, std::string id, ExportReply reply) {
   using Ticket = absl::StatusOr<ExportTicket>;
-  Ask(std::function<void(Ticket)>([this, reply = std::move(reply)](Ticket ticket) {
-        reply(ticket.ok() ? absl::StatusOr<std::unique_ptr<SessionExport>>(
-                                std::make_unique<Export>(*this, *std::move(ticket)))
-                          : ticket.status());
-      }),
-      [this, owner = std::move(owner), id = std::move(id)] { return BeginExport(owner, id); });
+  AskOfBlocks(owner,
+              id,
+              std::function<void(Ticket)>([this, reply = std::move(reply)](Ticket ticket) {
+                reply(ticket.ok() ? absl::StatusOr<std::unique_ptr<SessionExport>>(
+                                        std::make_unique<Export>(*this, *std::move(ticket)))
+                                  : ticket.status());
+              }),
+              [this, owner, id] { return BeginExport(owner, id); });
 }
 
 std::unique_ptr<SessionImport> EngineLoop::ImportSession(std::string owner) {
@@ -218,12 +220,11 @@ absl::StatusOr<SessionInfo> EngineLoop::FinishImport(uint64_t transfer_id) {
 }
 
 void EngineLoop::PostEndTransfer(uint64_t transfer_id) {
-  const absl::Status posted = queue_.Post([this, transfer_id] {
+  queue_.PostOwn([this, transfer_id] {
     if (SessionEntry* const entry = sessions_.FindTransfer(transfer_id); entry != nullptr) {
       sessions_.EndTransfer(*entry);
     }
   });
-  posted.IgnoreError();  // refused by an engine that ends: its sessions go with it
 }
 
 }  // namespace ringserve

@@ -12,7 +12,8 @@ class EngineThread {
   // Starts at once. `loop` must outlive it.
   explicit EngineThread(EngineLoop& loop) : loop_(loop), thread_([this] { Run(); }) {}
 
-  // Live requests end CANCELLED before it returns.
+  // Live requests end CANCELLED, and idle sessions lie on the disk if there is one, before it
+  // returns.
   ~EngineThread() {
     loop_.queue().Close(absl::UnavailableError("the engine has stopped"));
     loop_.queue().Stop();
@@ -30,6 +31,7 @@ class EngineThread {
       }
     }
     loop_.EndAll(absl::CancelledError("the engine has stopped"));
+    loop_.SaveSessions();
   }
 
   EngineLoop& loop_;

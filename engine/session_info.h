@@ -45,6 +45,16 @@ struct SessionInfo {
   SessionCounters counters;
 };
 
+// What lies on the disk, where there is a disk tier.
+struct DiskCounts {
+  int64_t num_sessions = 0;
+  int64_t bytes = 0;        // of their files
+  int64_t num_spilled = 0;  // sessions since the start, as all below
+  int64_t num_restored = 0;
+  int64_t num_lost = 0;  // their files could not be read
+  bool is_full = false;  // the last session that was to go found no room
+};
+
 using SessionReply = std::function<void(absl::StatusOr<SessionInfo>)>;
 using SessionListReply = std::function<void(absl::StatusOr<std::vector<SessionInfo>>)>;
 

@@ -33,7 +33,7 @@ absl::Status CheckOptions(const SessionOptions& options) {
 }
 
 absl::Status CheckPosition(const SessionEntry& entry, int64_t position) {
-  const int64_t floor = entry.session->rollback_floor();
+  const int64_t floor = entry.rollback_floor();
   if (position >= floor && position <= entry.position()) {
     return absl::OkStatus();
   }
@@ -144,7 +144,9 @@ SessionInfo SessionStore::Add(std::unique_ptr<SessionEntry> added,
                               const std::string& owner,
                               absl::Time now) {
   SessionEntry& entry = *added;
-  entry.id = parts_.make_id ? parts_.make_id() : RandomId();
+  if (entry.id.empty()) {
+    entry.id = parts_.make_id ? parts_.make_id() : RandomId();
+  }
   entry.owner = owner;
   entry.serial = next_serial_++;
   if (entry.idle_timeout == absl::ZeroDuration()) {
@@ -215,6 +217,9 @@ SessionEntry* SessionStore::Find(const std::string& owner, const std::string& id
 void SessionStore::Erase(SessionEntry& entry) {
   RS_CHECK(!entry.request_id.has_value());
   Unfile(entry);
+  if (parts_.on_erase) {
+    parts_.on_erase(entry);
+  }
   if (entry.transfer_id.has_value()) {
     transfers_.erase(*entry.transfer_id);
   }
@@ -233,7 +238,7 @@ absl::StatusOr<SessionEntry*> SessionStore::BeginTurn(const GenerateRequest& req
                     *turn.expected_position,
                     entry->position()));
   }
-  const SessionShape& shape = entry->session->shape();
+  const SessionShape& shape = entry->shape();
   const int64_t room = std::max<int64_t>(shape.max_context() - entry->position(), 0);
   if (shape.has_end() && static_cast<int64_t>(request.prompt.size()) > room) {
     return absl::InvalidArgumentError(fmt::format(
@@ -266,7 +271,9 @@ absl::Time SessionStore::next_expiry() const {
 
 void SessionStore::CollectBlocks(std::vector<int32_t>& blocks) const {
   for (const auto& [id, entry] : entries_) {
-    entry->session->CollectBlocks(blocks);
+    if (entry->session != nullptr) {
+      entry->session->CollectBlocks(blocks);
+    }
   }
 }
 
@@ -288,9 +295,9 @@ absl::StatusOr<SessionEntry*> SessionStore::FindIdle(const std::string& owner,
 SessionInfo SessionStore::InfoOf(const SessionEntry& entry) const {
   return {.id = entry.id,
           .position = entry.position(),
-          .rollback_floor = entry.session->rollback_floor(),
-          .buffer_size = entry.session->shape().max_context(),
-          .num_blocks = entry.session->num_blocks(),
+          .rollback_floor = entry.rollback_floor(),
+          .buffer_size = entry.shape().max_context(),
+          .num_blocks = entry.num_blocks(),
           .is_busy = entry.is_busy(),
           .created = entry.created,
           .last_used = entry.last_used,

@@ -30,24 +30,62 @@
 
 namespace ringserve {
 
+enum class Residence {
+  kMemory,
+  kDisk,    // in a file
+  kMoving,  // its file is being named, or read: what wants the session waits
+};
+
+// What is known of a session whose rings are in a file.
+struct StoredSession {
+  SessionImage image;  // without its token ids
+  SessionShape shape;
+  int64_t bytes = 0;  // of the file
+};
+
 // One session, between and during its turns.
 struct SessionEntry {
   SessionEntry(const SessionShape& shape, BlockPool& pool)
       : session(std::make_unique<Session>(shape, kEndless, pool)) {}
 
-  explicit SessionEntry(std::unique_ptr<Session> forked) : session(std::move(forked)) {}
+  // Null: of a session that is stored.
+  explicit SessionEntry(std::unique_ptr<Session> made) : session(std::move(made)) {}
 
   static constexpr int64_t kEndless = std::numeric_limits<int64_t>::max();
 
   bool is_busy() const { return request_id.has_value() || transfer_id.has_value(); }
 
   // Tokens of the text. The last one of an answer is part of it before its keys are in the rings.
-  int64_t position() const { return session->position() + (pending_token.has_value() ? 1 : 0); }
+  int64_t position() const {
+    const int64_t end = session != nullptr ? session->position() : stored->image.position;
+    return end + (pending_token.has_value() ? 1 : 0);
+  }
+
+  const SessionShape& shape() const {
+    return session != nullptr ? session->shape() : stored->shape;
+  }
+
+  int64_t rollback_floor() const {
+    return session != nullptr ? session->rollback_floor() : stored->image.rollback_floor;
+  }
+
+  // In memory or in its file.
+  int64_t num_blocks() const {
+    return session != nullptr ? session->num_blocks()
+                              : NumBlocks(stored->image, stored->shape.block_size);
+  }
+
+  // References that it holds in the pool.
+  int64_t num_held() const { return session != nullptr ? session->num_blocks() : 0; }
 
   std::string id;
   std::string owner;
-  int64_t serial = 0;  // order of creation
-  std::unique_ptr<Session> session;
+  int64_t serial = 0;                   // order of creation
+  std::unique_ptr<Session> session;     // null: its rings are in a file
+  std::optional<StoredSession> stored;  // there while it has a file
+  Residence residence = Residence::kMemory;
+  // Calls that wait until it is in memory; told why it will not be.
+  std::vector<std::function<void(const absl::Status&)>> when_back;
   std::optional<int32_t> pending_token;
   std::optional<uint64_t> request_id;   // of the turn that is queued or running
   std::optional<uint64_t> transfer_id;  // under which it is read or written
@@ -70,6 +108,8 @@ class SessionStore {
     std::function<bool(int64_t num_blocks)> has_room;
     // Unguessable and unique; empty: 128 random bits.
     std::function<std::string()> make_id;
+    // The entry is about to go.
+    std::function<void(SessionEntry&)> on_erase = {};
   };
 
   // `pool` and `memory` must outlive the store.
@@ -116,6 +156,15 @@ class SessionStore {
   void EndTransfer(SessionEntry& entry);
   // What is to be known of the entry beside its blocks. Requires that no turn is in progress.
   static Snapshot SnapshotOf(const SessionEntry& entry);
+
+  // Whoever's it is. Null if there is none.
+  SessionEntry* FindById(const std::string& id) const;
+  // A session that lies in a file.
+  void AddStored(Snapshot snapshot, int64_t bytes);
+  // It lies in a file from now on, and its blocks are free.
+  void Store(SessionEntry& entry, int64_t bytes);
+  // Those in memory that are not busy, longest unused first.
+  std::vector<SessionEntry*> LeastRecentlyUsed() const;
 
   static constexpr size_t kMaxTransfers = 16;  // each holds a block or a MiB
   static constexpr absl::Duration kMaxImportPause = absl::Minutes(1);

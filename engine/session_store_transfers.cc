@@ -1,4 +1,5 @@
-// Sessions that are read or written from outside, block by block.
+// Sessions that are read or written from outside, block by block, and those that lie in files.
+#include <algorithm>
 #include <utility>
 
 #include <fmt/format.h>
@@ -94,6 +95,48 @@ Snapshot SessionStore::SnapshotOf(const SessionEntry& entry) {
   snapshot.counters = entry.counters;
   snapshot.is_foreign = entry.is_foreign;
   return snapshot;
+}
+
+SessionEntry* SessionStore::FindById(const std::string& id) const {
+  const auto found = entries_.find(id);
+  return found == entries_.end() ? nullptr : found->second.get();
+}
+
+void SessionStore::AddStored(Snapshot snapshot, int64_t bytes) {
+  const absl::StatusOr<SessionShape> shape = ShapeOf(snapshot.image.buffer_size);
+  RS_CHECK(shape.ok());  // SnapshotReader has asked
+  auto added = std::make_unique<SessionEntry>(nullptr);
+  SessionEntry& entry = *added;
+  entry.id = std::move(snapshot.id);
+  entry.pending_token = snapshot.pending_token;
+  entry.is_foreign = snapshot.is_foreign;
+  entry.idle_timeout = snapshot.idle_timeout;
+  entry.counters = snapshot.counters;
+  entry.stored = {.image = std::move(snapshot.image), .shape = *shape, .bytes = bytes};
+  entry.residence = Residence::kDisk;
+  Add(std::move(added), snapshot.owner, snapshot.last_used);
+  entry.created = snapshot.created;
+}
+
+void SessionStore::Store(SessionEntry& entry, int64_t bytes) {
+  SessionImage image = entry.session->Image();
+  image.token_ids = {};
+  entry.stored = {.image = std::move(image), .shape = entry.session->shape(), .bytes = bytes};
+  entry.session.reset();
+  entry.residence = Residence::kDisk;
+}
+
+std::vector<SessionEntry*> SessionStore::LeastRecentlyUsed() const {
+  std::vector<SessionEntry*> found;
+  for (const auto& [id, entry] : entries_) {
+    if (!entry->is_busy() && entry->residence == Residence::kMemory) {
+      found.push_back(entry.get());
+    }
+  }
+  std::sort(found.begin(), found.end(), [](const SessionEntry* a, const SessionEntry* b) {
+    return std::pair(a->last_used, a->serial) < std::pair(b->last_used, b->serial);
+  });
+  return found;
 }
 
 }  // namespace ringserve

@@ -58,6 +58,16 @@ v1::ModelLoad ToProto(const EngineLoad& load, std::string_view model) {
   out.set_running(load.running);
   out.set_queued(load.queued);
   out.set_sessions(load.sessions);
+  out.set_host_blocks(load.host_blocks);
+  out.set_host_blocks_free(load.host_blocks_free);
+  out.set_spilled_blocks(load.spilled_blocks);
+  out.set_restored_blocks(load.restored_blocks);
+  out.set_disk_sessions(load.disk.num_sessions);
+  out.set_disk_bytes(load.disk.bytes);
+  out.set_disk_spills(load.disk.num_spilled);
+  out.set_disk_restores(load.disk.num_restored);
+  out.set_disk_losses(load.disk.num_lost);
+  out.set_disk_full(load.disk.is_full);
   out.set_max_batch(load.max_batch);
   out.set_max_queue(load.max_queue);
   out.set_device_blocks(load.device_blocks);

@@ -89,6 +89,17 @@ absl::Status RequestQueue::Post(std::function<void()> call) {
   return absl::OkStatus();
 }
 
+void RequestQueue::PostOwn(std::function<void()> call) {
+  const absl::MutexLock lock(&mutex_);
+  has_news_ = true;
+  calls_.push_back(std::move(call));
+}
+
+void RequestQueue::AwaitNews() {
+  const absl::MutexLock lock(&mutex_);
+  mutex_.Await(absl::Condition(&has_news_));
+}
+
 void RequestQueue::Close(absl::Status status) {
   const absl::MutexLock lock(&mutex_);
   if (closed_.ok()) {

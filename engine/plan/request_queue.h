@@ -47,6 +47,8 @@ class RequestQueue {
   // `call` is to be made on the engine thread, exactly once if the answer is OK. RESOURCE_EXHAUSTED
   // if kMaxCalls wait; after Close, its status.
   absl::Status Post(std::function<void()> call);
+  // The same, of the engine's own: never refused.
+  void PostOwn(std::function<void()> call);
   // Later pushes get `status`; the first call decides.
   void Close(absl::Status status);
   // Live ones are to end by then.
@@ -71,6 +73,8 @@ class RequestQueue {
   void OnPublished();
   // Returns when there is something to take, at `deadline`, or when Stop was called.
   void WaitForWork(absl::Time deadline);
+  // Returns when there is something to take, stopped or not.
+  void AwaitNews();
   bool is_stopped() const;
   absl::Time drain_deadline() const;
 

@@ -22,7 +22,7 @@ Json Sound() {
               "backward_size": 0},
     "attention": {"tile_size": 64, "head_tile_size": 0, "tile_order": "auto"},
     "scheduler": {"prefill_size": 512, "max_batch": 8, "max_queue": 16, "max_token_gap_ms": 0},
-    "memory": {"device_bytes": 0, "pinned_bytes": 0},
+    "memory": {"device_bytes": 0, "pinned_bytes": 0, "disk_path": "", "disk_bytes": 0},
     "sessions": {"max_sessions": 20, "idle_timeout_s": 60,
                  "share_prefixes": true, "prefix_groups": [["ann", "bob"], ["eve"]]},
     "speculation": {"method": "lookup", "max_draft": 5, "min_match": 2, "draft_path": ""},
@@ -214,6 +214,10 @@ TEST_CASE("Values out of range and of wrong type are named") {
   CHECK(Error("memory", "device_bytes", -1) ==
         "memory.device_bytes: -1 is not in [0, 1125899906842624]");
   CHECK(Error("memory", "device_bytes", 1e18).starts_with("memory.device_bytes: 1e+18 is not an "));
+  CHECK(Error("memory", "disk_bytes", 5) ==
+        "memory.disk_bytes: 5 beside disk_path \"\"; give both, or \"\" and 0 for no disk tier");
+  CHECK(Error("memory", "disk_path", "x") ==
+        "memory.disk_bytes: 0 beside disk_path \"x\"; give both, or \"\" and 0 for no disk tier");
   CHECK(Error("memory", "pinned_bytes", -1) ==
         "memory.pinned_bytes: -1 is not in [0, 1125899906842624]");
   CHECK(Error("speculation", "method", "guess") ==

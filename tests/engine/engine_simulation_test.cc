@@ -1,6 +1,7 @@
-// Random operations on an engine, one thread, a clock that stands still: every request ends exactly
-// once and is answered with what its own text demands, a session's text is what its turns, forks
-// and rollbacks made it, wherever its blocks lie and whoever shares them; blocks never leak. A
+// Random operations on an engine, one thread, a clock that stands still, a disk that works when it
+// is told to: every request ends exactly once and is answered with what its own text demands, a
+// session's text is what its turns, forks and rollbacks made it, wherever its blocks lie and
+// whoever shares them, in a file, exported, imported or after a restart; blocks never leak. A
 // failure prints its seed; RINGSERVE_SIMULATION_SEED replays one, and RINGSERVE_SIMULATION_SEEDS
 // sets how many are run (13000 are a million operations).
 #include <algorithm>
@@ -8,6 +9,7 @@
 #include <cstdlib>
 #include <limits>
 #include <map>
+#include <memory>
 #include <optional>
 #include <random>
 #include <span>
@@ -18,6 +20,7 @@
 #include "engine/engine_loop.h"
 #include "tests/support/catch.h"
 #include "tests/support/fake_engine.h"
+#include "tests/support/temp_dir.h"
 
 namespace ringserve {
 namespace {
@@ -105,7 +108,12 @@ GenerateRequest Copy(const GenerateRequest& from) {
 class Simulation {
  public:
   explicit Simulation(uint64_t seed)
-      : random_(seed), oracle_(live_, seed), engine_(RandomOptions(random_, oracle_)) {}
+      : random_(seed), oracle_(live_, seed), options_(RandomOptions(random_, oracle_)) {
+    if (seed % 4 == 0) {
+      disk_.emplace();
+    }
+    Start();
+  }
 
   void Run() {
     num_operations_ = 40 + static_cast<int>(random_() % 80);
@@ -118,9 +126,56 @@ class Simulation {
 
   int64_t num_operations() const { return num_operations_; }
 
-  EngineLoad load() const { return engine_.loop().load(); }
+  EngineLoad load() const { return engine_->loop().load(); }
 
  private:
+  // A folder on a disk that may be small.
+  struct Disk {
+    TempDir folder;
+    std::unique_ptr<SessionFiles> files;
+    ManualIo io;
+  };
+
+  void Start() {
+    if (disk_.has_value()) {
+      disk_->files = *SessionFiles::Open(disk_->folder.path(), {.syncs = false});
+      options_.disk.files = disk_->files.get();
+      options_.disk.reads = &disk_->io;
+      options_.disk.writes = &disk_->io;
+      options_.io = &disk_->io;
+      options_.session_prefix += "s";
+    }
+    engine_.emplace(options_);
+  }
+
+  // What is idle is saved; all else ends.
+  void Restart() {
+    while (disk_->io.RunOne()) {
+    }
+    disk_->io.is_inline = true;
+    engine_->loop().queue().Close(absl::UnavailableError("stopped"));
+    for (auto& [id, live] : live_) {
+      live.was_cancelled = true;
+    }
+    engine_->loop().EndAll(absl::CancelledError("stopped"));
+    engine_->loop().SaveSessions();
+    Check();
+    engine_.reset();
+    disk_->io.is_inline = false;
+    while (disk_->io.RunOne()) {
+    }
+    disk_->files.reset();
+    Start();
+    const std::vector<SessionInfo> infos = *engine_->List();
+    REQUIRE((infos.size() == sessions_.size() || options_.disk.max_bytes < int64_t{1} << 40));
+    std::map<std::string, ModelSession> found;
+    for (const SessionInfo& info : infos) {
+      found.emplace(info.id, std::move(sessions_.at(info.id)));
+      REQUIRE(info.position == static_cast<int64_t>(found.at(info.id).text.size()));
+    }
+    sessions_ = std::move(found);
+  }
+
   static FakeEngineOptions RandomOptions(std::mt19937_64& random, OracleDrafter& oracle) {
     const auto between = [&](int64_t low, int64_t high) {
       return low + static_cast<int64_t>(random() % static_cast<uint64_t>(high - low + 1));
@@ -154,23 +209,24 @@ class Simulation {
     options.drafter = drafter < 2 ? &oracle : nullptr;
     options.has_draft_model = drafter == 2;
     options.max_draft = static_cast<int32_t>(between(1, 9));
+    options.disk.max_bytes = random() % 3 == 0 ? between(0, 40'000) : int64_t{1} << 40;
     return options;
   }
 
   bool OneIn(uint64_t n) { return random_() % n == 0; }
 
   int32_t RandomToken() {
-    return static_cast<int32_t>(random_() % static_cast<uint64_t>(engine_.config().vocab_size));
+    return static_cast<int32_t>(random_() % static_cast<uint64_t>(engine_->config().vocab_size));
   }
 
   GenerateRequest RandomRequest() {
-    const SessionShape& shape = engine_.options().shape;
+    const SessionShape& shape = engine_->options().shape;
     GenerateRequest request;
     request.request_id = ++last_id_;
     const auto max_prompt = static_cast<uint64_t>(shape.buffer_size * (shape.slides ? 3 : 1));
     request.prompt.resize(1 + random_() % max_prompt);
     // Beginnings that meet.
-    const auto letters = static_cast<int32_t>(OneIn(2) ? 1 : engine_.config().vocab_size);
+    const auto letters = static_cast<int32_t>(OneIn(2) ? 1 : engine_->config().vocab_size);
     for (int32_t& token_id : request.prompt) {
       token_id = RandomToken() % letters;
     }
@@ -193,7 +249,7 @@ class Simulation {
     request.output.num_logprobs = static_cast<int32_t>(random_() % 4) - 1;
     request.priority = static_cast<int32_t>(random_() % 3) - 1;
     if (OneIn(4)) {
-      request.deadline = engine_.now() + absl::Seconds(1 + random_() % 10);
+      request.deadline = engine_->now() + absl::Seconds(1 + random_() % 10);
     }
     if (OneIn(4)) {
       request.queue_timeout = absl::Seconds(1 + random_() % 4);
@@ -203,58 +259,68 @@ class Simulation {
   }
 
   void Operate() {
-    const uint64_t kind = random_() % 26;
-    if (kind >= 20) {
+    const uint64_t kind = random_() % 28;
+    if (disk_.has_value() && OneIn(2)) {
+      for (uint64_t count = random_() % 4; count > 0 && disk_->io.RunOne(); --count) {
+      }
+    }
+    if (kind == 27) {
+      if (disk_.has_value() && OneIn(6) && !may_fault_) {
+        Restart();
+      }
+    } else if (kind == 26) {
+      TakeAbroad();
+    } else if (kind >= 20) {
       OperateOnSessions(kind);
     } else if (kind < 5) {
       Submit();
     } else if (kind < 14) {
       for (uint64_t steps = 1 + random_() % 6; steps > 0; --steps) {
-        engine_.loop().Step();
+        engine_->loop().Step();
         Check();
       }
     } else if (kind < 16) {
       if (Live* live = Pick(); live != nullptr) {
         live->was_cancelled = true;
-        engine_.loop().queue().Command({.request_id = live->request.request_id});
+        engine_->loop().queue().Command({.request_id = live->request.request_id});
       }
     } else if (kind < 18) {
       if (Live* live = Pick(); live != nullptr) {
         live->was_paused = !live->was_paused;
-        engine_.loop().queue().Command({.request_id = live->request.request_id,
-                                        .kind = live->was_paused ? RequestCommand::Kind::kPause
-                                                                 : RequestCommand::Kind::kResume});
+        engine_->loop().queue().Command({.request_id = live->request.request_id,
+                                         .kind = live->was_paused ? RequestCommand::Kind::kPause
+                                                                  : RequestCommand::Kind::kResume});
       }
     } else if (kind == 18) {
-      engine_.Sleep(absl::Seconds(random_() % 3));
+      engine_->Sleep(absl::Seconds(random_() % 3));
     } else if (OneIn(12)) {
-      engine_.backend().FailAfter(static_cast<int64_t>(random_() % 80));
+      engine_->backend().FailAfter(static_cast<int64_t>(random_() % 80));
       may_fault_ = true;
     } else if (OneIn(4)) {
-      engine_.backend().PoisonLogitsRow(static_cast<int32_t>(random_() % 3));
+      engine_->backend().PoisonLogitsRow(static_cast<int32_t>(random_() % 3));
       may_poison_ = true;
     }
   }
 
   void Submit() {
     GenerateRequest request = RandomRequest();
-    const auto max_prompt = engine_.options().shape.slides ? std::numeric_limits<int64_t>::max()
-                                                           : engine_.options().shape.buffer_size;
+    const auto max_prompt = engine_->options().shape.slides ? std::numeric_limits<int64_t>::max()
+                                                            : engine_->options().shape.buffer_size;
     REQUIRE(CheckGenerateRequest(request,
-                                 {.vocab_size = engine_.config().vocab_size,
+                                 {.vocab_size = engine_->config().vocab_size,
                                   .max_prompt_tokens = max_prompt,
                                   .max_context_tokens = max_prompt})
                 .ok());
     std::vector<Live> lives(1);
     lives[0].request = Copy(request);
-    lives[0].shape = engine_.options().shape;
+    lives[0].shape = engine_->options().shape;
     while (OneIn(4)) {
       Sibling sibling;
       sibling.request_id = ++last_id_;
       sibling.seed = random_();
       Live live;
       live.request = Copy(request);
-      live.shape = engine_.options().shape;
+      live.shape = engine_->options().shape;
       live.is_sibling = true;
       live.request.request_id = sibling.request_id;
       live.request.sampling.seed = sibling.seed;
@@ -262,7 +328,7 @@ class Simulation {
       lives.push_back(std::move(live));
       request.siblings.push_back(std::move(sibling));
     }
-    const absl::Status status = engine_.loop().Submit(std::move(request));
+    const absl::Status status = engine_->loop().Submit(std::move(request));
     for (Live& live : lives) {
       const uint64_t id = live.request.request_id;
       if (status.ok()) {
@@ -270,7 +336,7 @@ class Simulation {
       }
     }
     if (!status.ok()) {
-      const EngineConfig::Scheduler& limits = engine_.options().scheduler;
+      const EngineConfig::Scheduler& limits = engine_->options().scheduler;
       const bool never_fits =
           static_cast<int64_t>(lives.size()) > int64_t{limits.max_queue} + limits.max_batch;
       REQUIRE((absl::IsResourceExhausted(status) || (may_fault_ && absl::IsUnavailable(status)) ||
@@ -293,7 +359,7 @@ class Simulation {
       if (at->second.request_id.has_value()) {
         live_.at(*at->second.request_id).was_cancelled = true;
       }
-      const absl::StatusOr<SessionInfo> closed = engine_.Close(at->first);
+      const absl::StatusOr<SessionInfo> closed = engine_->Close(at->first);
       if (closed.ok()) {
         Check();  // of the turn that it ended
         sessions_.erase(at);
@@ -303,8 +369,34 @@ class Simulation {
     }
   }
 
+  // Exports a session and imports what came out, here: the copy has the same text.
+  void TakeAbroad() {
+    if (sessions_.empty()) {
+      return;
+    }
+    auto at = sessions_.begin();
+    std::advance(at, static_cast<std::ptrdiff_t>(random_() % sessions_.size()));
+    const bool was_busy = at->second.request_id.has_value();
+    const absl::StatusOr<std::string> bytes = engine_->Export(at->first);
+    Check();
+    if (!bytes.ok()) {
+      REQUIRE((was_busy || may_fault_ || absl::IsResourceExhausted(bytes.status())));
+      return;
+    }
+    const absl::StatusOr<SessionInfo> copy = engine_->Import(*bytes, 1 + random_() % 4000);
+    Check();
+    if (!copy.ok()) {
+      REQUIRE((may_fault_ || absl::IsResourceExhausted(copy.status())));
+      return;
+    }
+    ModelSession session = at->second;
+    session.request_id.reset();
+    REQUIRE(copy->position == static_cast<int64_t>(session.text.size()));
+    sessions_.emplace(copy->id, std::move(session));
+  }
+
   void CreateSession() {
-    const SessionShape& shape = engine_.options().shape;
+    const SessionShape& shape = engine_->options().shape;
     SessionOptions options;
     ModelSession session;
     session.shape = shape;
@@ -316,7 +408,7 @@ class Simulation {
       session.shape.buffer_size = options.buffer_size;
       session.shape.feedback_size = std::min(shape.feedback_size, options.buffer_size);
     }
-    const absl::StatusOr<SessionInfo> made = engine_.Create(options);
+    const absl::StatusOr<SessionInfo> made = engine_->Create(options);
     if (made.ok()) {
       sessions_.emplace(made->id, std::move(session));
     } else {
@@ -354,8 +446,8 @@ class Simulation {
       live.refusal = absl::StatusCode::kInvalidArgument;
     }
     const uint64_t request_id = request.request_id;
-    engine_.sink().SetDelivered(request_id, live.num_delivered);
-    const absl::Status status = engine_.loop().Submit(std::move(request));
+    engine_->sink().SetDelivered(request_id, live.num_delivered);
+    const absl::Status status = engine_->loop().Submit(std::move(request));
     if (!status.ok()) {
       REQUIRE((absl::IsResourceExhausted(status) || (may_fault_ && absl::IsUnavailable(status))));
       return;
@@ -369,7 +461,7 @@ class Simulation {
   void RollbackSession(const std::string& id) {
     const auto wanted = static_cast<int64_t>(random_() % (sessions_.at(id).text.size() + 2));
     const bool was_busy = sessions_.at(id).request_id.has_value();
-    const absl::StatusOr<SessionInfo> done = engine_.Rollback(id, wanted);
+    const absl::StatusOr<SessionInfo> done = engine_->Rollback(id, wanted);
     Check();
     ModelSession& session = sessions_.at(id);
     if (done.ok()) {
@@ -383,7 +475,7 @@ class Simulation {
 
   void ForkSession(const std::string& id) {
     const bool was_busy = sessions_.at(id).request_id.has_value();
-    const absl::StatusOr<SessionInfo> fork = engine_.Fork(id);
+    const absl::StatusOr<SessionInfo> fork = engine_->Fork(id);
     Check();
     if (fork.ok()) {
       ModelSession copy = sessions_.at(id);
@@ -412,11 +504,11 @@ class Simulation {
       if (live.was_accepted) {
         continue;
       }
-      live.was_accepted = engine_.sink().is_accepted(id);
+      live.was_accepted = engine_->sink().is_accepted(id);
       const int32_t priority = live.request.priority;
       if (live.was_accepted) {
         least_accepted = std::min(least_accepted, priority);
-      } else if (!engine_.sink().has_ended(id)) {
+      } else if (!engine_->sink().has_ended(id)) {
         most_waiting = std::max(most_waiting, priority);
       }
     }
@@ -424,17 +516,17 @@ class Simulation {
   }
 
   void Check() {
-    REQUIRE(engine_.loop().PoolBalances());
+    REQUIRE(engine_->loop().PoolBalances());
     CheckPriorities();
-    for (const uint64_t id : engine_.sink().TakeEnded()) {
+    for (const uint64_t id : engine_->sink().TakeEnded()) {
       const auto found = live_.find(id);
       REQUIRE(found != live_.end());
-      CheckEnd(found->second, engine_.sink().Take(id));
+      CheckEnd(found->second, engine_->sink().Take(id));
       live_.erase(found);
     }
-    const EngineLoad load = engine_.loop().load();
+    const EngineLoad load = engine_->loop().load();
     REQUIRE(load.queued <=
-            engine_.options().scheduler.max_queue + engine_.options().scheduler.max_batch);
+            engine_->options().scheduler.max_queue + engine_->options().scheduler.max_batch);
   }
 
   // Nobody is paused any more: all must end, and soon, for nobody's work is put off for nothing:
@@ -442,19 +534,21 @@ class Simulation {
   void Finish() {
     int64_t num_tokens = 0;
     for (auto& [id, live] : live_) {
-      engine_.loop().queue().Command({.request_id = id, .kind = RequestCommand::Kind::kResume});
+      engine_->loop().queue().Command({.request_id = id, .kind = RequestCommand::Kind::kResume});
       num_tokens += static_cast<int64_t>(live.request.prompt.size());
       num_tokens += live.request.stopping.max_tokens;
     }
-    for (int64_t steps = 0; engine_.loop().Step(); ++steps) {
-      REQUIRE(steps <= 2 * num_tokens);
+    // Steps may wait for the disk.
+    const int64_t most_steps = 2 * num_tokens + (disk_.has_value() ? 20000 : 0);
+    for (int64_t steps = 0; engine_->Advance(); ++steps) {
+      REQUIRE(steps <= most_steps);
       Check();
     }
     Check();
     REQUIRE(live_.empty());
     for (const auto& [id, session] : sessions_) {
       REQUIRE(!session.request_id.has_value());
-      const absl::StatusOr<SessionInfo> closed = engine_.Close(id);
+      const absl::StatusOr<SessionInfo> closed = engine_->Close(id);
       REQUIRE((closed.ok() || may_fault_));
       if (closed.ok()) {
         REQUIRE(closed->position == static_cast<int64_t>(session.text.size()));
@@ -462,12 +556,12 @@ class Simulation {
       }
     }
     if (!may_fault_) {
-      REQUIRE(engine_.loop().pool().num_references() == 0);
+      REQUIRE(engine_->loop().pool().num_references() == 0);
     }
-    if (engine_.draft_model() != nullptr) {
-      REQUIRE(engine_.draft_model()->pool().num_references() == 0);
+    if (engine_->draft_model() != nullptr) {
+      REQUIRE(engine_->draft_model()->pool().num_references() == 0);
     }
-    engine_.loop().queue().AwaitIdle();
+    engine_->loop().queue().AwaitIdle();
   }
 
   void CheckEnd(Live& live, const Transcript& got) {
@@ -479,7 +573,7 @@ class Simulation {
       REQUIRE(!got.accepted.has_value());
       return;
     }
-    const Expected& expected = live.Expect(engine_.config());
+    const Expected& expected = live.Expect(engine_->config());
     if (!live.session.empty()) {
       CheckTurn(live, got);
     }
@@ -511,7 +605,7 @@ class Simulation {
     const absl::Status& status = got.failed->status;
     CAPTURE(status.ToString());
     const bool is_late =
-        engine_.now() >= request.deadline ||
+        engine_->now() >= request.deadline ||
         (!got.accepted.has_value() && request.queue_timeout < absl::InfiniteDuration());
     REQUIRE(((absl::IsCancelled(status) && live.was_cancelled) ||
              (absl::IsDeadlineExceeded(status) && is_late) ||
@@ -543,6 +637,8 @@ class Simulation {
     CAPTURE(session.shape.slides, session.shape.buffer_size, session.shape.block_size);
     const auto before = static_cast<int64_t>(live.num_before);
     const auto num_tokens = static_cast<int64_t>(got.tokens.size());
+    CAPTURE(before, num_tokens, got.failed->status.ToString(), session.shape.slides);
+    CAPTURE(got.accepted.has_value(), static_cast<int>(live.on_interrupt), live.num_delivered);
     REQUIRE(kept >= before);
     REQUIRE(kept <= length);
     if (!session.shape.slides && !may_fault_) {
@@ -572,7 +668,9 @@ class Simulation {
   std::mt19937_64 random_;
   std::map<uint64_t, Live> live_;
   OracleDrafter oracle_;
-  FakeEngine engine_;
+  std::optional<Disk> disk_;
+  FakeEngineOptions options_;
+  std::optional<FakeEngine> engine_;
   std::map<std::string, ModelSession> sessions_;
   int num_operations_ = 0;
   uint64_t last_id_ = 0;

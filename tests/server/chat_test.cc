@@ -7,6 +7,7 @@
 #include <string>
 
 #include "tests/support/model_folder.h"
+#include "tests/support/temp_dir.h"
 #include "tests/support/test_server.h"
 
 namespace ringserve {
@@ -73,6 +74,41 @@ TEST_CASE("a turn that is taken back and said again is answered the same") {
   REQUIRE(chat.TakeLine("/info").ok());
   CHECK(screen.Take().find("3 turns") != std::string::npos);
   CHECK(chat.Close().ok());
+}
+
+TEST_CASE("a conversation goes on in a fork, from a file and elsewhere, with the same answer") {
+  TestServer server;
+  server.ServeReal(ConfigWithSessions());
+  TestServer other;
+  other.ServeReal(ConfigWithSessions());
+  TempDir folder;
+  Screen screen;
+  Chat chat(server.channel(), Greedy(8), screen.file());
+  REQUIRE(chat.Open().ok());
+  REQUIRE(chat.TakeLine("Once upon a time").ok());
+  const std::string export_line = "/export " + (folder / "session");
+  REQUIRE(chat.TakeLine(export_line).ok());
+  REQUIRE(chat.TakeLine("/fork").ok());
+  screen.Take();
+  REQUIRE(chat.TakeLine("The king said").ok());
+  const std::string answer = screen.Take();
+  CHECK_FALSE(answer.empty());
+  const auto answers_the_same = [&](Chat& where) {
+    screen.Take();
+    REQUIRE(where.TakeLine("The king said").ok());
+    CHECK(screen.Take() == answer);
+  };
+  REQUIRE(chat.TakeLine("/switch 1").ok());
+  answers_the_same(chat);
+  const std::string import_line = "/import " + (folder / "session");
+  REQUIRE(chat.TakeLine(import_line).ok());
+  answers_the_same(chat);
+  Chat elsewhere(other.channel(), Greedy(8), screen.file());
+  REQUIRE(elsewhere.Open().ok());
+  REQUIRE(elsewhere.TakeLine(import_line).ok());
+  answers_the_same(elsewhere);
+  CHECK(chat.Close().ok());
+  CHECK(elsewhere.Close().ok());
 }
 
 TEST_CASE("commands of a conversation that cannot be are refused, and it goes on") {

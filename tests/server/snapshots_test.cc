@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "tests/support/session_asker.h"
+#include "tests/support/temp_dir.h"
 
 namespace ringserve {
 namespace {
@@ -108,6 +109,46 @@ TEST_CASE("a snapshot is its maker's to take, and its bearer's to keep") {
   REQUIRE(bob.Import(bytes, 1000, session).ok());
   CHECK(ann.List() == std::vector<std::string>{id});
   CHECK(bob.List() == std::vector<std::string>{session.id()});
+}
+
+TEST_CASE("sessions outlive a server that has a disk, with their owners") {
+  TempDir folder;
+  EngineConfig config = ConfigWithSessions();
+  config.memory.disk_path = folder.path();
+  config.memory.disk_bytes = 100 << 20;
+  ServerOptions options = TestServer::DefaultOptions();
+  options.identity_header = kIdentityHeader;
+  Ids text = kFirst;
+  std::string id;
+  std::string empty;
+  {
+    TestServer server(options);
+    server.ServeReal(config);
+    Asker ann(server, "ann");
+    id = ann.Create().id();
+    empty = ann.Create().id();
+    const Stream turn = ann.Turn(TurnRequest(id, kFirst, 30));
+    REQUIRE(turn.status.ok());
+    text = Join(text, turn.token_ids());
+    REQUIRE(ann.Rollback(id, 20) == grpc::StatusCode::OK);
+    text.resize(20);
+  }
+  TestServer server(options);
+  server.ServeReal(config);
+  Asker ann(server, "ann");
+  CHECK(Asker(server, "bob").List().empty());
+  CHECK(ann.List().size() == 2);
+  CHECK(ann.Get(empty).position() == 0);
+  CHECK(ann.Get(id).position() == 20);
+  const EngineLoad before = server.models().models().front()->engine->load();
+  CHECK(before.disk.num_sessions == 2);
+  CHECK(before.device_blocks_free == before.device_blocks);
+  const Stream turn = ann.Turn(TurnRequest(id, kSecond, 8));
+  INFO(turn.status.error_message());
+  REQUIRE(turn.status.ok());
+  CHECK(turn.token_ids() == ann.Turn(IdsRequest(Join(text, kSecond), 8)).token_ids());
+  CHECK(turn.finished().usage().cached_tokens() == 20);
+  CHECK(turn.finished().usage().reprefilled_tokens() == 0);
 }
 
 TEST_CASE("clients that leave in the middle of a snapshot leave nothing behind") {

@@ -23,6 +23,7 @@
 #include "engine/sample/replay_digest.h"
 #include "tests/support/fake_backend.h"
 #include "tests/support/fake_sink.h"
+#include "tests/support/manual_io.h"
 
 namespace ringserve {
 
@@ -38,7 +39,10 @@ struct FakeEngineOptions {
   Drafter* drafter = nullptr;
   bool has_draft_model = false;  // instead: the same model, over a ring of its own
   int32_t max_draft = 8;
-  uint64_t model = 1;       // what a snapshot says of it
+  uint64_t model = 1;  // what a snapshot says of it
+  DiskTier::Parts disk = {};
+  ManualIo* io = nullptr;            // what the disk is waited for with
+  std::string session_prefix = "s";  // of session ids
   std::string backend = "fake";
 };
 
@@ -91,7 +95,7 @@ class FakeEngine {
     parts.clock = [this] { return now_; };
     parts.stopwatch = [this] { return Tick(); };
     parts.make_session_id = [this] {
-      return std::string("s").append(std::to_string(++last_session_));
+      return options_.session_prefix + std::to_string(++last_session_);
     };
     parts.snapshot_key = {.model = options.model,
                           .backend = options.backend,
@@ -100,12 +104,20 @@ class FakeEngine {
                           .slides = options.shape.slides,
                           .sink_size = options.shape.sink_size,
                           .window = options.shape.window};
+    parts.disk = options.disk;
     loop_ = std::make_unique<EngineLoop>(parts, sink_);
   }
 
   EngineLoop& loop() { return *loop_; }
 
   const EngineLoop& loop() const { return *loop_; }
+
+  // A step, and a piece of work for the disk. False: there was neither.
+  bool Advance() {
+    const bool has_run = loop_->Step();
+    const bool has_worked = options_.io != nullptr && options_.io->RunOne();
+    return has_run || has_worked;
+  }
 
   FakeBackend& backend() { return backend_; }
 
@@ -252,6 +264,8 @@ class FakeEngine {
     });
     if (!answer.has_value()) {
       loop_->Step();
+    }
+    while (!answer.has_value() && Advance()) {
     }
     RS_CHECK(answer.has_value());
     return *std::move(answer);

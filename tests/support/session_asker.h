@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "ringserve/v1/control.grpc.pb.h"
 #include "ringserve/v1/sessions.grpc.pb.h"
 #include "tests/support/test_server.h"
 
@@ -50,7 +51,10 @@ inline v1::GenerateRequest TurnRequest(const std::string& session,
 class Asker {
  public:
   explicit Asker(TestServer& server, std::string caller = "")
-      : stub_(v1::Sessions::NewStub(server.channel())), caller_(std::move(caller)) {}
+      : stub_(v1::Sessions::NewStub(server.channel())),
+        inference_(v1::Inference::NewStub(server.channel())),
+        control_(v1::Control::NewStub(server.channel())),
+        caller_(std::move(caller)) {}
 
   template <typename Request, typename Method>
   grpc::Status Ask(const Method& method, const Request& request, v1::Session& out) {
@@ -103,6 +107,21 @@ class Asker {
     return Ask(&v1::Sessions::Stub::Close, request, out).error_code();
   }
 
+  Stream Turn(const v1::GenerateRequest& request) {
+    grpc::ClientContext context;
+    AddCaller(context);
+    const auto reader = inference_->Generate(&context, request);
+    return ReadAll(*reader);
+  }
+
+  v1::GetUsageResponse Usage() {
+    grpc::ClientContext context;
+    AddCaller(context);
+    v1::GetUsageResponse out;
+    REQUIRE(control_->GetUsage(&context, {}, &out).ok());
+    return out;
+  }
+
   // All of the snapshot that came before the end, whose status it was.
   grpc::Status Export(const std::string& id, std::string& out) {
     grpc::ClientContext context;
@@ -153,6 +172,8 @@ class Asker {
   }
 
   std::unique_ptr<v1::Sessions::Stub> stub_;
+  std::unique_ptr<v1::Inference::Stub> inference_;
+  std::unique_ptr<v1::Control::Stub> control_;
   const std::string caller_;
 };
 

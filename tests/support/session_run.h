@@ -52,7 +52,7 @@ inline SessionOptions Timed(absl::Duration idle_timeout) {
 }
 
 inline void RunUntilIdle(FakeEngine& engine) {
-  for (int i = 0; engine.loop().Step(); ++i) {
+  for (int i = 0; engine.Advance(); ++i) {
     REQUIRE(i < 100000);
     REQUIRE(engine.loop().PoolBalances());
   }

@@ -1,0 +1,142 @@
+// Where idle sessions go when memory is short: to a file each, and back when they are wanted. The
+// disk is waited for on other threads; between two pieces the engine thread copies some blocks.
+//
+//   memory --- spill ---> file    the session stays in memory until its file has its name; a turn
+//                                 that comes before takes it back, and the file is given up
+//   file --- restore ---> memory  the file is gone, for good, before a turn may change the session:
+//                                 what a process that was killed leaves is never an old state
+//
+// One session is on its way in each direction at a time. A full disk is a state: sessions stay in
+// memory, and who needs memory is refused.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <absl/time/time.h>
+
+#include "engine/base/status.h"
+#include "engine/cache/block_pool.h"
+#include "engine/cache/kv_memory.h"
+#include "engine/io_queue.h"
+#include "engine/session_files.h"
+#include "engine/session_info.h"
+#include "engine/session_store.h"
+#include "engine/snapshot.h"
+
+namespace ringserve {
+
+// The engine thread.
+class DiskTier {
+ public:
+  struct Parts {
+    SessionFiles* files = nullptr;  // null: there is no disk tier
+    int64_t max_bytes = 0;
+    IoQueue* reads = nullptr;
+    IoQueue* writes = nullptr;
+  };
+
+  struct Hooks {
+    std::function<absl::Time()> clock;
+    // Any thread: `call` is to be made on the engine thread.
+    std::function<void(std::function<void()>)> post;
+    // A copy of blocks failed: the device is lost.
+    std::function<void(absl::Status)> on_fault;
+    // The session is in memory again.
+    std::function<void(SessionEntry&)> on_back;
+    // Its file is damaged or gone: to be told to who waits for it, and erased.
+    std::function<void(SessionEntry&, absl::Status)> on_lost;
+  };
+
+  // All must outlive it, the queues' last work included.
+  DiskTier(const Parts& parts,
+           const SnapshotKey& key,
+           Hooks hooks,
+           SessionStore& sessions,
+           KvMemory& memory,
+           BlockPool& pool);
+
+  // Before anything else: adds the sessions that an earlier process left.
+  void AddFound(std::vector<SessionFiles::Found> found);
+
+  // True if some session is on its way out, now at the latest: there will be more room. Idle ones
+  // go first, longest unused first, then `others`, which are in memory and have a turn that waits.
+  bool MakeRoom(std::span<SessionEntry* const> others = {});
+  // Sends the session away. False if the disk has no room.
+  bool Spill(SessionEntry& entry);
+
+  bool is_spilling() const { return spill_.has_value(); }
+
+  // The session is about to change: it is not to leave.
+  void Keep(const SessionEntry& entry);
+
+  // The device is lost, and what sessions have there: nothing leaves any more.
+  void StopSpilling();
+
+  bool is_restoring() const { return restore_.has_value(); }
+
+  // Requires that the session is on the disk, none is on its way back, and there is room for its
+  // blocks.
+  void Restore(SessionEntry& entry);
+
+  // Blocks that a session on its way back is still to take.
+  int64_t num_reserved() const { return restore_.has_value() ? restore_->num_reserved : 0; }
+
+  // The entry is about to be erased: its file goes too.
+  void Forget(const SessionEntry& entry);
+
+  const DiskCounts& counts() const { return counts_; }
+
+ private:
+  struct Leaving {
+    std::string id;
+    std::shared_ptr<SessionFiles::Writer> file;
+    int64_t num_blocks = 0;
+    int64_t next_block = 0;
+    int64_t bytes = 0;
+    bool is_cancelled = false;
+    bool is_committing = false;
+  };
+
+  struct Returning {
+    std::string id;
+    std::shared_ptr<SessionFiles::Reader> file;
+    std::shared_ptr<SnapshotReader> reader;
+    int64_t num_reserved = 0;
+    int64_t bytes = 0;
+  };
+
+  int64_t BlocksPerPiece() const;
+  void WriteNext(SessionEntry& entry);
+  void Append(std::string bytes, int64_t first_block);
+  void OnWritten(const absl::Status& status);
+  void OnCommitted(const absl::Status& status);
+  void GiveUpSpill(const absl::Status& status);
+  void ReadNext();
+  void OnRead(const absl::Status& status, bool is_end);
+  absl::Status Begin(SessionEntry& entry, const Snapshot& snapshot);
+  void WriteBlocks(const SessionEntry& entry, const std::string& bytes, int64_t first);
+  void OnBack();
+  void Lose(SessionEntry& entry, const absl::Status& why);
+  void RemoveFile(const std::string& id);
+
+  const Parts parts_;
+  const SnapshotKey& key_;
+  const Hooks hooks_;
+  SessionStore& sessions_;
+  KvMemory& memory_;
+  BlockPool& pool_;
+  std::optional<Leaving> spill_;
+  std::optional<Returning> restore_;
+  std::vector<int32_t> blocks_;  // reused
+  absl::Time full_until_ = absl::InfinitePast();
+  DiskCounts counts_;
+};
+
+}  // namespace ringserve
