@@ -308,6 +308,7 @@ void DiskTier::OnBack() {
   if (entry != nullptr) {
     entry->residence = Residence::kMemory;
     entry->stored.reset();
+    entry->charged = hooks_.clock();
     hooks_.on_back(*entry);
   }
 }

@@ -40,22 +40,25 @@ EngineLoop::EngineLoop(const Parts& parts, EventSink& sink)
       memory_(*parts.runner.backend, parts.runner.kv_pool, parts.host_pool, parts.runner.kv, pool_),
       prefixes_(parts.shape.block_size, pool_),
       residency_(pool_, memory_),
-      sessions_({parts.shape,
-                 parts.sessions,
-                 [this](int64_t num_blocks) {
-                   const bool has_room = HasRoomFor(num_blocks);
-                   if (!has_room) {
-                     disk_.MakeRoom();  // for who comes again
-                   }
-                   return has_room;
-                 },
-                 parts.make_session_id,
-                 [this](SessionEntry& entry) {
-                   disk_.Forget(entry);
-                   Answer(entry, absl::NotFoundError("the session was closed"));
-                 }},
-                pool_,
-                memory_),
+      sessions_(
+          {parts.shape,
+           parts.sessions,
+           [this](int64_t num_blocks) {
+             const bool has_room = HasRoomFor(num_blocks);
+             if (!has_room) {
+               disk_.MakeRoom();  // for who comes again
+             }
+             return has_room;
+           },
+           parts.make_session_id,
+           parts.clock,
+           [this](const std::string& owner, const HeldMemory& held) { sink_.Charge(owner, held); },
+           [this](SessionEntry& entry) {
+             disk_.Forget(entry);
+             Answer(entry, absl::NotFoundError("the session was closed"));
+           }},
+          pool_,
+          memory_),
       disk_(parts.disk, parts_.snapshot_key, DiskHooks(), sessions_, memory_, pool_),
       runner_(parts.runner),
       runs_ahead_(parts.runner.backend->info().runs_ahead),
@@ -302,6 +305,11 @@ void EngineLoop::End(std::unique_ptr<Sequence>& sequence) {
   SessionEntry* const entry = sequence->entry();
   if (parts_.drafter != nullptr) {
     parts_.drafter->Forget(sequence->request_id());
+  }
+  if (entry == nullptr) {
+    sink_.Charge(
+        sequence->request().owner,
+        sessions_.HeldFor(sequence->session(), parts_.clock() - sequence->admitted_time()));
   }
   sequence.reset();
   if (entry != nullptr) {

@@ -234,12 +234,27 @@ struct TokenEvent {
       event;
 };
 
+// Memory held over time: bytes of keys and values times seconds.
+struct HeldMemory {
+  double device_byte_seconds = 0;
+  double host_byte_seconds = 0;
+
+  void Add(const HeldMemory& more) {
+    device_byte_seconds += more.device_byte_seconds;
+    host_byte_seconds += more.host_byte_seconds;
+  }
+};
+
 // Takes what the engine says. Called on the engine thread once per step with all events of the
 // step; must not block and must not call the engine back.
 class EventSink {
  public:
   virtual ~EventSink() = default;
   virtual void Publish(std::span<TokenEvent> events) = 0;  // the sink may move from the events
+
+  // What a session or request of the owner's has held since it was said last: at the ends of
+  // requests, of idle times and of sessions. On the engine thread; must not block.
+  virtual void Charge(const std::string& /*owner*/, const HeldMemory& /*held*/) {}
 
   // How many tokens of the completion the client was sent, asked when a session's turn is
   // interrupted; more than were published means all of them. What was not sent by then must not be

@@ -69,6 +69,8 @@ class Sequence {
 
   void TakePrompt(const Sequence& leader, std::vector<BlockCopy>& copies);
 
+  absl::Time admitted_time() const { return admitted_time_; }
+
   bool has_finished() const { return has_finished_; }
 
   // The session's position but for rows whose token is not known yet.

@@ -9,6 +9,7 @@
 #include <absl/time/time.h>
 
 #include "engine/base/status.h"
+#include "engine/request.h"
 
 namespace ringserve {
 
@@ -30,6 +31,9 @@ struct SessionCounters {
   int64_t cached_tokens = 0;
   int64_t reprefilled_tokens = 0;
   int64_t evicted_tokens = 0;
+  // Each time between two events is charged with the blocks that the session referred to at its
+  // end, shared ones in full, where they lay then.
+  HeldMemory held = {};
 };
 
 struct SessionInfo {

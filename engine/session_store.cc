@@ -155,6 +155,7 @@ SessionInfo SessionStore::Add(std::unique_ptr<SessionEntry> added,
                              : absl::Seconds(parts_.limits.idle_timeout_s);
   }
   entry.created = now;
+  entry.charged = now;
   entry.last_used = now;
   const bool is_new = entries_.emplace(entry.id, std::move(added)).second;
   RS_CHECK(is_new);
@@ -162,14 +163,16 @@ SessionInfo SessionStore::Add(std::unique_ptr<SessionEntry> added,
   return InfoOf(entry);
 }
 
-absl::StatusOr<SessionInfo> SessionStore::Get(const std::string& owner,
-                                              const std::string& id) const {
-  const SessionEntry* const entry = Find(owner, id);
+absl::StatusOr<SessionInfo> SessionStore::Get(const std::string& owner, const std::string& id) {
+  SessionEntry* const entry = Find(owner, id);
+  if (entry != nullptr) {
+    Charge(*entry);
+  }
   return entry == nullptr ? absl::StatusOr<SessionInfo>(NotFound(id)) : InfoOf(*entry);
 }
 
-std::vector<SessionInfo> SessionStore::List(const std::string& owner) const {
-  std::vector<const SessionEntry*> found;
+std::vector<SessionInfo> SessionStore::List(const std::string& owner) {
+  std::vector<SessionEntry*> found;
   for (const auto& [id, entry] : entries_) {
     if (entry->owner == owner && !entry->is_arriving) {
       found.push_back(entry.get());
@@ -180,7 +183,8 @@ std::vector<SessionInfo> SessionStore::List(const std::string& owner) const {
   });
   std::vector<SessionInfo> infos;
   infos.reserve(found.size());
-  for (const SessionEntry* const entry : found) {
+  for (SessionEntry* const entry : found) {
+    Charge(*entry);
     infos.push_back(InfoOf(*entry));
   }
   return infos;
@@ -192,6 +196,7 @@ absl::StatusOr<SessionInfo> SessionStore::Rollback(const std::string& owner,
                                                    absl::Time now) {
   ASSIGN_OR_RETURN(SessionEntry* const entry, FindIdle(owner, id));
   RETURN_IF_ERROR(CheckPosition(*entry, position));
+  Charge(*entry);
   Session& session = *entry->session;
   if (position <= session.position()) {
     RETURN_IF_ERROR(CheckRoom(session.NumCopies(position)));
@@ -217,6 +222,7 @@ SessionEntry* SessionStore::Find(const std::string& owner, const std::string& id
 void SessionStore::Erase(SessionEntry& entry) {
   RS_CHECK(!entry.request_id.has_value());
   Unfile(entry);
+  Charge(entry);
   if (parts_.on_erase) {
     parts_.on_erase(entry);
   }
@@ -248,6 +254,7 @@ absl::StatusOr<SessionEntry*> SessionStore::BeginTurn(const GenerateRequest& req
         shape.max_context()));
   }
   Unfile(*entry);
+  Charge(*entry);
   entry->request_id = request.request_id;
   return entry;
 }
@@ -255,6 +262,7 @@ absl::StatusOr<SessionEntry*> SessionStore::BeginTurn(const GenerateRequest& req
 void SessionStore::EndTurn(SessionEntry& entry, absl::Time now) {
   RS_CHECK(entry.request_id.has_value());
   entry.request_id.reset();
+  Charge(entry);
   entry.last_used = now;
   File(entry);
 }

@@ -95,6 +95,7 @@ struct SessionEntry {
   absl::Duration arrives_with_timeout;  // idle_timeout once it has arrived
   absl::Time created;
   absl::Time last_used;
+  absl::Time charged;  // what it held is, up to here
   SessionCounters counters;
 };
 
@@ -108,6 +109,9 @@ class SessionStore {
     std::function<bool(int64_t num_blocks)> has_room;
     // Unguessable and unique; empty: 128 random bits.
     std::function<std::string()> make_id;
+    // Now; empty: nothing is charged.
+    std::function<absl::Time()> clock = {};
+    std::function<void(const std::string& owner, const HeldMemory& held)> on_charge = {};
     // The entry is about to go.
     std::function<void(SessionEntry&)> on_erase = {};
   };
@@ -120,9 +124,9 @@ class SessionStore {
   absl::StatusOr<SessionInfo> Create(const std::string& owner,
                                      const SessionOptions& options,
                                      absl::Time now);
-  absl::StatusOr<SessionInfo> Get(const std::string& owner, const std::string& id) const;
+  absl::StatusOr<SessionInfo> Get(const std::string& owner, const std::string& id);
   // In the order of creation.
-  std::vector<SessionInfo> List(const std::string& owner) const;
+  std::vector<SessionInfo> List(const std::string& owner);
   // A new session of the same owner that stands where this one does, or stood at `position`.
   // RESOURCE_EXHAUSTED (max_sessions, memory), INVALID_ARGUMENT outside [rollback_floor, position].
   absl::StatusOr<SessionInfo> Fork(const std::string& owner,
@@ -185,6 +189,11 @@ class SessionStore {
   absl::Time next_expiry() const;
 
   int64_t size() const { return static_cast<int64_t>(entries_.size()); }
+
+  // What `session` held for so long.
+  HeldMemory HeldFor(const Session& session, absl::Duration duration) const;
+  // Charges the entry with what it held since it was charged last.
+  void Charge(SessionEntry& entry);
 
   // The first error of a copy since the last call: then blocks do not hold what they are to hold,
   // and the device is lost.

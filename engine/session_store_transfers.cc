@@ -114,11 +114,12 @@ void SessionStore::AddStored(Snapshot snapshot, int64_t bytes) {
   entry.counters = snapshot.counters;
   entry.stored = {.image = std::move(snapshot.image), .shape = *shape, .bytes = bytes};
   entry.residence = Residence::kDisk;
-  Add(std::move(added), snapshot.owner, snapshot.last_used);
+  Add(std::move(added), snapshot.owner, snapshot.last_used);  // a file is not charged for
   entry.created = snapshot.created;
 }
 
 void SessionStore::Store(SessionEntry& entry, int64_t bytes) {
+  Charge(entry);
   SessionImage image = entry.session->Image();
   image.token_ids = {};
   entry.stored = {.image = std::move(image), .shape = entry.session->shape(), .bytes = bytes};
@@ -137,6 +138,35 @@ std::vector<SessionEntry*> SessionStore::LeastRecentlyUsed() const {
     return std::pair(a->last_used, a->serial) < std::pair(b->last_used, b->serial);
   });
   return found;
+}
+
+HeldMemory SessionStore::HeldFor(const Session& session, absl::Duration duration) const {
+  std::vector<int32_t> blocks;
+  session.CollectBlocks(blocks);
+  const auto num_on_device = std::count_if(
+      blocks.begin(), blocks.end(), [this](int32_t block) { return pool_.is_on_device(block); });
+  const double byte_seconds =
+      static_cast<double>(memory_.block_bytes()) * absl::ToDoubleSeconds(duration);
+  const auto num_elsewhere =
+      static_cast<double>(blocks.size()) - static_cast<double>(num_on_device);
+  return {.device_byte_seconds = static_cast<double>(num_on_device) * byte_seconds,
+          .host_byte_seconds = num_elsewhere * byte_seconds};
+}
+
+void SessionStore::Charge(SessionEntry& entry) {
+  if (!parts_.clock) {
+    return;
+  }
+  const absl::Time now = parts_.clock();
+  const absl::Duration duration = now - std::exchange(entry.charged, now);
+  if (entry.session == nullptr || entry.is_arriving || duration <= absl::ZeroDuration()) {
+    return;
+  }
+  const HeldMemory held = HeldFor(*entry.session, duration);
+  entry.counters.held.Add(held);
+  if (parts_.on_charge) {
+    parts_.on_charge(entry.owner, held);
+  }
 }
 
 }  // namespace ringserve

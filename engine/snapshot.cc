@@ -62,10 +62,12 @@ struct Head {
   int64_t cached_tokens = 0;
   int64_t reprefilled_tokens = 0;
   int64_t evicted_tokens = 0;
+  int64_t device_byte_seconds = 0;
+  int64_t host_byte_seconds = 0;
   uint64_t sum = 0;  // of all before
 };
 
-static_assert(sizeof(Head) == 272 && std::has_unique_object_representations_v<Head>);
+static_assert(sizeof(Head) == 288 && std::has_unique_object_representations_v<Head>);
 
 std::span<const std::byte> BytesOf(std::string_view text) {
   return std::as_bytes(std::span(text.data(), text.size()));
@@ -132,6 +134,8 @@ Head MakeHead(const SnapshotKey& key, const Snapshot& snapshot) {
   head.cached_tokens = counters.cached_tokens;
   head.reprefilled_tokens = counters.reprefilled_tokens;
   head.evicted_tokens = counters.evicted_tokens;
+  head.device_byte_seconds = static_cast<int64_t>(counters.held.device_byte_seconds);
+  head.host_byte_seconds = static_cast<int64_t>(counters.held.host_byte_seconds);
   head.sum = SumOf(head);
   return head;
 }
@@ -198,14 +202,17 @@ void ReadFields(const Head& head, Snapshot& snapshot) {
                                                          : absl::Milliseconds(head.idle_timeout_ms);
   snapshot.created = TimeOf(head.created_ms);
   snapshot.last_used = TimeOf(head.last_used_ms);
-  snapshot.counters = {.turns = head.turns,
-                       .interrupted_turns = head.interrupted_turns,
-                       .rollbacks = head.rollbacks,
-                       .prompt_tokens = head.prompt_tokens,
-                       .completion_tokens = head.completion_tokens,
-                       .cached_tokens = head.cached_tokens,
-                       .reprefilled_tokens = head.reprefilled_tokens,
-                       .evicted_tokens = head.evicted_tokens};
+  snapshot.counters = {
+      .turns = head.turns,
+      .interrupted_turns = head.interrupted_turns,
+      .rollbacks = head.rollbacks,
+      .prompt_tokens = head.prompt_tokens,
+      .completion_tokens = head.completion_tokens,
+      .cached_tokens = head.cached_tokens,
+      .reprefilled_tokens = head.reprefilled_tokens,
+      .evicted_tokens = head.evicted_tokens,
+      .held = {.device_byte_seconds = static_cast<double>(head.device_byte_seconds),
+               .host_byte_seconds = static_cast<double>(head.host_byte_seconds)}};
 }
 
 bool IsToken(int32_t token_id, int32_t vocab_size) {

@@ -25,6 +25,16 @@ void CallerAccounts::CountRequest(const std::string& owner, bool finished) {
   ++(finished ? sum.finished_requests : sum.failed_requests);
 }
 
+void CallerAccounts::CountRollback(const std::string& owner) {
+  absl::MutexLock lock(&mutex_);
+  ++Touch(owner).rollbacks;
+}
+
+void CallerAccounts::Charge(const std::string& owner, const HeldMemory& held) {
+  absl::MutexLock lock(&mutex_);
+  Touch(owner).held.Add(held);
+}
+
 void CallerAccounts::Add(const std::string& owner, const Usage& usage) {
   absl::MutexLock lock(&mutex_);
   CallerUsage& sum = Touch(owner);

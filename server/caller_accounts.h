@@ -16,7 +16,9 @@ namespace ringserve {
 struct CallerUsage {
   int64_t finished_requests = 0;
   int64_t failed_requests = 0;
+  int64_t rollbacks = 0;
   Usage usage;  // sums
+  HeldMemory held = {};
 };
 
 // Any thread. Remembers the callers that were heard of last, kMaxCallers of them.
@@ -28,6 +30,8 @@ class CallerAccounts {
   // whether all did.
   void Add(const std::string& owner, const Usage& usage);
   void CountRequest(const std::string& owner, bool finished);
+  void CountRollback(const std::string& owner);
+  void Charge(const std::string& owner, const HeldMemory& held);
   // All zero for one who never asked for anything.
   CallerUsage Get(const std::string& owner) const;
 

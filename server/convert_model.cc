@@ -99,6 +99,9 @@ v1::GetUsageResponse ToProto(const CallerUsage& usage) {
   out.set_completion_tokens(usage.usage.completion_tokens);
   out.set_drafted_tokens(usage.usage.drafted_tokens);
   out.set_accepted_tokens(usage.usage.accepted_tokens);
+  out.set_rollbacks(usage.rollbacks);
+  out.set_device_byte_seconds(usage.held.device_byte_seconds);
+  out.set_host_byte_seconds(usage.held.host_byte_seconds);
   return out;
 }
 

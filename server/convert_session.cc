@@ -33,6 +33,8 @@ v1::Session ToProto(const SessionInfo& info, const std::string& model) {
   v1::SessionUsage& usage = *out.mutable_usage();
   usage.set_turns(info.counters.turns);
   usage.set_interrupted_turns(info.counters.interrupted_turns);
+  usage.set_device_byte_seconds(info.counters.held.device_byte_seconds);
+  usage.set_host_byte_seconds(info.counters.held.host_byte_seconds);
   usage.set_rollbacks(info.counters.rollbacks);
   usage.set_prompt_tokens(info.counters.prompt_tokens);
   usage.set_completion_tokens(info.counters.completion_tokens);

@@ -41,6 +41,7 @@ void SetLimits(grpc::ServerBuilder& builder, const ServerOptions& options) {
 struct GrpcServer::State {
   State(const ServerOptions& options, ModelSet& model_set, StreamPump& pump)
       : models(model_set),
+        charged_pump(pump),
         gate{.max_calls = options.max_calls},
         registry(options.streams),
         context{.calls = {.models = model_set,
@@ -56,9 +57,18 @@ struct GrpcServer::State {
                       return ConnectionCounts{.open = listener->open_connections(),
                                               .max = listener->max_connections(),
                                               .refused = listener->refused_connections()};
-                    }} {}
+                    }} {
+    charged_pump.OnCharge(
+        [this](const std::string& owner, const HeldMemory& held) { accounts.Charge(owner, held); });
+  }
+
+  ~State() { charged_pump.OnCharge(nullptr); }
+
+  State(const State&) = delete;
+  State& operator=(const State&) = delete;
 
   ModelSet& models;
+  StreamPump& charged_pump;
   CallGate gate;
   StreamRegistry registry;
   CallerAccounts accounts;

@@ -78,13 +78,22 @@ class SessionsService final : public RawImport {
         call,
         request,
         response,
-        [](const v1::RollbackSessionRequest& in, Question& question) -> absl::Status {
+        [this](const v1::RollbackSessionRequest& in, Question& question) -> absl::Status {
           RETURN_IF_ERROR(CheckSessionId(in.id()));
           if (!in.has_position()) {
             return absl::InvalidArgumentError("position: not set");
           }
+          SessionReply counts =
+              [&accounts = context_.calls.accounts,
+               owner = question.owner,
+               reply = std::move(question.reply)](const absl::StatusOr<SessionInfo>& info) {
+                if (info.ok()) {
+                  accounts.CountRollback(owner);
+                }
+                reply(info);
+              };
           question.engine.RollbackSession(
-              std::move(question.owner), in.id(), in.position(), std::move(question.reply));
+              std::move(question.owner), in.id(), in.position(), std::move(counts));
           return absl::OkStatus();
         });
   }

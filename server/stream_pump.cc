@@ -78,6 +78,18 @@ int64_t StreamPump::DeliveredTokens(uint64_t request_id) {
   return it->second->DeliveredTokens();
 }
 
+void StreamPump::OnCharge(std::function<void(const std::string&, const HeldMemory&)> hook) {
+  absl::MutexLock lock(&charge_mutex_);
+  on_charge_ = std::move(hook);
+}
+
+void StreamPump::Charge(const std::string& owner, const HeldMemory& held) {
+  absl::MutexLock lock(&charge_mutex_);
+  if (on_charge_) {
+    on_charge_(owner, held);
+  }
+}
+
 void StreamPump::Run() {
   std::vector<TokenEvent> events;
   for (;;) {

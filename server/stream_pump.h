@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <string>
 #include <thread>
 #include <unordered_map>
 #include <utility>
@@ -51,6 +52,10 @@ class StreamPump final : public EventSink {
   // Null: none; it returns when no call of the one before is under way. Not from within a hook.
   void OnInternalError(std::function<void()> hook);
 
+  // Called on engine threads with what owners have held; must not block. Null: none. It returns
+  // when no call of the one before is under way. Not from within a hook.
+  void OnCharge(std::function<void(const std::string& owner, const HeldMemory& held)> hook);
+
   // The first of `count` new request ids in a row, unique in this process. `target` must live until
   // the final events of all are flushed or they are unregistered.
   uint64_t Register(EventTarget& target, int32_t count = 1);
@@ -62,6 +67,7 @@ class StreamPump final : public EventSink {
   void Publish(std::span<TokenEvent> events) override;
 
   int64_t DeliveredTokens(uint64_t request_id) override;
+  void Charge(const std::string& owner, const HeldMemory& held) override;
 
   // Waits while the pump flushes the streams of a round (some microseconds each). For reactions to
   // writes: each write that completes wakes a thread of gRPC, which finds little to do and sleeps
@@ -87,6 +93,10 @@ class StreamPump final : public EventSink {
 
   absl::Mutex hook_mutex_;  // held while the hook runs
   std::function<void()> on_internal_error_ ABSL_GUARDED_BY(hook_mutex_);
+
+  absl::Mutex charge_mutex_;  // held while the hook runs
+  std::function<void(const std::string&, const HeldMemory&)> on_charge_
+      ABSL_GUARDED_BY(charge_mutex_);
 
   absl::Mutex flush_mutex_;  // held while flushing; taken before any other
   // Of the pump thread alone: who has events in this round, and on which connection. Kept to keep

@@ -29,7 +29,7 @@ FakeEngineOptions Windowed() {
 }
 
 // Where the head ends, and some of its fields.
-constexpr size_t kHeadBytes = 272;
+constexpr size_t kHeadBytes = 288;
 constexpr size_t kPositionAt = 136;
 constexpr size_t kFirstBlockAt = 152;
 

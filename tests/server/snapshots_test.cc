@@ -111,7 +111,7 @@ TEST_CASE("a snapshot is its maker's to take, and its bearer's to keep") {
   CHECK(bob.List() == std::vector<std::string>{session.id()});
 }
 
-TEST_CASE("sessions outlive a server that has a disk, with their owners") {
+TEST_CASE("sessions outlive a server that has a disk, with their owners and what they cost") {
   TempDir folder;
   EngineConfig config = ConfigWithSessions();
   config.memory.disk_path = folder.path();
@@ -132,6 +132,12 @@ TEST_CASE("sessions outlive a server that has a disk, with their owners") {
     text = Join(text, turn.token_ids());
     REQUIRE(ann.Rollback(id, 20) == grpc::StatusCode::OK);
     text.resize(20);
+    const v1::GetUsageResponse usage = ann.Usage();
+    CHECK(usage.rollbacks() == 1);
+    CHECK(usage.device_byte_seconds() > 0);
+    CHECK(usage.host_byte_seconds() == 0);
+    CHECK(ann.Get(id).usage().device_byte_seconds() > 0);
+    CHECK(Asker(server, "bob").Usage().device_byte_seconds() == 0);
   }
   TestServer server(options);
   server.ServeReal(config);
