@@ -212,6 +212,9 @@ void CheckFit(const EngineConfig& config, const ModelConfig& model, Problems& pr
                              model.max_positions));
   }
   CheckSlide(config, model, problems);
+  if (model.has_encoder() && config.speculation.method != SpeculationMethod::kOff) {
+    problems.Add("speculation.method: an encoder-decoder does not guess ahead; say \"off\"");
+  }
   if (model.has_encoder() && config.sessions.share_prefixes) {
     problems.Add(
         "sessions.share_prefixes: an encoder reads a prompt whole: no two begin with equal blocks");

@@ -255,6 +255,10 @@ TEST_CASE("what an encoder-decoder has no meaning for is refused") {
   config.sessions.share_prefixes = true;
   CHECK(Engine::Plan(config).status().message() ==
         "sessions.share_prefixes: an encoder reads a prompt whole: no two begin with equal blocks");
+  config = Config("families/t5-relu");
+  config.speculation.method = SpeculationMethod::kLookup;
+  CHECK(Engine::Plan(config).status().message() ==
+        "speculation.method: an encoder-decoder does not guess ahead; say \"off\"");
 }
 
 }  // namespace
