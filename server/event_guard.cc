@@ -59,6 +59,10 @@ int64_t EventGuard::DeliveredTokens(uint64_t request_id) {
   return given_up_.ok() ? sink_.DeliveredTokens(request_id) : 0;
 }
 
+void EventGuard::Charge(const std::string& owner, const HeldMemory& held) {
+  sink_.Charge(owner, held);
+}
+
 void EventGuard::GiveUp(const absl::Status& status) {
   const absl::MutexLock lock(&mutex_);
   if (!given_up_.ok()) {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <unordered_set>
 #include <vector>
 
@@ -29,6 +30,7 @@ class EventGuard final : public EventSink {
 
   void Publish(std::span<TokenEvent> events) override;
   int64_t DeliveredTokens(uint64_t request_id) override;
+  void Charge(const std::string& owner, const HeldMemory& held) override;
 
   // Every live request fails with `status`, and nothing that the engine says later is heard. Only
   // the first call does anything.
