@@ -68,6 +68,10 @@ class DiskTier {
   // True if some session is on its way out, now at the latest: there will be more room. Idle ones
   // go first, longest unused first, then `others`, which are in memory and have a turn that waits.
   bool MakeRoom(std::span<SessionEntry* const> others = {});
+
+  // False: there is none, or it was full when it was asked last.
+  bool MayTakeMore() const { return parts_.files != nullptr && !counts_.is_full; }
+
   // Sends the session away. False if the disk has no room.
   bool Spill(SessionEntry& entry);
 

@@ -171,7 +171,8 @@ int64_t EngineLoop::NumUsedBlocks() const {
   return parts_.shape.slides ? pool_.num_references() : pool_.num_owned();
 }
 
-// False if requests that end give back too little: the rest is held by sessions.
+// False if requests that end give back too little: the rest is held by sessions, which stay where
+// they are.
 bool EngineLoop::MayComeFree(int64_t num_blocks) const {
   int64_t num_held = NumUsedBlocks() + disk_.num_reserved();
   for (const auto& sequence : running_) {
@@ -183,7 +184,7 @@ bool EngineLoop::MayComeFree(int64_t num_blocks) const {
       !running_.empty() || std::any_of(waiting_.begin(), waiting_.end(), [this](const auto& entry) {
         return IsOnItsWay(entry.second);
       });
-  return will_end && num_held + num_blocks <= pool_.num_blocks();
+  return will_end && (disk_.MayTakeMore() || num_held + num_blocks <= pool_.num_blocks());
 }
 
 bool EngineLoop::HasRoomFor(int64_t num_blocks) const {

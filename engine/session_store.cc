@@ -50,10 +50,6 @@ absl::StatusOr<SessionInfo> SessionStore::Create(const std::string& owner,
                                                  const SessionOptions& options,
                                                  absl::Time now) {
   RETURN_IF_ERROR(CheckOwner(owner));
-  if (parts_.shape.has_source) {
-    return absl::FailedPreconditionError(
-        "the model reads a prompt whole with its encoder and has no sessions");
-  }
   ASSIGN_OR_RETURN(const SessionShape shape, ShapeOf(options.buffer_size));
   RETURN_IF_ERROR(CheckOptions(options));
   RETURN_IF_ERROR(CheckCount());
@@ -63,6 +59,10 @@ absl::StatusOr<SessionInfo> SessionStore::Create(const std::string& owner,
 }
 
 absl::StatusOr<SessionShape> SessionStore::ShapeOf(int64_t buffer_size) const {
+  if (parts_.shape.has_source) {
+    return absl::FailedPreconditionError(
+        "the model reads a prompt whole with its encoder and has no sessions");
+  }
   SessionShape shape = parts_.shape;
   if (buffer_size == 0 || buffer_size == shape.max_context()) {
     return shape;
