@@ -56,7 +56,7 @@ struct EngineConfig {
     int64_t pinned_bytes = 0;  // of the host KV pool; 0: none, else two blocks or more
     // Where idle sessions go when memory is short, and all when the server stops; "": nowhere.
     // Relative to the config file's folder.
-    std::string disk_path;
+    std::string disk_path = {};
     int64_t disk_bytes = 0;  // the most that their files may take; above 0 if there is a path
   } memory;
 
