@@ -213,6 +213,8 @@ TEST_CASE("nor do answers depend on what was guessed ahead") {
     config.speculation.method = SpeculationMethod::kDraft;
     config.speculation.draft_path = config.model.path;
   }
+  // How much is guessed in each depends on what steps cost, and so on who else uses the machine.
+  int64_t num_accepted = 0;
   for (const Company& company :
        std::vector<Company>{{1, 512, 1}, {3, 7, 2}, {16, 64, 2}, {64, 512, 1}}) {
     config.scheduler.max_batch = company.max_batch;
@@ -222,15 +224,14 @@ TEST_CASE("nor do answers depend on what was guessed ahead") {
     config.speculation.min_match = company.max_batch == 16 ? 1 : 3;
     CAPTURE(company.max_batch, slides);
     const std::vector<Answer> guessed = LongAnswers(config, document, load);
-    CHECK(load.accepted_tokens > 0);
-    const bool may_all_hold = config.speculation.method == SpeculationMethod::kDraft;
-    CHECK((may_all_hold || load.drafted_tokens > load.accepted_tokens));
+    num_accepted += load.accepted_tokens;
     for (size_t id = 0; id < plain.size(); ++id) {
       CAPTURE(id);
       REQUIRE(guessed[id].token_ids == plain[id].token_ids);
       REQUIRE(guessed[id].digest == plain[id].digest);
     }
   }
+  CHECK(num_accepted > 0);
 }
 
 }  // namespace

@@ -496,7 +496,8 @@ class Simulation {
     return &at->second;
   }
 
-  // Of those who got their place since the last look none is less urgent than one who still waits.
+  // Of those who got their place since the last look none is less urgent than one who still waits,
+  // but for one whose session may have to be read from the disk first.
   void CheckPriorities() {
     int32_t least_accepted = std::numeric_limits<int32_t>::max();
     int32_t most_waiting = std::numeric_limits<int32_t>::min();
@@ -508,7 +509,7 @@ class Simulation {
       const int32_t priority = live.request.priority;
       if (live.was_accepted) {
         least_accepted = std::min(least_accepted, priority);
-      } else if (!engine_->sink().has_ended(id)) {
+      } else if (!engine_->sink().has_ended(id) && (live.session.empty() || !disk_.has_value())) {
         most_waiting = std::max(most_waiting, priority);
       }
     }
