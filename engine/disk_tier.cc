@@ -102,8 +102,10 @@ void DiskTier::Append(std::string bytes, int64_t first_block) {
       status.Update(file->Append(
           BlockChecksum(std::as_bytes(std::span(block.data(), block.size())), first_block++)));
     }
-    hooks_.post([this, file = std::move(file), status] {
-      spill_->file = file;
+    // Moved on, for the call may outlive the spill, and the file of one that was given up must be
+    // gone before another of the session begins.
+    hooks_.post([this, file = std::move(file), status]() mutable {
+      spill_->file = std::move(file);
       OnWritten(status);
     });
   });
