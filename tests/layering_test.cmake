@@ -27,7 +27,8 @@ set(may_engine engine/ kernels/)
 set(may_server server/ proto/ ringserve/ engine/base/ engine/text/ engine/chat/ engine/constraint/
                engine/engine.h
                engine/request.h
-               engine/session_info.h engine/check_model.h engine/engine_config.h
+               engine/session_info.h engine/session_transfer.h
+               engine/check_model.h engine/engine_config.h
                engine/memory_plan.h)
 set(may_proto proto/ ringserve/)
 
