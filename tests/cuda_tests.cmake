@@ -33,7 +33,7 @@ ringserve_gpu_program(gpu_test
   ${PROJECT_SOURCE_DIR}/kernels/rope_ref.cc
   ${PROJECT_SOURCE_DIR}/kernels/swiglu_ref.cc
   ${PROJECT_SOURCE_DIR}/kernels/thread_pool.cc
-  LIBRARIES Catch2::Catch2WithMain)
+  LIBRARIES Catch2::Catch2WithMain absl::flat_hash_map)
 
 ringserve_gpu_program(attention_cuda_bench
   bench/attention_cuda_bench.cu)
