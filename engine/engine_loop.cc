@@ -157,20 +157,23 @@ bool EngineLoop::PoolBalances() const {
 }
 
 void EngineLoop::TakeNews() {
-  queue_.Take(new_requests_, commands_, calls_);
-  for (QueuedRequest& queued : new_requests_) {
+  queue_.Take(news_);
+  for (const std::function<void()>& release : news_.releases) {
+    release();
+  }
+  for (QueuedRequest& queued : news_.requests) {
     Enqueue(std::move(queued));
   }
-  // What a command finds is a turn between two tokens.
-  if (!commands_.empty() || !calls_.empty()) {
+  // What a command or a call finds is a turn between two tokens.
+  if (!news_.commands.empty() || !news_.calls.empty()) {
     Land();
     RemoveEnded();
   }
-  for (const RequestCommand& command : commands_) {
+  for (const RequestCommand& command : news_.commands) {
     Apply(command);
   }
   RemoveEnded();
-  for (const std::function<void()>& call : calls_) {
+  for (const std::function<void()>& call : news_.calls) {
     call();
   }
   RemoveEnded();
@@ -206,7 +209,7 @@ void EngineLoop::Apply(const RequestCommand& command) {
 
 bool EngineLoop::HasCancel(uint64_t request_id) const {
   const bool is_taken =
-      std::any_of(commands_.begin(), commands_.end(), [&](const RequestCommand& command) {
+      std::any_of(news_.commands.begin(), news_.commands.end(), [&](const RequestCommand& command) {
         return command.request_id == request_id && command.kind == RequestCommand::Kind::kCancel;
       });
   return is_taken || queue_.HasCancel(request_id);

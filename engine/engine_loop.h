@@ -256,9 +256,7 @@ class EngineLoop {
   bool has_ended_ = false;  // some request, and the queue is to know once it was told
 
   // Reused from step to step.
-  std::vector<QueuedRequest> new_requests_;
-  std::vector<RequestCommand> commands_;
-  std::vector<std::function<void()>> calls_;
+  News news_;
   std::vector<SequenceView> views_;
   std::vector<DraftJob> drafts_;
   std::vector<int32_t> prefix_;

@@ -220,7 +220,7 @@ absl::StatusOr<SessionInfo> EngineLoop::FinishImport(uint64_t transfer_id) {
 }
 
 void EngineLoop::PostEndTransfer(uint64_t transfer_id) {
-  queue_.PostOwn([this, transfer_id] {
+  queue_.PostRelease([this, transfer_id] {
     if (SessionEntry* const entry = sessions_.FindTransfer(transfer_id); entry != nullptr) {
       sessions_.EndTransfer(*entry);
     }

@@ -1,7 +1,8 @@
 // A session on its way out of an engine or into one, as the bytes of a snapshot (snapshot.h), in
 // pieces: neither side holds more than a block and a piece of it. One call at a time; each answer
-// is given exactly once, on the calling thread or on the engine's (where it must not block). The
-// engine must outlive these.
+// is given exactly once, on the calling thread or on the engine's (where it must not block), and
+// may destroy what was asked: the engine forgets it before it takes any later call. The engine must
+// outlive these.
 #pragma once
 
 #include <cstddef>

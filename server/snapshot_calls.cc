@@ -66,7 +66,10 @@ class ExportCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     });
   }
 
-  void End(const absl::Status& status) { Finish(ToGrpcStatus(status)); }
+  void End(const absl::Status& status) {
+    export_.reset();  // a client that has its status may ask for the session again
+    Finish(ToGrpcStatus(status));
+  }
 
   std::unique_ptr<SessionExport> export_;
   grpc::ByteBuffer message_;  // of the write in flight
@@ -140,7 +143,10 @@ class ImportCall final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
     });
   }
 
-  void End(const absl::Status& status) { Finish(ToGrpcStatus(status)); }
+  void End(const absl::Status& status) {
+    import_.reset();  // a client that has its status may use what an import that failed held
+    Finish(ToGrpcStatus(status));
+  }
 
   const ModelSet* const models_ = nullptr;
   const std::string owner_;

@@ -55,17 +55,17 @@ absl::Status RequestQueue::Push(GenerateRequest request, absl::Time now) {
   num_waiting_ += count;
   has_news_ = true;
   std::vector<Sibling> siblings = std::exchange(request.siblings, {});
-  const size_t leader = requests_.size();
-  requests_.push_back(
+  const size_t leader = news_.requests.size();
+  news_.requests.push_back(
       {.request = std::move(request), .arrival_time = now, .arrival = next_arrival_++});
   for (Sibling& sibling : siblings) {
-    const GenerateRequest& shared = requests_[leader].request;
+    const GenerateRequest& shared = news_.requests[leader].request;
     const uint64_t leader_id = shared.request_id;
     GenerateRequest own = RequestOfSibling(shared, std::move(sibling));
-    requests_.push_back({.request = std::move(own),
-                         .arrival_time = now,
-                         .arrival = next_arrival_++,
-                         .leader = leader_id});
+    news_.requests.push_back({.request = std::move(own),
+                              .arrival_time = now,
+                              .arrival = next_arrival_++,
+                              .leader = leader_id});
   }
   return absl::OkStatus();
 }
@@ -73,7 +73,7 @@ absl::Status RequestQueue::Push(GenerateRequest request, absl::Time now) {
 void RequestQueue::Command(RequestCommand command) {
   const absl::MutexLock lock(&mutex_);
   has_news_ = true;
-  commands_.push_back(command);
+  news_.commands.push_back(command);
 }
 
 absl::Status RequestQueue::Post(std::function<void()> call) {
@@ -81,18 +81,24 @@ absl::Status RequestQueue::Post(std::function<void()> call) {
   if (!closed_.ok()) {
     return closed_;
   }
-  if (calls_.size() >= kMaxCalls) {
+  if (news_.calls.size() >= kMaxCalls) {
     return absl::ResourceExhaustedError(fmt::format("{} calls wait for the engine", kMaxCalls));
   }
   has_news_ = true;
-  calls_.push_back(std::move(call));
+  news_.calls.push_back(std::move(call));
   return absl::OkStatus();
 }
 
 void RequestQueue::PostOwn(std::function<void()> call) {
   const absl::MutexLock lock(&mutex_);
   has_news_ = true;
-  calls_.push_back(std::move(call));
+  news_.calls.push_back(std::move(call));
+}
+
+void RequestQueue::PostRelease(std::function<void()> call) {
+  const absl::MutexLock lock(&mutex_);
+  has_news_ = true;
+  news_.releases.push_back(std::move(call));
 }
 
 void RequestQueue::AwaitNews() {
@@ -129,9 +135,10 @@ void RequestQueue::AwaitIdle() {
 
 bool RequestQueue::HasCancel(uint64_t request_id) const {
   const absl::MutexLock lock(&mutex_);
-  return std::any_of(commands_.begin(), commands_.end(), [&](const RequestCommand& command) {
-    return command.request_id == request_id && command.kind == RequestCommand::Kind::kCancel;
-  });
+  return std::any_of(
+      news_.commands.begin(), news_.commands.end(), [&](const RequestCommand& command) {
+        return command.request_id == request_id && command.kind == RequestCommand::Kind::kCancel;
+      });
 }
 
 int64_t RequestQueue::num_waiting() const {
@@ -139,17 +146,14 @@ int64_t RequestQueue::num_waiting() const {
   return num_waiting_;
 }
 
-void RequestQueue::Take(std::vector<QueuedRequest>& requests,
-                        std::vector<RequestCommand>& commands,
-                        std::vector<std::function<void()>>& calls) {
-  requests.clear();
-  commands.clear();
-  calls.clear();
+void RequestQueue::Take(News& news) {
+  news.releases.clear();
+  news.requests.clear();
+  news.commands.clear();
+  news.calls.clear();
   const absl::MutexLock lock(&mutex_);
   if (has_news_) {
-    requests.swap(requests_);
-    commands.swap(commands_);
-    calls.swap(calls_);
+    std::swap(news, news_);
     has_news_ = false;
   }
 }

@@ -32,6 +32,14 @@ struct RequestCommand {
   Kind kind = Kind::kCancel;
 };
 
+// Each in order. A command is never taken before the request that it names.
+struct News {
+  std::vector<std::function<void()>> releases;
+  std::vector<QueuedRequest> requests;
+  std::vector<RequestCommand> commands;
+  std::vector<std::function<void()>> calls;
+};
+
 class RequestQueue {
  public:
   static constexpr size_t kMaxCalls = 65536;
@@ -49,6 +57,9 @@ class RequestQueue {
   absl::Status Post(std::function<void()> call);
   // The same, of the engine's own: never refused.
   void PostOwn(std::function<void()> call);
+  // The same, and made before any request that is pushed later is looked at: it frees what such a
+  // request may need.
+  void PostRelease(std::function<void()> call);
   // Later pushes get `status`; the first call decides.
   void Close(absl::Status status);
   // Live ones are to end by then.
@@ -61,11 +72,8 @@ class RequestQueue {
   // True if a cancel of the request waits to be taken.
   bool HasCancel(uint64_t request_id) const;
 
-  // The engine thread. Replaces all by what came since the last call, each in order. A command is
-  // never taken before the request that it names.
-  void Take(std::vector<QueuedRequest>& requests,
-            std::vector<RequestCommand>& commands,
-            std::vector<std::function<void()>>& calls);
+  // The engine thread. Replaces all by what came since the last call.
+  void Take(News& news);
   // A request that was taken has left: to run, or for ever.
   void OnAdmitted();
   void OnEnded(bool was_running);
@@ -82,9 +90,7 @@ class RequestQueue {
   const int64_t max_waiting_;
   const int64_t max_running_;
   mutable absl::Mutex mutex_;
-  std::vector<QueuedRequest> requests_ ABSL_GUARDED_BY(mutex_);
-  std::vector<RequestCommand> commands_ ABSL_GUARDED_BY(mutex_);
-  std::vector<std::function<void()>> calls_ ABSL_GUARDED_BY(mutex_);
+  News news_ ABSL_GUARDED_BY(mutex_);
   absl::Status closed_ ABSL_GUARDED_BY(mutex_);
   absl::Time drain_deadline_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
   int64_t num_waiting_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <functional>
 #include <random>
 #include <set>
 #include <vector>
@@ -188,14 +187,12 @@ TEST_CASE("the queue holds what the batch has room for and max_waiting more") {
   const absl::Status full = queue.Push(Request(5), now);
   REQUIRE(absl::IsResourceExhausted(full));
   REQUIRE(full.message() == "the queue is full: 5 requests wait, scheduler.max_queue is 2");
-  std::vector<QueuedRequest> requests;
-  std::vector<RequestCommand> commands;
-  std::vector<std::function<void()>> calls;
-  queue.Take(requests, commands, calls);
-  REQUIRE(requests.size() == 5);
+  News news;
+  queue.Take(news);
+  REQUIRE(news.requests.size() == 5);
   for (size_t i = 0; i < 5; ++i) {
-    REQUIRE(requests[i].request.request_id == i);
-    REQUIRE(requests[i].arrival == static_cast<int64_t>(i));
+    REQUIRE(news.requests[i].request.request_id == i);
+    REQUIRE(news.requests[i].arrival == static_cast<int64_t>(i));
   }
   queue.OnAdmitted();
   queue.OnAdmitted();
@@ -223,13 +220,11 @@ TEST_CASE("waiting ends with news, and with the deadline") {
   queue.WaitForWork(absl::InfinitePast());
   queue.Command({.request_id = 1, .kind = RequestCommand::Kind::kPause});
   queue.WaitForWork(absl::InfiniteFuture());
-  std::vector<QueuedRequest> requests;
-  std::vector<RequestCommand> commands;
-  std::vector<std::function<void()>> calls;
-  queue.Take(requests, commands, calls);
-  REQUIRE(commands.size() == 1);
-  queue.Take(requests, commands, calls);
-  REQUIRE(commands.empty());
+  News news;
+  queue.Take(news);
+  REQUIRE(news.commands.size() == 1);
+  queue.Take(news);
+  REQUIRE(news.commands.empty());
   queue.SetDrainDeadline(absl::UnixEpoch());
   queue.SetDrainDeadline(absl::InfiniteFuture());
   queue.WaitForWork(absl::InfiniteFuture());

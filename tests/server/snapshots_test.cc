@@ -157,6 +157,26 @@ TEST_CASE("sessions outlive a server that has a disk, with their owners and what
   CHECK(turn.finished().usage().reprefilled_tokens() == 0);
 }
 
+TEST_CASE("a session is free once the client has the end of its snapshot") {
+  TestServer server;
+  server.ServeReal(ConfigWithSessions());
+  Asker asker(server);
+  const std::string id = asker.Create().id();
+  REQUIRE(asker.Turn(TurnRequest(id, kFirst, 3)).status.ok());
+  for (int i = 0; i < 30; ++i) {
+    std::string bytes;
+    const grpc::Status exported = asker.Export(id, bytes);
+    INFO("time " << i << ": " << exported.error_message());
+    REQUIRE(exported.ok());
+    const Stream turn = asker.Turn(TurnRequest(id, kSecond, 1));
+    INFO(turn.status.error_message());
+    REQUIRE(turn.status.ok());
+    REQUIRE(asker.Rollback(id, 8) == grpc::StatusCode::OK);
+    REQUIRE(asker.Export(id, bytes).ok());
+    REQUIRE(asker.Rollback(id, 5) == grpc::StatusCode::OK);
+  }
+}
+
 TEST_CASE("clients that leave in the middle of a snapshot leave nothing behind") {
   TestServer server;
   server.ServeReal(ConfigWithSessions());
