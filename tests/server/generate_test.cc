@@ -68,30 +68,38 @@ TEST_CASE("what is guessed ahead is counted, and changes nothing else") {
   v1::GenerateRequest request = TextRequest(once + once + once + once, 60);
   request.mutable_sampling()->set_temperature(0);
   request.mutable_stopping()->set_ignore_eos(true);
-  const Stream guessed = Generate(server.channel(), request);
+  // Whether a guess is worth its row is judged by what rows cost lately: on a machine that is busy
+  // with other things an answer may go without.
+  Stream guessed;
+  int64_t drafted = 0;
+  int64_t accepted = 0;
+  for (int i = 0; i < 50 && accepted == 0; ++i) {
+    guessed = Generate(server.channel(), request);
+    REQUIRE(guessed.status.ok());
+    const v1::Usage& usage = guessed.finished().usage();
+    CHECK(usage.drafted_tokens() >= usage.accepted_tokens());
+    drafted += usage.drafted_tokens();
+    accepted += usage.accepted_tokens();
+  }
+  CHECK(accepted > 0);
   request.set_speculate(false);
   const Stream plain = Generate(server.channel(), request);
-  REQUIRE(guessed.status.ok());
   REQUIRE(plain.status.ok());
-  const v1::Usage with = guessed.finished().usage();
-  const v1::Usage without = plain.finished().usage();
-  CHECK(with.accepted_tokens() > 0);
-  CHECK(with.drafted_tokens() >= with.accepted_tokens());
-  CHECK(without.drafted_tokens() == 0);
-  CHECK(without.accepted_tokens() == 0);
+  CHECK(plain.finished().usage().drafted_tokens() == 0);
+  CHECK(plain.finished().usage().accepted_tokens() == 0);
   CHECK(guessed.text() == plain.text());
   CHECK(guessed.finished().replay_digest() == plain.finished().replay_digest());
   const auto control = v1::Control::NewStub(server.channel());
   grpc::ClientContext load_context;
   v1::GetLoadResponse load;
   REQUIRE(control->GetLoad(&load_context, {}, &load).ok());
-  CHECK(load.models(0).drafted_tokens() == with.drafted_tokens());
-  CHECK(load.models(0).accepted_tokens() == with.accepted_tokens());
+  CHECK(load.models(0).drafted_tokens() == drafted);
+  CHECK(load.models(0).accepted_tokens() == accepted);
   grpc::ClientContext usage_context;
   v1::GetUsageResponse usage;
   REQUIRE(control->GetUsage(&usage_context, {}, &usage).ok());
-  CHECK(usage.drafted_tokens() == with.drafted_tokens());
-  CHECK(usage.accepted_tokens() == with.accepted_tokens());
+  CHECK(usage.drafted_tokens() == drafted);
+  CHECK(usage.accepted_tokens() == accepted);
 }
 
 TEST_CASE("echo, logprobs and a stop string arrive as asked for") {
@@ -182,7 +190,7 @@ TEST_CASE("a deadline that passes ends the call in the engine too") {
   ScriptedEngine& engine = server.ServeScripted();
   const auto stub = v1::Inference::NewStub(server.channel());
   grpc::ClientContext context;
-  context.set_deadline(absl::ToChronoTime(absl::Now() + absl::Milliseconds(200)));
+  context.set_deadline(absl::ToChronoTime(absl::Now() + absl::Seconds(1)));
   const auto reader = stub->Generate(&context, TextRequest("a", 100));
   const uint64_t id = engine.AwaitRequest();
   v1::GenerateEvent event;
