@@ -72,7 +72,7 @@ Sequence::Sequence(QueuedRequest queued, const Setup& setup)
   }
   // A constraint's mask is that of the next token alone.
   if (setup.max_draft > 0 && request_.speculate && request_.constraint == nullptr) {
-    speculation_.emplace().max_draft = setup.max_draft;
+    speculation_.emplace(setup.max_draft);
     speculation_->text.Add(TextBefore(RecentText::kMinTokens));
     speculation_->text.Add(rows_);
   }

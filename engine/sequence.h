@@ -190,7 +190,9 @@ class Sequence {
   std::optional<TokenHistory> history_;  // if a penalty needs it
 
   struct Speculation {
-    int32_t max_draft = 0;
+    explicit Speculation(int32_t max) : max_draft(max) {}
+
+    int32_t max_draft;
     RecentText text;
     DraftLength length;
     std::vector<int32_t> draft;  // for the next step
