@@ -240,6 +240,10 @@ void DiskTier::OnRead(const absl::Status& status, bool is_end) {
     restore_.reset();
     return;
   }
+  if (absl::IsUnavailable(status)) {
+    PutBack(*entry, status);
+    return;
+  }
   absl::Status sound = status;
   if (std::optional<Snapshot> snapshot = restore_->reader->TakeSnapshot();
       sound.ok() && snapshot.has_value()) {
@@ -313,6 +317,15 @@ void DiskTier::OnBack() {
     entry->charged = hooks_.clock();
     hooks_.on_back(*entry);
   }
+}
+
+void DiskTier::PutBack(SessionEntry& entry, const absl::Status& why) {
+  entry.session.reset();
+  entry.residence = Residence::kDisk;
+  restore_.reset();
+  hooks_.on_unread(entry,
+                   absl::UnavailableError(fmt::format("the session stays on the disk: {}",
+                                                      std::string(why.message()))));
 }
 
 void DiskTier::Lose(SessionEntry& entry, const absl::Status& why) {

@@ -50,7 +50,10 @@ class DiskTier {
     std::function<void(absl::Status)> on_fault;
     // The session is in memory again.
     std::function<void(SessionEntry&)> on_back;
-    // Its file is damaged or gone: to be told to who waits for it, and erased.
+    // Its file cannot be read now (UNAVAILABLE), and it stays on the disk: to be told to who waits
+    // for it.
+    std::function<void(SessionEntry&, absl::Status)> on_unread;
+    // Its file is damaged or gone: the same, and it is to be erased.
     std::function<void(SessionEntry&, absl::Status)> on_lost;
   };
 
@@ -127,6 +130,7 @@ class DiskTier {
   absl::Status Begin(SessionEntry& entry, const Snapshot& snapshot);
   void WriteBlocks(const SessionEntry& entry, const std::string& bytes, int64_t first);
   void OnBack();
+  void PutBack(SessionEntry& entry, const absl::Status& why);
   void Lose(SessionEntry& entry, const absl::Status& why);
   void RemoveFile(const std::string& id);
 

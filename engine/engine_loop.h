@@ -214,7 +214,7 @@ class EngineLoop {
   // In memory, the least urgent first.
   std::vector<SessionEntry*> WaitingSessions(const Waiting& but) const;
   void BringBackWanted();
-  void OnLost(SessionEntry& entry, const absl::Status& status);
+  void FailWhoWaits(SessionEntry& entry, const absl::Status& status);
   static void Answer(SessionEntry& entry, const absl::Status& status);
   // As Ask, of a session whose blocks the call needs: it waits until they are in memory.
   template <typename Reply, typename Call>

@@ -11,8 +11,13 @@ DiskTier::Hooks EngineLoop::DiskHooks() {
           .post = [this](std::function<void()> call) { queue_.PostOwn(std::move(call)); },
           .on_fault = [this](const absl::Status& status) { copied_.Update(status); },
           .on_back = [](SessionEntry& entry) { Answer(entry, absl::OkStatus()); },
-          .on_lost = [this](SessionEntry& entry,
-                            const absl::Status& status) { OnLost(entry, status); }};
+          .on_unread = [this](SessionEntry& entry,
+                              const absl::Status& status) { FailWhoWaits(entry, status); },
+          .on_lost =
+              [this](SessionEntry& entry, const absl::Status& status) {
+                FailWhoWaits(entry, status);
+                sessions_.Erase(entry);
+              }};
 }
 
 bool EngineLoop::IsOnItsWay(const Waiting& waiting) const {
@@ -62,7 +67,7 @@ void EngineLoop::BringBackWanted() {
   }
 }
 
-void EngineLoop::OnLost(SessionEntry& entry, const absl::Status& status) {
+void EngineLoop::FailWhoWaits(SessionEntry& entry, const absl::Status& status) {
   Answer(entry, status);
   for (auto at = waiting_.begin(); at != waiting_.end(); ++at) {
     if (at->second.entry == &entry) {
@@ -71,7 +76,6 @@ void EngineLoop::OnLost(SessionEntry& entry, const absl::Status& status) {
       break;
     }
   }
-  sessions_.Erase(entry);
 }
 
 void EngineLoop::SaveSessions() {

@@ -22,9 +22,14 @@ absl::Status Failed(const std::string& what) {
   const int error = errno;
   const std::string message = fmt::format("{}: {}", what, std::generic_category().message(error));
   const bool is_full = error == ENOSPC || error == EDQUOT || error == EFBIG;
-  return is_full           ? absl::ResourceExhaustedError(message)
-         : error == ENOENT ? absl::NotFoundError(message)
-                           : absl::InternalError(message);
+  return is_full ? absl::ResourceExhaustedError(message) : absl::InternalError(message);
+}
+
+absl::Status NotRead(int error) {
+  return error == ENOENT
+             ? absl::NotFoundError("there is no such file")
+             : absl::UnavailableError(fmt::format("reading a session's file: {}",
+                                                  std::generic_category().message(error)));
 }
 
 }  // namespace
@@ -138,7 +143,7 @@ std::vector<SessionFiles::Found> SessionFiles::Scan(const SnapshotKey& key,
       found.push_back(*std::move(file));
     } else {
       ++num_refused;
-      if (!absl::IsFailedPrecondition(file.status())) {
+      if (absl::IsDataLoss(file.status())) {
         unlink(PathOf(id, kWhole).c_str());
       }
     }
@@ -189,11 +194,12 @@ absl::Status SessionFiles::Writer::Commit() {
 }
 
 SessionFiles::Reader::Reader(const SessionFiles& files, const std::string& id)
-    : file_(open(files.PathOf(id, kWhole).c_str(), O_RDONLY | O_CLOEXEC)) {}
+    : file_(open(files.PathOf(id, kWhole).c_str(), O_RDONLY | O_CLOEXEC)),
+      error_(file_.get() < 0 ? errno : 0) {}
 
 absl::StatusOr<std::string> SessionFiles::Reader::Read(size_t count) {
-  if (file_.get() < 0) {
-    return absl::NotFoundError("there is no such file");
+  if (error_ != 0) {
+    return NotRead(error_);
   }
   std::string bytes(count, '\0');
   size_t num_read = 0;
@@ -203,7 +209,7 @@ absl::StatusOr<std::string> SessionFiles::Reader::Read(size_t count) {
       continue;
     }
     if (got < 0) {
-      return Failed("reading a session's file");
+      return NotRead(errno);
     }
     if (got == 0) {
       break;

@@ -73,18 +73,19 @@ class SessionFiles {
 
   class Reader {
    public:
-    // NOT_FOUND.
     Reader(const SessionFiles& files, const std::string& id);
-    // Up to `count` bytes; fewer: the end.
+    // Up to `count` bytes; fewer: the end. NOT_FOUND (there is no file), UNAVAILABLE (the system
+    // does not give it now: no descriptor, no memory, the device).
     absl::StatusOr<std::string> Read(size_t count);
 
    private:
     FileDescriptor file_;
+    const int error_;  // of opening it
   };
 
   // The sessions that are whole as far as their beginnings and sizes tell, without their token ids.
   // Others are counted: those that are damaged are removed, those of another model, backend, config
-  // or version stay for whom they fit.
+  // or version stay for whom they fit, and those that cannot be read now for a later start.
   struct Found {
     Snapshot snapshot;
     int64_t bytes = 0;  // of the file

@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <vector>
@@ -118,6 +119,30 @@ TEST_CASE("a damaged file is the end of its session, and of no other") {
       CHECK(world.engine().List()->size() == 1);
     }
   }
+}
+
+TEST_CASE("a session whose file cannot be opened for want of descriptors stays on the disk") {
+  rlimit before{};
+  REQUIRE(getrlimit(RLIMIT_NOFILE, &before) == 0);
+  const rlimit none = {.rlim_cur = 0, .rlim_max = before.rlim_max};
+  DiskWorld world;
+  const std::string id = world.Make(20);
+  Push(world);
+  REQUIRE(std::filesystem::exists(world.PathOf(id)));
+  for (int i = 0; i < 3; ++i) {
+    REQUIRE(setrlimit(RLIMIT_NOFILE, &none) == 0);
+    const absl::Status turn = world.StatusOfTurn(id, 1);
+    const absl::Status fork = world.engine().Fork(id, 11).status();
+    REQUIRE(setrlimit(RLIMIT_NOFILE, &before) == 0);
+    INFO(turn.ToString() << ", " << fork.ToString());
+    CHECK(absl::IsUnavailable(turn));
+    CHECK(absl::IsUnavailable(fork));
+    CHECK(std::filesystem::exists(world.PathOf(id)));
+    CHECK(world.disk().num_sessions == 1);
+    CHECK(world.engine().loop().pool().num_references() == 0);
+  }
+  world.Turn(id, 1);
+  CHECK(world.disk().num_lost == 0);
 }
 
 TEST_CASE("a folder is one process's, and files of other models stay where they are") {
