@@ -8,12 +8,10 @@
 #include <fmt/format.h>
 
 #include "engine/text/regex_class.h"
-#include "engine/text/utf8.h"
 
 namespace ringserve {
 namespace {
 
-constexpr size_t kMaxPatternBytes = 16384;
 constexpr int kMaxGroupDepth = 64;
 constexpr int32_t kMaxRepeats = 10'000;
 
@@ -125,6 +123,7 @@ class Parser {
   }
 
   absl::StatusOr<int32_t> ParseAtom(int depth) {
+    RETURN_IF_ERROR(reader_.RefuseQuantifier("a quantifier with nothing before it"));
     const size_t start = reader_.position();
     const char32_t c = reader_.Next();
     switch (c) {
@@ -143,11 +142,6 @@ class Parser {
         return Add({.kind = Kind::kBegin});
       case '$':
         return Add({.kind = Kind::kEnd});
-      case '*':
-      case '+':
-      case '?':
-      case '{':
-        return reader_.Error(start, "a quantifier with nothing before it");
       default:
         return AddSet(CharSet::Of(c, c));
     }
@@ -262,15 +256,6 @@ class Parser {
     return negated ? set.Complement() : set;
   }
 
-  std::optional<int32_t> ReadNumber() {
-    std::optional<int32_t> value;
-    while (reader_.LooksAtDigit()) {
-      value = std::min(value.value_or(0) * 10 + static_cast<int32_t>(reader_.Next() - '0'),
-                       kMaxRepeats + 1);
-    }
-    return value;
-  }
-
   absl::StatusOr<int32_t> ParseQuantifier(int32_t atom) {
     const size_t start = reader_.position();
     PatternNode repeat{.kind = Kind::kRepeat, .children = {atom}};
@@ -282,9 +267,9 @@ class Parser {
     } else if (reader_.Accept("?")) {
       repeat.max = 1;
     } else if (reader_.Accept("{")) {
-      const std::optional<int32_t> min = ReadNumber();
+      const std::optional<int32_t> min = reader_.ReadNumber(kMaxRepeats);
       const bool comma = reader_.Accept(",");
-      const std::optional<int32_t> max = comma ? ReadNumber() : min;
+      const std::optional<int32_t> max = comma ? reader_.ReadNumber(kMaxRepeats) : min;
       if (!min || !reader_.Accept("}") || *min > kMaxRepeats || max.value_or(*min) > kMaxRepeats ||
           max.value_or(*min) < *min) {
         return reader_.Error(start, fmt::format("not an interval of at most {}", kMaxRepeats));
@@ -302,10 +287,7 @@ class Parser {
       return reader_.Error(start, "possessive quantifiers are not supported");
     }
     reader_.Accept("?");  // lazy: the same texts
-    if (reader_.LooksAt("*") || reader_.LooksAt("+") || reader_.LooksAt("?") ||
-        reader_.LooksAt("{")) {
-      return reader_.Error(reader_.position(), "a quantifier after a quantifier");
-    }
+    RETURN_IF_ERROR(reader_.RefuseQuantifier("a quantifier after a quantifier"));
     return Add(std::move(repeat));
   }
 
@@ -316,13 +298,7 @@ class Parser {
 }  // namespace
 
 absl::StatusOr<PatternTree> ParsePattern(std::string_view pattern) {
-  if (pattern.size() > kMaxPatternBytes) {
-    return absl::InvalidArgumentError(
-        fmt::format("{} bytes, more than the limit of {}", pattern.size(), kMaxPatternBytes));
-  }
-  if (const size_t valid = ValidUtf8Prefix(pattern); valid != pattern.size()) {
-    return absl::InvalidArgumentError(fmt::format("at byte {}: not UTF-8", valid));
-  }
+  RETURN_IF_ERROR(CheckPatternText(pattern));
   return Parser(pattern).Parse();
 }
 

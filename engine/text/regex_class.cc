@@ -1,5 +1,6 @@
 #include "engine/text/regex_class.h"
 
+#include <algorithm>
 #include <vector>
 
 #include <fmt/format.h>
@@ -168,8 +169,34 @@ char32_t RegexReader::Next() {
   return DecodeUtf8(pattern_, &position_);
 }
 
+std::optional<int32_t> RegexReader::ReadNumber(int32_t most) {
+  std::optional<int32_t> value;
+  while (LooksAtDigit()) {
+    value = static_cast<int32_t>(
+        std::min<int64_t>(int64_t{value.value_or(0)} * 10 + (Next() - U'0'), int64_t{most} + 1));
+  }
+  return value;
+}
+
+absl::Status RegexReader::RefuseQuantifier(std::string_view message) const {
+  return LooksAt("*") || LooksAt("+") || LooksAt("?") || LooksAt("{") ? Error(position_, message)
+                                                                      : absl::OkStatus();
+}
+
 absl::Status RegexReader::Error(size_t position, std::string_view message) const {
   return absl::InvalidArgumentError(fmt::format("at byte {}: {}", position, message));
+}
+
+absl::Status CheckPatternText(std::string_view pattern) {
+  constexpr size_t kMaxPatternBytes = 16384;
+  if (pattern.size() > kMaxPatternBytes) {
+    return absl::InvalidArgumentError(
+        fmt::format("{} bytes, more than the limit of {}", pattern.size(), kMaxPatternBytes));
+  }
+  if (const size_t valid = ValidUtf8Prefix(pattern); valid != pattern.size()) {
+    return absl::InvalidArgumentError(fmt::format("at byte {}: not UTF-8", valid));
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<RegexEscape> ParseEscape(RegexReader* reader) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -31,6 +32,12 @@ class RegexReader {
   // True and past it if `text` is next.
   bool Accept(std::string_view text);
   char32_t Next();  // requires !AtEnd()
+  // Past the digits that are next, if any; numbers above `most` are most + 1.
+  std::optional<int32_t> ReadNumber(int32_t most);
+
+  // OK unless what is next repeats what was before.
+  absl::Status RefuseQuantifier(std::string_view message) const;
+
   // INVALID_ARGUMENT naming the place.
   absl::Status Error(size_t position, std::string_view message) const;
 
@@ -38,6 +45,9 @@ class RegexReader {
   std::string_view pattern_;
   size_t position_ = 0;
 };
+
+// INVALID_ARGUMENT unless it is short and UTF-8.
+absl::Status CheckPatternText(std::string_view pattern);
 
 // What an escape stands for: one character (then `character` is set) or a set.
 struct RegexEscape {

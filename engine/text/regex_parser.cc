@@ -8,12 +8,10 @@
 #include <fmt/format.h>
 
 #include "engine/text/regex_class.h"
-#include "engine/text/utf8.h"
 
 namespace ringserve {
 namespace {
 
-constexpr size_t kMaxPatternBytes = 16384;
 constexpr int kMaxGroupDepth = 32;
 constexpr size_t kMaxSets = 255;
 constexpr int kMaxRepeats = 1000;
@@ -86,6 +84,7 @@ class Parser {
   }
 
   absl::StatusOr<Repeatable> ParseAtom(bool ignore_case, int depth) {
+    RETURN_IF_ERROR(reader_.RefuseQuantifier("a quantifier with nothing before it"));
     const size_t start = reader_.position();
     const char32_t c = reader_.Next();
     switch (c) {
@@ -105,11 +104,6 @@ class Parser {
         return EmitAnchor("(?:\\A|(?<=@)(?!\\z))", CharSet::Of('\n', '\n'));
       case '$':
         return EmitAnchor("(?=@|\\z)", CharSet::Of('\n', '\n'));
-      case '*':
-      case '+':
-      case '?':
-      case '{':
-        return reader_.Error(start, "a quantifier with nothing before it");
       default:
         return EmitCharacter(c, start, ignore_case);
     }
@@ -226,9 +220,9 @@ class Parser {
     if (!reader_.Accept("{")) {
       return std::optional<Quantifier>();
     }
-    const std::optional<int> min = ReadNumber();
+    const std::optional<int32_t> min = reader_.ReadNumber(kMaxRepeats);
     const bool comma = reader_.Accept(",");
-    const std::optional<int> max = comma ? ReadNumber() : min;
+    const std::optional<int32_t> max = comma ? reader_.ReadNumber(kMaxRepeats) : min;
     const int low = min.value_or(0);
     if (!reader_.Accept("}") || (!min && !max) || low > kMaxRepeats || max == 0 ||
         max.value_or(low) > kMaxRepeats || max.value_or(low) < low) {
@@ -237,15 +231,6 @@ class Parser {
     const std::string syntax =
         max ? fmt::format("{{{},{}}}", low, *max) : fmt::format("{{{},}}", low);
     return Quantifier{syntax, low, max.value_or(-1), true};
-  }
-
-  std::optional<int> ReadNumber() {
-    std::optional<int> value;
-    while (!reader_.AtEnd() && reader_.LooksAtDigit()) {
-      value = std::min(value.value_or(0) * 10 + static_cast<int>(reader_.Next() - '0'),
-                       kMaxRepeats + 1);
-    }
-    return value;
   }
 
   absl::StatusOr<bool> ParseQuantifier(Repeatable kind, size_t first_part, size_t start) {
@@ -282,10 +267,7 @@ class Parser {
       reader_.Accept("?");
       Emit("?");
     }
-    if (reader_.LooksAt("*") || reader_.LooksAt("+") || reader_.LooksAt("?") ||
-        reader_.LooksAt("{")) {
-      return reader_.Error(reader_.position(), "a quantifier after a quantifier");
-    }
+    RETURN_IF_ERROR(reader_.RefuseQuantifier("a quantifier after a quantifier"));
     return kind != Repeatable::kYes || quantifier->min == 0;
   }
 
@@ -297,13 +279,7 @@ class Parser {
 }  // namespace
 
 absl::StatusOr<ParsedRegex> ParseRegex(std::string_view pattern) {
-  if (pattern.size() > kMaxPatternBytes) {
-    return absl::InvalidArgumentError(
-        fmt::format("{} bytes, more than the limit of {}", pattern.size(), kMaxPatternBytes));
-  }
-  if (const size_t valid = ValidUtf8Prefix(pattern); valid != pattern.size()) {
-    return absl::InvalidArgumentError(fmt::format("at byte {}: not UTF-8", valid));
-  }
+  RETURN_IF_ERROR(CheckPatternText(pattern));
   return Parser(pattern).Parse();
 }
 
