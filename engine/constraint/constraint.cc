@@ -85,8 +85,9 @@ absl::StatusOr<std::shared_ptr<const Constraint>> ConstraintCompiler::JsonSchema
   if (auto found = Find(key); found != nullptr) {
     return found;
   }
+  Budget budget;
   ASSIGN_OR_RETURN(std::shared_ptr<const Grammar> grammar,
-                   CompileSchema(schema, terminals_, vocabulary_));
+                   CompileSchema(schema, terminals_, vocabulary_, &budget));
   return Keep(key, std::move(grammar));
 }
 

@@ -269,7 +269,7 @@ absl::StatusOr<Dfa> PatternDfa(std::string_view pattern,
                                Match match,
                                TextForm form,
                                Budget* budget) {
-  ASSIGN_OR_RETURN(const PatternTree tree, ParsePattern(pattern));
+  ASSIGN_OR_RETURN(const PatternTree tree, ParsePattern(pattern, budget));
   Nfa nfa(form, budget);
   ASSIGN_OR_RETURN(const int32_t start, nfa.AddState());
   ASSIGN_OR_RETURN(const int32_t begin, nfa.AddState());

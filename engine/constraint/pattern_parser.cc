@@ -30,17 +30,21 @@ CharSet AsciiSpace() {
 }
 
 // What any reading of the classes counts.
-CharSet AnyDigits() {
-  return GeneralCategory("N")->Union(AsciiDigits());
+const CharSet& AnyDigits() {
+  static const CharSet set = GeneralCategory("N")->Union(AsciiDigits());
+  return set;
 }
 
-CharSet AnyWord() {
-  return RegexWord().Union(GeneralCategory("N")->Union(GeneralCategory("Pc").value()));
+const CharSet& AnyWord() {
+  static const CharSet set =
+      RegexWord().Union(GeneralCategory("N")->Union(GeneralCategory("Pc").value()));
+  return set;
 }
 
-CharSet AnySpace() {
-  return WhiteSpace().Union(
-      CharSet::FromRanges({{0x1c, 0x1f}, {0x180e, 0x180e}, {0xfeff, 0xfeff}}));
+const CharSet& AnySpace() {
+  static const CharSet set =
+      WhiteSpace().Union(CharSet::FromRanges({{0x1c, 0x1f}, {0x180e, 0x180e}, {0xfeff, 0xfeff}}));
+  return set;
 }
 
 std::optional<CharSet> ClassOf(char32_t letter) {
@@ -82,7 +86,7 @@ CharSet ClassToExclude(char32_t letter) {
 
 class Parser {
  public:
-  explicit Parser(std::string_view pattern) : reader_(pattern) {}
+  Parser(std::string_view pattern, Budget* budget) : reader_(pattern), budget_(budget) {}
 
   absl::StatusOr<PatternTree> Parse() {
     ASSIGN_OR_RETURN(tree_.root, ParseAlternatives(0));
@@ -98,7 +102,15 @@ class Parser {
     return static_cast<int32_t>(tree_.nodes.size()) - 1;
   }
 
-  int32_t AddSet(CharSet set) { return Add({.kind = Kind::kSet, .set = std::move(set)}); }
+  absl::StatusOr<int32_t> AddSet(CharSet set) {
+    RETURN_IF_ERROR(SpendOn(set));
+    return Add({.kind = Kind::kSet, .set = std::move(set)});
+  }
+
+  // Sets are copied, sorted and cut into bytes.
+  absl::Status SpendOn(const CharSet& set) {
+    return budget_->Spend(4 * static_cast<int64_t>(set.ranges().size()));
+  }
 
   absl::StatusOr<int32_t> ParseAlternatives(int depth) {
     if (depth > kMaxGroupDepth) {
@@ -237,6 +249,7 @@ class Parser {
         return reader_.Error(at, "this bracket expression is not supported");
       }
       ASSIGN_OR_RETURN(const Item first, ParseItem(negated));
+      RETURN_IF_ERROR(SpendOn(first.set));
       if (!reader_.LooksAt("-") || reader_.LooksAt("-]")) {
         ranges.insert(ranges.end(), first.set.ranges().begin(), first.set.ranges().end());
         continue;
@@ -292,14 +305,15 @@ class Parser {
   }
 
   RegexReader reader_;
+  Budget* const budget_;
   PatternTree tree_;
 };
 
 }  // namespace
 
-absl::StatusOr<PatternTree> ParsePattern(std::string_view pattern) {
+absl::StatusOr<PatternTree> ParsePattern(std::string_view pattern, Budget* budget) {
   RETURN_IF_ERROR(CheckPatternText(pattern));
-  return Parser(pattern).Parse();
+  return Parser(pattern, budget).Parse();
 }
 
 }  // namespace ringserve

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "engine/base/status.h"
+#include "engine/constraint/budget.h"
 #include "engine/text/char_set.h"
 
 namespace ringserve {
@@ -29,7 +30,7 @@ struct PatternTree {
   int32_t root = 0;
 };
 
-// INVALID_ARGUMENT names the place.
-absl::StatusOr<PatternTree> ParsePattern(std::string_view pattern);
+// INVALID_ARGUMENT names the place, or that the budget does not suffice for the pattern's sets.
+absl::StatusOr<PatternTree> ParsePattern(std::string_view pattern, Budget* budget);
 
 }  // namespace ringserve

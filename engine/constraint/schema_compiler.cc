@@ -11,12 +11,12 @@ namespace ringserve {
 absl::StatusOr<std::shared_ptr<const Grammar>> CompileSchema(
     std::string_view schema,
     const JsonTerminals& terminals,
-    const std::shared_ptr<const Vocabulary>& vocabulary) {
-  Budget budget;
-  ASSIGN_OR_RETURN(const std::unique_ptr<Schema> parsed, Schema::Parse(schema));
+    const std::shared_ptr<const Vocabulary>& vocabulary,
+    Budget* budget) {
+  ASSIGN_OR_RETURN(const std::unique_ptr<Schema> parsed, Schema::Parse(schema, budget));
   auto grammar = std::make_shared<Grammar>();
   TerminalTable table(grammar.get(), terminals, vocabulary);
-  SchemaRules rules(*parsed, &budget);
+  SchemaRules rules(*parsed, budget);
   SchemaEmitter emitter(&rules, grammar.get(), &table);
   const int32_t start = emitter.RuleOf({parsed->root()});
   RETURN_IF_ERROR(emitter.EmitAll());

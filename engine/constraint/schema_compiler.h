@@ -10,6 +10,7 @@
 #include <string_view>
 
 #include "engine/base/status.h"
+#include "engine/constraint/budget.h"
 #include "engine/constraint/grammar.h"
 #include "engine/constraint/json_terminals.h"
 
@@ -20,6 +21,7 @@ namespace ringserve {
 absl::StatusOr<std::shared_ptr<const Grammar>> CompileSchema(
     std::string_view schema,
     const JsonTerminals& terminals,
-    const std::shared_ptr<const Vocabulary>& vocabulary);
+    const std::shared_ptr<const Vocabulary>& vocabulary,
+    Budget* budget);
 
 }  // namespace ringserve

@@ -14,6 +14,7 @@
 #include <absl/container/flat_hash_map.h>
 
 #include "engine/base/status.h"
+#include "engine/constraint/budget.h"
 #include "engine/constraint/decimal.h"
 #include "engine/constraint/json_value.h"
 #include "engine/constraint/number_language.h"
@@ -75,7 +76,7 @@ class Schema {
   static constexpr size_t kMaxBytes = 256 * 1024;
 
   // INVALID_ARGUMENT names the place: "#/properties/age/minimum: ...".
-  static absl::StatusOr<std::unique_ptr<Schema>> Parse(std::string_view json);
+  static absl::StatusOr<std::unique_ptr<Schema>> Parse(std::string_view json, Budget* budget);
 
   NodeId root() const { return 0; }
 

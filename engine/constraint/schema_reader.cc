@@ -104,7 +104,7 @@ NodeId SchemaNode::FindProperty(const std::string& name) const {
 
 class SchemaReader {
  public:
-  explicit SchemaReader(Schema* schema) : schema_(*schema) {}
+  SchemaReader(Schema* schema, Budget* budget) : schema_(*schema), budget_(budget) {}
 
   absl::Status Read() {
     RETURN_IF_ERROR(NodeOf(schema_.document_, "#").status());
@@ -325,8 +325,8 @@ class SchemaReader {
     return types;
   }
 
-  static absl::Status CheckPattern(const std::string& pattern, const std::string& path) {
-    const absl::Status status = ParsePattern(pattern).status();
+  absl::Status CheckPattern(const std::string& pattern, const std::string& path) {
+    const absl::Status status = ParsePattern(pattern, budget_).status();
     return status.ok() ? status : Refuse(path, std::string(status.message()));
   }
 
@@ -373,14 +373,15 @@ class SchemaReader {
   }
 
   Schema& schema_;
+  Budget* const budget_;
   absl::flat_hash_map<const JsonValue*, NodeId> ids_;
   std::vector<std::pair<const JsonValue*, NodeId>> unread_;
 };
 
-absl::StatusOr<std::unique_ptr<Schema>> Schema::Parse(std::string_view json) {
+absl::StatusOr<std::unique_ptr<Schema>> Schema::Parse(std::string_view json, Budget* budget) {
   std::unique_ptr<Schema> schema(new Schema());
   ASSIGN_OR_RETURN(schema->document_, ParseJsonValue(json, kMaxBytes));
-  RETURN_IF_ERROR(SchemaReader(schema.get()).Read());
+  RETURN_IF_ERROR(SchemaReader(schema.get(), budget).Read());
   return schema;
 }
 

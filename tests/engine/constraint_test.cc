@@ -1,13 +1,16 @@
 // What constraints accept and refuse, case by case.
 #include "engine/constraint/constraint.h"
 
-#include <ctime>
+#include <functional>
 #include <regex>
 #include <string>
 #include <vector>
 
 #include <fmt/format.h>
 
+#include "engine/constraint/json_terminals.h"
+#include "engine/constraint/pattern_dfa.h"
+#include "engine/constraint/schema_compiler.h"
 #include "tests/support/catch.h"
 #include "tests/support/constraint_case.h"
 
@@ -32,6 +35,14 @@ std::string Refusal(const std::string& schema) {
   REQUIRE_FALSE(constraint.ok());
   CHECK(constraint.status().code() == absl::StatusCode::kInvalidArgument);
   return std::string(constraint.status().message());
+}
+
+std::string Repeated(const std::string& text, int times) {
+  std::string out;
+  for (; times > 0; --times) {
+    out += text;
+  }
+  return out;
 }
 
 // All strings over the alphabet of at most `length` characters.
@@ -331,7 +342,9 @@ TEST_CASE("undone tokens leave no trace") {
   }
 }
 
-TEST_CASE("explosive constraints are refused soon") {
+namespace {
+
+std::vector<std::string> ExplosiveSchemas() {
   std::vector<std::string> schemas = {
       R"({"type":"string","pattern":"(a|b)*a(a|b){18}"})",
       R"({"type":"string","pattern":"((a{1,100}){1,100}){1,100}"})",
@@ -359,14 +372,95 @@ TEST_CASE("explosive constraints are refused soon") {
     wide += fmt::format(R"({}"{}":true)", i > 0 ? "," : "", i);
   }
   schemas.push_back(wide + "}}");
-  for (const std::string& schema : schemas) {
-    const std::clock_t begin = std::clock();
-    const auto constraint = Compiler().JsonSchema(schema);
-    const double took =
-        static_cast<double>(std::clock() - begin) / static_cast<double>(CLOCKS_PER_SEC);
-    INFO(schema.substr(0, 100) << " " << constraint.status() << " took " << took);
-    CHECK_FALSE(constraint.ok());
-    CHECK(took < 2);  // of this process, perhaps under sanitizers; what is bounded is the work
+  return schemas;
+}
+
+// The most that is asked for at once, after which nothing is done any more.
+constexpr int64_t kMaxSpentAtOnce = 100'000;
+
+// What compiling it came to.
+Budget CompiledSchema(const std::string& schema, bool* ok) {
+  static const JsonTerminals terminals = MakeJsonTerminals(SmallVocabulary());
+  Budget budget;
+  const auto grammar = CompileSchema(schema, terminals, SmallVocabulary(), &budget);
+  INFO(schema.substr(0, 100) << " " << grammar.status());
+  *ok = grammar.ok();
+  CHECK((grammar.ok() || absl::IsInvalidArgument(grammar.status())));
+  return budget;
+}
+
+Budget CompiledPattern(const std::string& pattern, bool* ok) {
+  Budget budget;
+  const auto dfa = PatternDfa(pattern, Match::kWhole, TextForm::kPlain, &budget);
+  INFO(pattern.substr(0, 100) << " " << dfa.status());
+  *ok = dfa.ok();
+  CHECK((dfa.ok() || absl::IsInvalidArgument(dfa.status())));
+  return budget;
+}
+
+}  // namespace
+
+TEST_CASE("explosive constraints are refused before more work than the budget is done") {
+  bool ok = false;
+  for (const std::string& schema : ExplosiveSchemas()) {
+    INFO(schema.substr(0, 100));
+    const Budget budget = CompiledSchema(schema, &ok);
+    CHECK_FALSE(ok);
+    CHECK(budget.spent() <= Budget::kWork + kMaxSpentAtOnce);
+  }
+  for (const std::string& pattern : {Repeated("\\W", 8000),
+                                     fmt::format("[{}]", Repeated("\\W\\D", 4000)),
+                                     fmt::format("[^{}]{{100}}", Repeated("\\w\\d", 4000)),
+                                     Repeated("[^\\w]", 2700),
+                                     Repeated("\\p{L}*", 2500),
+                                     std::string("(a?){5000}a{5000}"),
+                                     std::string("((a?){50}){50}"),
+                                     std::string("((((a{0,30}){0,30}){0,30}))"),
+                                     std::string("(a|aa|aaa|aaaa){500}")}) {
+    INFO(pattern.substr(0, 100));
+    const Budget budget = CompiledPattern(pattern, &ok);
+    CHECK_FALSE(ok);
+    CHECK(budget.spent() > Budget::kWork);  // that was the reason
+    CHECK(budget.spent() <= Budget::kWork + kMaxSpentAtOnce);
+  }
+}
+
+TEST_CASE("what makes a constraint grow is counted") {
+  bool ok = false;
+  const std::vector<std::function<std::string(int)>> patterns = {
+      [](int n) { return Repeated("\\W", n); },
+      [](int n) { return fmt::format("[{}]", Repeated("\\W", n)); },
+      [](int n) { return fmt::format("[^{}]", Repeated("\\w", n)); },
+      [](int n) { return fmt::format("[{}]", Repeated("\\p{L}", n)); },
+      [](int n) { return Repeated("[^a]", n); },
+      [](int n) { return Repeated("a*", n); },
+      [](int n) { return fmt::format("(ab|cd){{{}}}", n); }};
+  const auto check_growth = [&ok](const auto& spent) {
+    const int64_t first = spent(20) - spent(10);
+    REQUIRE(ok);
+    const int64_t second = spent(30) - spent(20);
+    REQUIRE(ok);
+    CHECK(first >= 10);
+    CHECK(10 * second >= 9 * first);
+  };
+  for (const auto& pattern : patterns) {
+    INFO(pattern(3));
+    check_growth([&](int n) { return CompiledPattern(pattern(n), &ok).spent(); });
+  }
+  const auto of_items = [](const std::string& keyword, const std::string& item, int n) {
+    return fmt::format(
+        R"({{"{}":[{}{}]}})", keyword, item, Repeated(fmt::format(",{}", item), n - 1));
+  };
+  const std::vector<std::function<std::string(int)>> schemas = {
+      // A pattern is read where it stands, whether or not it is needed.
+      [&](int n) {
+        return fmt::format(R"({{"$defs":{{"a":{}}},"items":{{"$ref":"#/$defs/a"}}}})",
+                           of_items("anyOf", R"({"pattern":"[\\W\\D]"})", n));
+      },
+      [&](int n) { return of_items("allOf", R"({"minLength":3})", n); }};
+  for (const auto& schema : schemas) {
+    INFO(schema(3));
+    check_growth([&](int n) { return CompiledSchema(schema(n), &ok).spent(); });
   }
 }
 
