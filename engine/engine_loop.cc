@@ -282,12 +282,13 @@ void EngineLoop::FailRunning(std::unique_ptr<Sequence>& sequence,
 }
 
 void EngineLoop::FailNoToken(std::unique_ptr<Sequence>& sequence) {
-  FailRunning(
-      sequence,
-      absl::InternalError(sequence->ForbidsTokens()
-                              ? "no token can be chosen: the model's logits are not finite, or "
-                                "every token is forbidden"
-                              : "no token can be chosen: the model's logits are not finite"));
+  FailRunning(sequence,
+              absl::InternalError(
+                  sequence->is_reading() ? "nothing can be told: the model's results are not finite"
+                  : sequence->ForbidsTokens()
+                      ? "no token can be chosen: the model's logits are not finite, "
+                        "or every token is forbidden"
+                      : "no token can be chosen: the model's logits are not finite"));
 }
 
 void EngineLoop::FailWaiting(const Waiting& waiting, absl::Status status) {

@@ -163,6 +163,10 @@ class EngineLoop {
   // prompt in its place.
   void FindLeaders();
   void ForkSiblings(const Sequence& leader);
+  // Whose siblings are not all in the batch waits with its last row, if it only reads.
+  void HoldLeaders();
+  // None does any more, unless others will end and make room.
+  void LetLeadersGo();
   void ForkPrompt(const Sequence& leader, Sequence& sibling);
   Sequence* FindRunning(uint64_t request_id) const;
   // Ends everything if a copy has failed, and says so.
@@ -179,6 +183,13 @@ class EngineLoop {
   void Land();
   void Land(Flight& flight);
   void Retire(Flight& flight, absl::Time now);
+  // What came of rows that were only read.
+  void RetireReading(Flight& flight,
+                     size_t index,
+                     std::unique_ptr<Sequence>& sequence,
+                     absl::Time now);
+  // False if a result is not finite.
+  bool TellReading(Flight& flight, size_t index, Sequence& sequence, absl::Time now);
   // Null if the sequence has ended.
   std::unique_ptr<Sequence>* Find(const Flight& flight, size_t index);
   // Returns false if the sequence has failed.

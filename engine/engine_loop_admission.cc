@@ -87,9 +87,8 @@ std::map<EngineLoop::WaitingKey, EngineLoop::Waiting>::iterator EngineLoop::Most
 
 // In the order of urgency, and nobody overtakes: a request that needs much memory gets its turn.
 void EngineLoop::Admit(absl::Time now) {
-  auto num_active = std::count_if(running_.begin(), running_.end(), [](const auto& sequence) {
-    return !sequence->is_paused();
-  });
+  auto num_active = std::count_if(
+      running_.begin(), running_.end(), [](const auto& sequence) { return sequence->is_active(); });
   while (!waiting_.empty() && num_active < parts_.scheduler.max_batch) {
     const auto most_urgent = MostUrgent();
     if (most_urgent == waiting_.end()) {
@@ -107,6 +106,7 @@ void EngineLoop::Admit(absl::Time now) {
         pool_.Release(block);
       }
       if (disk_.MakeRoom(WaitingSessions(head)) || MayComeFree(GrowthOf(head))) {
+        LetLeadersGo();
         return;
       }
       // Whatever ends, idle sessions hold what it needs.
@@ -157,7 +157,7 @@ int64_t EngineLoop::GrowthOf(const Waiting& waiting) const {
     // itself.
     const std::optional<uint64_t> leader_id = waiting.queued.leader;
     const Sequence* const leader = leader_id.has_value() ? FindRunning(*leader_id) : nullptr;
-    const bool shares = leader != nullptr && !parts_.shape.slides && leader->prompt_left() == 0;
+    const bool shares = leader != nullptr && !parts_.shape.slides && leader->HasReadShared();
     return shares ? most - NumShared(waiting.queued.request, parts_.shape) : most;
   }
   const SessionEntry& entry = *waiting.entry;

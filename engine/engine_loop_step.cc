@@ -46,6 +46,7 @@ bool EngineLoop::Launch() {
   views_.clear();
   bool is_anyone_decoding = false;
   FindLeaders();
+  HoldLeaders();
   if (FaultIfNotCopied()) {
     return true;
   }
@@ -184,9 +185,13 @@ void EngineLoop::Retire(Flight& flight, absl::Time now) {
       counters_.evicted_tokens += notice->evicted_tokens;
       Tell(request_id, *notice);
     }
+    if (sequence->is_reading()) {
+      RetireReading(flight, i, sequence, now);
+      continue;
+    }
     bool is_sound = true;
     if (rows.is_prefill) {
-      counters_.prompt_tokens += sequence->NumPromptTokens(rows);
+      counters_.prompt_tokens += sequence->NumPromptTokens(rows, first_position);
       if (sequence->request().output.prompt_logprobs) {
         is_sound = TellPromptLogprobs(flight, i, *sequence, next_result);
       }
@@ -267,7 +272,7 @@ void EngineLoop::FindLeaders() {
     }
     const Sequence* const leader = FindRunning(*leader_id);
     if (leader != nullptr) {
-      if (leader->prompt_left() == 0) {
+      if (leader->HasReadShared()) {
         ForkPrompt(*leader, *sequence);
       }
       continue;

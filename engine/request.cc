@@ -53,18 +53,93 @@ absl::Status CheckTokenId(std::string_view field, size_t index, int32_t id, int3
       fmt::format("{}[{}]: token id {} is not in [0, {})", field, index, id, vocab_size));
 }
 
-absl::Status CheckPrompt(const GenerateRequest& request, const RequestLimits& limits) {
-  if (request.prompt.empty()) {
-    return Invalid("prompt: it has no tokens, at least 1 is needed");
+absl::Status CheckTokens(std::string_view field,
+                         const std::vector<int32_t>& tokens,
+                         const RequestLimits& limits) {
+  if (tokens.empty()) {
+    return Invalid(fmt::format("{}: it has no tokens, at least 1 is needed", field));
   }
-  const auto length = static_cast<int64_t>(request.prompt.size());
+  const auto length = static_cast<int64_t>(tokens.size());
   if (length > limits.max_prompt_tokens) {
-    return Invalid(fmt::format("prompt: {} tokens are more than {}, what the context holds",
+    return Invalid(fmt::format("{}: {} tokens are more than {}, what the context holds",
+                               field,
                                length,
                                limits.max_prompt_tokens));
   }
-  for (size_t i = 0; i < request.prompt.size(); ++i) {
-    RETURN_IF_ERROR(CheckTokenId("prompt", i, request.prompt[i], limits.vocab_size));
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    RETURN_IF_ERROR(CheckTokenId(field, i, tokens[i], limits.vocab_size));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckContinuation(size_t index,
+                               const std::vector<int32_t>& continuation,
+                               size_t prompt_length,
+                               const RequestLimits& limits) {
+  const std::string field = fmt::format("continuations[{}]", index);
+  RETURN_IF_ERROR(CheckTokens(field, continuation, limits));
+  // The last token is not read: nobody asks what comes after it.
+  const auto length = static_cast<int64_t>(prompt_length + continuation.size()) - 1;
+  if (length > limits.max_prompt_tokens) {
+    return Invalid(
+        fmt::format("{}: {} tokens behind a prompt of {} are more than the context's {} and one",
+                    field,
+                    continuation.size(),
+                    prompt_length,
+                    limits.max_prompt_tokens));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckContinuations(const GenerateRequest& request, const RequestLimits& limits) {
+  if (request.continuation.empty()) {
+    for (const Sibling& sibling : request.siblings) {
+      if (!sibling.continuation.empty()) {
+        return Invalid("siblings: some have a continuation and the request has none");
+      }
+    }
+    return absl::OkStatus();
+  }
+  if (limits.has_encoder) {
+    return absl::UnimplementedError(
+        "continuations: a model that reads its prompt with an encoder scores none");
+  }
+  if (request.turn.has_value()) {
+    return Invalid("session: a session's turn makes its completion, and is not given it");
+  }
+  if (request.output.prompt_logprobs) {
+    return Invalid("output.echo: set beside continuations, which alone are scored");
+  }
+  RETURN_IF_ERROR(CheckContinuation(0, request.continuation, request.prompt.size(), limits));
+  for (size_t i = 0; i < request.siblings.size(); ++i) {
+    RETURN_IF_ERROR(
+        CheckContinuation(i + 1, request.siblings[i].continuation, request.prompt.size(), limits));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckEmbedding(const GenerateRequest& request, const RequestLimits& limits) {
+  if (!request.embedding.has_value()) {
+    for (const Sibling& sibling : request.siblings) {
+      if (!sibling.prompt.empty()) {
+        return Invalid("siblings: one has a prompt of its own");
+      }
+    }
+    return absl::OkStatus();
+  }
+  if (limits.has_encoder) {
+    return absl::UnimplementedError(
+        "inputs: a model that reads its prompt with an encoder makes no embeddings");
+  }
+  if (request.turn.has_value()) {
+    return Invalid("session: a session's turn makes a completion, and no embedding");
+  }
+  if (!request.continuation.empty()) {
+    return Invalid("continuations: set beside an embedding");
+  }
+  for (size_t i = 0; i < request.siblings.size(); ++i) {
+    RETURN_IF_ERROR(
+        CheckTokens(fmt::format("inputs[{}]", i + 1), request.siblings[i].prompt, limits));
   }
   return absl::OkStatus();
 }
@@ -187,7 +262,8 @@ absl::Status CheckOwner(const std::string& owner) {
 }
 
 absl::Status CheckGenerateRequest(const GenerateRequest& request, const RequestLimits& limits) {
-  RETURN_IF_ERROR(CheckPrompt(request, limits));
+  RETURN_IF_ERROR(
+      CheckTokens(request.embedding.has_value() ? "inputs[0]" : "prompt", request.prompt, limits));
   RETURN_IF_ERROR(CheckSampling(request.sampling, limits.vocab_size));
   RETURN_IF_ERROR(CheckStopping(request.stopping, limits.vocab_size));
   RETURN_IF_ERROR(CheckInt("output.logprobs",
@@ -200,6 +276,8 @@ absl::Status CheckGenerateRequest(const GenerateRequest& request, const RequestL
   if (limits.has_encoder) {
     RETURN_IF_ERROR(CheckEncoded(request));
   }
+  RETURN_IF_ERROR(CheckContinuations(request, limits));
+  RETURN_IF_ERROR(CheckEmbedding(request, limits));
   RETURN_IF_ERROR(CheckConstraint(request));
   if (request.turn.has_value()) {
     RETURN_IF_ERROR(CheckTurn(*request.turn));

@@ -78,6 +78,17 @@ struct OutputParams {
   bool prompt_logprobs = false;  // logprobs of the prompt's tokens (echo)
 };
 
+// How the hidden states of a prompt's rows become one vector.
+enum class Pooling {
+  kLastToken,  // that of the last token, which has seen all others
+  kMean,       // the mean over all tokens
+};
+
+struct EmbeddingParams {
+  Pooling pooling = Pooling::kLastToken;
+  bool normalize = false;  // divide by the Euclidean norm (a vector of zeros stays as it is)
+};
+
 // What stays of a session's turn that does not finish: it was cancelled, its deadline passed, its
 // reader left, or it failed.
 enum class OnInterrupt {
@@ -113,6 +124,8 @@ struct Sibling {
   uint64_t seed = 0;
   std::unique_ptr<StopCondition> stop_condition;  // null: none
   std::unique_ptr<TokenConstraint> constraint;    // there if the request's is
+  std::vector<int32_t> continuation;              // there if the request's is
+  std::vector<int32_t> prompt;  // of an embedding, which shares none: its own; else empty
 };
 
 struct GenerateRequest {
@@ -125,7 +138,14 @@ struct GenerateRequest {
   SamplingParams sampling;
   StoppingParams stopping;
   OutputParams output;
-  std::unique_ptr<TokenConstraint> constraint;   // null: any text
+  std::unique_ptr<TokenConstraint> constraint;  // null: any text
+  // Not empty: the completion, which is read instead of chosen. Each of its tokens is told as if it
+  // had been sampled, special ones too; sampling, stopping and constraint have no say. The request
+  // ends only when its siblings have taken over the prompt, unless memory is short.
+  std::vector<int32_t> continuation;
+  // Set: there is no completion. The prompt is read, and what comes out is one EmbeddingEvent.
+  // Beside it continuation, sampling, stopping, output and constraint are unused.
+  std::optional<EmbeddingParams> embedding;
   int32_t priority = 0;                          // higher runs first; [-100, 100]
   absl::Time deadline = absl::InfiniteFuture();  // holds while queued and at every step
   absl::Duration queue_timeout = absl::InfiniteDuration();
@@ -151,6 +171,7 @@ enum class FinishReason {
   kStopString,  // stop_condition said so
   kMaxTokens,
   kContextFull,  // the context reached buffer_size and overflow is "refuse"
+  kRead,         // what was given was read; nothing was to be chosen
 };
 
 struct Usage {
@@ -173,9 +194,9 @@ struct Timings {
 };
 
 // Events of one request, in this order: Accepted; Progress, PromptLogprobs and ContextNotice mixed;
-// SampledToken and ContextNotice mixed; then exactly one of Finished and Failed, after which the
-// engine never names the request again. A request that fails before it has a place is told nothing
-// but Failed.
+// SampledToken and ContextNotice mixed, or one Embedding; then exactly one of Finished and Failed,
+// after which the engine never names the request again. A request that fails before it has a place
+// is told nothing but Failed.
 struct AcceptedEvent {
   int64_t prompt_tokens = 0;
   int64_t cached_tokens = 0;
@@ -196,6 +217,10 @@ struct PromptLogprobsEvent {  // tokens [first_index, first_index + size) of the
 struct SampledTokenEvent {
   int64_t index = 0;  // of the completion, from 0
   ScoredToken token;
+};
+
+struct EmbeddingEvent {
+  std::vector<float> values;  // [hidden_dim], finite
 };
 
 struct ContextNoticeEvent {    // the window moved
@@ -228,6 +253,7 @@ struct TokenEvent {
                ProgressEvent,
                PromptLogprobsEvent,
                SampledTokenEvent,
+               EmbeddingEvent,
                ContextNoticeEvent,
                FinishedEvent,
                FailedEvent>
@@ -280,6 +306,7 @@ struct RequestLimits {
 
 // INVALID_ARGUMENT naming field, value and range, or OK.
 absl::Status CheckOwner(const std::string& owner);
+// The same; UNIMPLEMENTED for what a model with an encoder cannot be asked.
 absl::Status CheckGenerateRequest(const GenerateRequest& request, const RequestLimits& limits);
 
 }  // namespace ringserve

@@ -21,13 +21,22 @@ int64_t SourceRows(const GenerateRequest& request, const SessionShape& shape) {
              : 0;
 }
 
+// The most tokens that the completion can have.
+int64_t MaxTokens(const GenerateRequest& request) {
+  if (request.embedding.has_value()) {
+    return 1;  // none, which takes as little memory
+  }
+  return request.continuation.empty() ? request.stopping.max_tokens
+                                      : static_cast<int64_t>(request.continuation.size());
+}
+
 }  // namespace
 
 int64_t MaxPositions(const GenerateRequest& request, const SessionShape& shape) {
   // A text behind a source begins with one token that was not made.
   const int64_t first = shape.has_source ? SourceRows(request, shape) + 1
                                          : static_cast<int64_t>(request.prompt.size());
-  return first + request.stopping.max_tokens - 1;
+  return first + MaxTokens(request) - 1;
 }
 
 int64_t NumShared(const GenerateRequest& request, const SessionShape& shape) {
@@ -57,7 +66,7 @@ Sequence::Sequence(QueuedRequest queued, const Setup& setup)
   if (entry_ != nullptr) {
     pending_ = std::exchange(entry_->pending_token, std::nullopt);
   }
-  rows_.reserve(request_.prompt.size() + 1);
+  rows_.reserve(request_.prompt.size() + request_.continuation.size() + 1);
   if (pending_.has_value()) {
     rows_.push_back(*pending_);
   }
@@ -66,12 +75,18 @@ Sequence::Sequence(QueuedRequest queued, const Setup& setup)
   } else {
     rows_.insert(rows_.end(), request_.prompt.begin(), request_.prompt.end());
   }
+  if (!request_.continuation.empty()) {
+    rows_.insert(rows_.end(), request_.continuation.begin(), request_.continuation.end() - 1);
+    num_given_ = static_cast<int64_t>(request_.continuation.size()) - 1;
+    num_behind_shared_ = num_given_ + 1;
+  }
   if (NeedsHistory(request_.sampling)) {
     history_.emplace().AddPrompt(TextBefore(start_));
     history_->AddPrompt(rows_);
   }
   // A constraint's mask is that of the next token alone.
-  if (setup.max_draft > 0 && request_.speculate && request_.constraint == nullptr) {
+  if (setup.max_draft > 0 && request_.speculate && request_.constraint == nullptr &&
+      !is_reading()) {
     speculation_.emplace(setup.max_draft);
     speculation_->text.Add(TextBefore(RecentText::kMinTokens));
     speculation_->text.Add(rows_);
@@ -102,7 +117,10 @@ int64_t Sequence::known_position() const {
 }
 
 bool Sequence::MayBeginShared(const GenerateRequest& request, const SessionEntry* entry) {
-  return (entry == nullptr || entry->position() == 0) && !request.output.prompt_logprobs;
+  const bool wants_all_rows =
+      request.output.prompt_logprobs ||
+      (request.embedding.has_value() && request.embedding->pooling == Pooling::kMean);
+  return (entry == nullptr || entry->position() == 0) && !wants_all_rows;
 }
 
 int64_t Sequence::Growth() const {
@@ -115,13 +133,14 @@ int64_t Sequence::Growth() const {
 
 void Sequence::TakePrompt(const Sequence& leader, std::vector<BlockCopy>& copies) {
   RS_CHECK(session().position() == 0);
-  RS_CHECK(leader.prompt_left() == 0);
+  RS_CHECK(leader.HasReadShared());
   // The last token is read by each, for its own logits.
   const bool has_source = session().shape().has_source;
   usage_.cached_tokens = usage_.prompt_tokens - (has_source ? 0 : 1);
   const int64_t num_shared = has_source ? start_ : usage_.cached_tokens;
   if (num_shared > 0) {
-    own_session_.emplace(*leader.own_session_, num_shared, copies);
+    own_session_.emplace(
+        *leader.own_session_, num_shared, MaxPositions(request_, session().shape()), copies);
   }
   // The windows that moved meanwhile, in one notice.
   evicted_now_ = session().window_first();
@@ -137,33 +156,36 @@ int64_t Sequence::source_left() const {
   return session().shape().has_source && session().position() == 0 ? start_ : 0;
 }
 
-int64_t Sequence::NumPromptTokens(const ScheduledRows& rows) const {
+int64_t Sequence::NumPromptTokens(const ScheduledRows& rows, int64_t first_position) const {
   if (session().shape().has_source) {
     return rows.num_source_rows > 0 ? usage_.prompt_tokens : 0;
   }
-  return rows.num_rows;
+  return num_given_ == 0
+             ? rows.num_rows
+             : NumPrefilled(first_position + rows.num_rows) - NumPrefilled(first_position);
 }
 
 int64_t Sequence::NumPrefilled(int64_t position) const {
-  const int64_t left = start_ + static_cast<int64_t>(rows_.size()) - position;
+  const int64_t left = start_ + static_cast<int64_t>(rows_.size()) - num_given_ - position;
   return usage_.prompt_tokens - std::clamp<int64_t>(left, 0, usage_.prompt_tokens);
 }
 
 SequenceView Sequence::View() const {
-  return {.prompt_left = prompt_left() - source_left(),
-          .source_left = source_left(),
-          .max_rows = session().MaxRows(),
-          .arrival = arrival_,
-          .last_step = last_step_,
-          .priority = request_.priority,
-          .num_drafts = NumDrafts(),
-          .is_paused = is_paused_ || leader_.has_value() || (num_expected_ > 0 && !MayRunAhead())};
+  return {
+      .prompt_left = prompt_left() - source_left(),
+      .source_left = source_left(),
+      .max_rows = is_held_ ? std::min(session().MaxRows(), prompt_left() - 1) : session().MaxRows(),
+      .arrival = arrival_,
+      .last_step = last_step_,
+      .priority = request_.priority,
+      .num_drafts = NumDrafts(),
+      .is_paused = !is_active() || leader_.has_value() || (num_expected_ > 0 && !MayRunAhead())};
 }
 
 // A row whose token is not known yet can be followed by the next one unless that one cannot exist,
 // or could not be undone.
 bool Sequence::MayRunAhead() const {
-  return usage_.completion_tokens + num_expected_ < request_.stopping.max_tokens &&
+  return !is_reading() && usage_.completion_tokens + num_expected_ < request_.stopping.max_tokens &&
          session().MaxRows() > 0 && !session().MovesWindow();
 }
 
@@ -282,22 +304,6 @@ SampleRow Sequence::RowToSample(int32_t num_drafts) const {
   return row;
 }
 
-bool Sequence::IsScored(int64_t position) const {
-  return request_.output.prompt_logprobs && ScoredIndex(position) >= 1;
-}
-
-int64_t Sequence::ScoredIndex(int64_t position) const {
-  return position + 1 - start_ - (pending_.has_value() ? 1 : 0);
-}
-
-SampleRow Sequence::RowToScore(int64_t position) const {
-  SampleRow row;
-  row.position = position + 1;
-  row.forced_token = request_.prompt[static_cast<size_t>(ScoredIndex(position))];
-  row.num_logprobs = std::max(request_.output.num_logprobs, 0);
-  return row;
-}
-
 std::optional<FinishReason> Sequence::TakeToken(const ScoredToken& token, absl::Time now) {
   RS_DCHECK(prompt_left() == 0);
   const int32_t token_id = token.token.token_id;
@@ -394,10 +400,14 @@ AcceptedEvent Sequence::Accepted() const {
 }
 
 FinishedEvent Sequence::Finish(FinishReason reason, absl::Time now) {
-  const int64_t before = session().shape().has_source ? usage_.prompt_tokens
-                                                      : start_ + static_cast<int64_t>(rows_.size());
+  const int64_t before = session().shape().has_source
+                             ? usage_.prompt_tokens
+                             : start_ + static_cast<int64_t>(rows_.size()) - num_given_;
   mutable_session().Commit();
   has_finished_ = true;
+  if (usage_.completion_tokens == 0) {
+    first_token_time_ = now;  // and there is none
+  }
   if (entry_ != nullptr) {
     KeepTurn(usage_.completion_tokens);
     ++entry_->counters.turns;

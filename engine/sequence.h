@@ -61,13 +61,36 @@ class Sequence {
   // Blocks that it may still come to take.
   int64_t Growth() const;
 
-  // A sibling waits until its leader has read the prompt, and then takes it over. Requires that the
-  // leader has and has not gone further, and that this one has not begun.
+  // A sibling waits until its leader has read what they share of the prompt, and then takes it
+  // over. Requires that the leader has, that its window has not left it, and that this one has not
+  // begun.
   const std::optional<uint64_t>& leader() const { return leader_; }
 
   void set_leader(std::optional<uint64_t> leader) { leader_ = leader; }
 
+  bool HasReadShared() const { return prompt_left() <= num_behind_shared_; }
+
   void TakePrompt(const Sequence& leader, std::vector<BlockCopy>& copies);
+
+  // Nothing is chosen: a given completion is read, or an embedding made.
+  bool is_reading() const { return !request_.continuation.empty() || is_embedding(); }
+
+  bool is_embedding() const { return request_.embedding.has_value(); }
+
+  // A leader that only reads does not read its last row before all siblings have a place: none is
+  // left to read the prompt again.
+  void Hold(bool has_waiting_siblings) { is_held_ = has_waiting_siblings && !is_let_go_; }
+
+  bool is_held() const { return is_held_; }
+
+  // It is not to wait any more.
+  void LetGo() {
+    is_let_go_ = true;
+    is_held_ = false;
+  }
+
+  // True if it goes on, or would with a place in the step.
+  bool is_active() const { return !is_paused_ && !(is_held_ && prompt_left() <= 1); }
 
   absl::Time admitted_time() const { return admitted_time_; }
 
@@ -82,7 +105,8 @@ class Sequence {
 
   void set_paused(bool paused) { is_paused_ = paused; }
 
-  // Rows of the prompt that are still to be prefilled: a session's pending token, then the prompt.
+  // Rows that are still to be prefilled: a session's pending token, the prompt, and a given
+  // completion but for its last token.
   int64_t prompt_left() const;
 
   // Of these, the rows that the session's source takes, if an encoder is still to read the prompt.
@@ -94,8 +118,8 @@ class Sequence {
 
   int64_t NumPrefilled(int64_t position) const;
 
-  // Tokens of the request's prompt among the rows.
-  int64_t NumPromptTokens(const ScheduledRows& rows) const;
+  // Tokens of the request's prompt among the rows, the first of which stands at a position.
+  int64_t NumPromptTokens(const ScheduledRows& rows, int64_t first_position) const;
 
   SequenceView View() const;
 
@@ -137,17 +161,27 @@ class Sequence {
   // How the scheduled row behind `num_drafts` drafted ones is to be sampled. The row borrows from
   // the sequence until its step has landed.
   SampleRow RowToSample(int32_t num_drafts) const;
-  // True if the row at a prompt position (not the last) says how likely a token of the prompt is
-  // and the caller wants to know.
+  // True if the row at a prefilled position says how likely a token is that was given (of the
+  // prompt: not its last row), and the caller wants to know.
   bool IsScored(int64_t position) const;
   // How it is to be scored.
   SampleRow RowToScore(int64_t position) const;
-  // Place in the prompt of the token that the row at `position` scores.
+  // True if what the row at a position came to is wanted for the embedding.
+  bool IsPooled(int64_t position) const;
+  // Place in the prompt of the token that the row at `position` scores; a given completion comes
+  // behind it.
   int64_t ScoredIndex(int64_t position) const;
 
   // Takes the sampled token; the reason if it is the last. Rows that were launched after it and do
   // not follow from it are undone: those of other drafts, and all if it is the last.
   std::optional<FinishReason> TakeToken(const ScoredToken& token, absl::Time now);
+
+  // The next token of the given completion, as its row has scored it.
+  void TakeGiven(const ScoredToken& token, absl::Time now);
+  // The next rows that IsPooled, [.., hidden_dim].
+  void TakeHidden(std::span<const float> rows, size_t hidden_dim);
+  // Of all rows. Empty if a value is not finite.
+  std::vector<float> Embedding() const;
 
   // True if a row that follows from the token just taken is under way: the next one of the same
   // step, behind a draft that held, or that of a step launched ahead.
@@ -185,7 +219,9 @@ class Sequence {
   std::optional<Session> own_session_;   // if there is no entry
   const int64_t start_;                  // the session's position before the turn
   std::optional<int32_t> pending_;       // its last token, which the turn reads first
-  std::vector<int32_t> rows_;            // the pending token and the prompt
+  std::vector<int32_t> rows_;            // the pending token, the prompt, what is given behind it
+  int64_t num_given_ = 0;                // of these: of the completion
+  int64_t num_behind_shared_ = 0;        // and behind what siblings take over
   std::vector<int32_t> stop_ids_;        // sorted
   std::optional<TokenHistory> history_;  // if a penalty needs it
 
@@ -211,7 +247,11 @@ class Sequence {
   int32_t next_token_ = 0;    // sampled, not yet in the rings; or ~place of one to be sampled
   int32_t num_expected_ = 0;  // rows launched whose tokens were not taken yet
   bool is_paused_ = false;
+  bool is_held_ = false;
+  bool is_let_go_ = false;
   bool has_finished_ = false;
+  std::vector<double> pooled_;  // sums over the rows
+  int64_t num_pooled_ = 0;
   std::optional<uint64_t> leader_;
 };
 

@@ -80,18 +80,21 @@ Session::Session(const SessionShape& shape, int64_t max_position, BlockPool& poo
   RS_CHECK(shape.window == 0 || (shape.slides && shape.sink_size == 0));
 }
 
-Session::Session(const Session& from, int64_t position, std::vector<BlockCopy>& copies)
-    : shape_(from.shape_),
-      pool_(from.pool_),
-      forward_(from.forward_.capacity()),
-      feedback_(from.feedback_.capacity()),
-      token_ids_(from.token_ids_),
-      source_len_(from.source_len_),
-      position_(position),
-      floor_(from.floor_) {
+Session::Session(const Session& from,
+                 int64_t position,
+                 int64_t max_position,
+                 std::vector<BlockCopy>& copies)
+    : Session(from.shape_, max_position, from.pool_) {
   RS_CHECK(position >= from.floor_);
   RS_CHECK(position <= from.position_);
   RS_CHECK(position >= from.text_start());
+  RS_CHECK(position <= max_position);
+  source_len_ = from.source_len_;
+  position_ = position;
+  floor_ = from.floor_;
+  for (int64_t at = from.window_first(); at < position; ++at) {
+    token_ids_[static_cast<size_t>(at) % token_ids_.size()] = from.TokenAt(at);
+  }
   const int64_t first_block = from.forward_.first();
   const int64_t full_end = std::max(position / shape_.block_size, first_block);
   forward_.Restart(first_block);

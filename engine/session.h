@@ -92,9 +92,13 @@ class Session {
   Session(const SessionShape& shape, int64_t max_position, BlockPool& pool);
   // A fork of `from` as it was at `position`: shares its full blocks and gets one of its own for a
   // partial one (and for sinks that are not all there), to be filled by the copies that are added
-  // to `copies`: at most two. `from` may end first. Requires rollback_floor() <= position <=
-  // position() of `from`.
-  Session(const Session& from, int64_t position, std::vector<BlockCopy>& copies);
+  // to `copies`: at most two. `from` may end first. `max_position` is how long the fork's text can
+  // become. Requires rollback_floor() <= position <= position() of `from`, and position <=
+  // max_position.
+  Session(const Session& from,
+          int64_t position,
+          int64_t max_position,
+          std::vector<BlockCopy>& copies);
   // One that stands as `image` says. Its blocks are its own, to be filled by the caller, in the
   // order of CollectBlocks. Requires that CheckSessionImage finds nothing wrong.
   Session(const SessionShape& shape, const SessionImage& image, BlockPool& pool);

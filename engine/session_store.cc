@@ -130,7 +130,8 @@ absl::StatusOr<SessionInfo> SessionStore::Fork(const std::string& owner,
                             : end % shape.block_size != 0 ? 1
                                                           : 0));
   std::vector<BlockCopy> copies;
-  auto fork = std::make_unique<SessionEntry>(std::make_unique<Session>(session, end, copies));
+  auto fork = std::make_unique<SessionEntry>(
+      std::make_unique<Session>(session, end, SessionEntry::kEndless, copies));
   if (at > end) {
     fork->pending_token = from->pending_token;
   }

@@ -27,6 +27,8 @@ void StepBatch::Clear() {
   sample_rows.clear();
   request_ids.clear();
   first_results.clear();
+  hidden_rows.clear();
+  first_hidden.clear();
   notices.clear();
 }
 
@@ -48,9 +50,9 @@ void StepBatch::Build(std::span<const ScheduledRows> plan,
 
 void StepBatch::Add(const ScheduledRows& rows, Sequence& sequence, int64_t step) {
   const Session& session = sequence.session();
-  const auto first_row = static_cast<int32_t>(token_ids.size());
   request_ids.push_back(sequence.request_id());
   first_results.push_back(static_cast<int32_t>(sample_rows.size()));
+  first_hidden.push_back(static_cast<int32_t>(hidden_rows.size()));
   const std::span<const int32_t> ids = sequence.Advance(rows, step);
   if (rows.num_source_rows > 0) {
     AddSource(session, sequence.request().prompt);
@@ -58,6 +60,15 @@ void StepBatch::Add(const ScheduledRows& rows, Sequence& sequence, int64_t step)
   const int64_t first_position = session.position() - rows.num_rows - session.text_start();
   AddRows(session, first_position, ids);
   notices.push_back(sequence.TakeNotice());
+  if (sequence.is_reading()) {
+    WantReadings(rows, sequence, first_position);
+  } else {
+    WantResults(rows, sequence, first_position);
+  }
+}
+
+void StepBatch::WantResults(const ScheduledRows& rows, Sequence& sequence, int64_t first_position) {
+  const int32_t first_row = sequences.back().first_row;
   for (int32_t i = 0; i < rows.num_rows; ++i) {
     const int64_t position = first_position + i;
     const bool is_last = i == rows.num_rows - 1;
@@ -69,6 +80,23 @@ void StepBatch::Add(const ScheduledRows& rows, Sequence& sequence, int64_t step)
       logits_rows.push_back(first_row + i);
       sample_rows.push_back(sequence.RowToScore(position));
     }
+  }
+}
+
+void StepBatch::WantReadings(const ScheduledRows& rows,
+                             Sequence& sequence,
+                             int64_t first_position) {
+  const int32_t first_row = sequences.back().first_row;
+  for (int32_t i = 0; i < rows.num_rows; ++i) {
+    if (sequence.IsPooled(first_position + i)) {
+      hidden_rows.push_back(first_row + i);
+    } else if (sequence.IsScored(first_position + i)) {
+      logits_rows.push_back(first_row + i);
+      sample_rows.push_back(sequence.RowToScore(first_position + i));
+    }
+  }
+  if (rows.is_sampled) {
+    sequence.ExpectToken(static_cast<int32_t>(sample_rows.size()) - 1);  // nothing comes after it
   }
 }
 

@@ -42,10 +42,14 @@ struct StepBatch {
   std::vector<int32_t> logits_rows;
   std::vector<SampleRow> sample_rows;
   std::vector<ScoredToken> results;
-  // Of each entry of the plan: whose rows they are, their first result, and what they dropped from
-  // the window.
+  // Rows whose hidden states are wanted, ascending, and [hidden_rows.size(), hidden_dim] of these.
+  std::vector<int32_t> hidden_rows;
+  std::vector<float> hidden;
+  // Of each entry of the plan: whose rows they are, their first result and hidden state, and what
+  // they dropped from the window.
   std::vector<uint64_t> request_ids;
   std::vector<int32_t> first_results;
+  std::vector<int32_t> first_hidden;
   std::vector<std::optional<ContextNoticeEvent>> notices;
 
   // An encoder's included.
@@ -71,6 +75,8 @@ struct StepBatch {
 
  private:
   void Add(const ScheduledRows& rows, Sequence& sequence, int64_t step);
+  void WantResults(const ScheduledRows& rows, Sequence& sequence, int64_t first_position);
+  void WantReadings(const ScheduledRows& rows, Sequence& sequence, int64_t first_position);
   void AddSource(const Session& session, std::span<const int32_t> prompt);
   void AddCross(const Session& session, const TileSequence& rows);
 };

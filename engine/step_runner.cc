@@ -78,7 +78,26 @@ absl::Status StepRunner::LaunchModel(StepBatch& batch) {
     args.results = std::span(batch.results).subspan(first, count);
     RETURN_IF_ERROR(parts_.backend->Sample(args));
   }
+  RETURN_IF_ERROR(FetchHidden(batch));
   return parts_.backend->EndStep();
+}
+
+// As many rows at once as the workspace gathers.
+absl::Status StepRunner::FetchHidden(StepBatch& batch) {
+  const auto hidden_dim = static_cast<size_t>(parts_.model->hidden_dim());
+  batch.hidden.resize(batch.hidden_rows.size() * hidden_dim);
+  const auto max_rows = static_cast<size_t>(parts_.model->limits().max_logits_rows);
+  for (size_t first = 0; first < batch.hidden_rows.size(); first += max_rows) {
+    const size_t count = std::min(max_rows, batch.hidden_rows.size() - first);
+    ASSIGN_OR_RETURN(
+        const float* hidden,
+        parts_.model->ComputeHidden(std::span(batch.hidden_rows).subspan(first, count)));
+    const std::span<float> to = std::span(batch.hidden).subspan(first * hidden_dim);
+    RETURN_IF_ERROR(parts_.backend->Copy(reinterpret_cast<std::byte*>(to.data()),
+                                         reinterpret_cast<const std::byte*>(hidden),
+                                         count * hidden_dim * sizeof(float)));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace ringserve

@@ -49,6 +49,7 @@ class StepRunner {
 
  private:
   absl::Status LaunchModel(StepBatch& batch);
+  absl::Status FetchHidden(StepBatch& batch);
   void PlanSource(const StepBatch& batch);
 
   Parts parts_;

@@ -1,3 +1,5 @@
+#include <type_traits>
+
 #include "kernels/cuda_util.cuh"
 #include "kernels/launch_cuda.h"
 #include "kernels/layernorm_cuda.h"
@@ -72,11 +74,16 @@ __global__ void __launch_bounds__(kMaxThreads) LayerNormKernel(const LayerNormAr
     if (quad < quads) {
       const float4 by = __ldg(weight + quad);
       const float4 plus = __ldg(bias + quad);
-      static_cast<uint2*>(args.out)[offset + quad] = {
-          Pack<T>(__fmaf_rn(value[i].x * scale, by.x, plus.x),
-                  __fmaf_rn(value[i].y * scale, by.y, plus.y)),
-          Pack<T>(__fmaf_rn(value[i].z * scale, by.z, plus.z),
-                  __fmaf_rn(value[i].w * scale, by.w, plus.w))};
+      const float4 normed = {__fmaf_rn(value[i].x * scale, by.x, plus.x),
+                             __fmaf_rn(value[i].y * scale, by.y, plus.y),
+                             __fmaf_rn(value[i].z * scale, by.z, plus.z),
+                             __fmaf_rn(value[i].w * scale, by.w, plus.w)};
+      if constexpr (std::is_same_v<T, float>) {
+        static_cast<float4*>(args.out)[offset + quad] = normed;
+      } else {
+        static_cast<uint2*>(args.out)[offset + quad] = {Pack<T>(normed.x, normed.y),
+                                                        Pack<T>(normed.z, normed.w)};
+      }
     }
   }
 }
@@ -101,14 +108,21 @@ cudaError_t LaunchType(const LayerNormArgs& args, cudaStream_t stream) {
 cudaError_t LaunchLayerNorm(const LayerNormArgs& args, cudaStream_t stream) {
   if (args.hidden_dim < 4 || args.hidden_dim % 4 != 0 ||
       args.hidden_dim > 4 * kMaxQuads * kMaxThreads || args.weight == nullptr ||
-      args.bias == nullptr || args.out_dtype == DType::kF32) {
+      args.bias == nullptr) {
     return cudaErrorInvalidValue;
   }
   if (args.num_rows == 0) {
     return cudaSuccess;
   }
-  return args.out_dtype == DType::kBf16 ? LaunchType<__nv_bfloat16>(args, stream)
-                                        : LaunchType<__half>(args, stream);
+  switch (args.out_dtype) {
+    case DType::kBf16:
+      return LaunchType<__nv_bfloat16>(args, stream);
+    case DType::kF16:
+      return LaunchType<__half>(args, stream);
+    case DType::kF32:
+      return LaunchType<float>(args, stream);
+  }
+  return cudaErrorInvalidValue;
 }
 
 }  // namespace ringserve::cuda

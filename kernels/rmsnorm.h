@@ -15,7 +15,7 @@ struct RmsNormArgs {
   float* x = nullptr;                  // [num_rows, hidden_dim], updated in place
   const float* residual_in = nullptr;  // [num_rows, hidden_dim] or null
   const float* weight = nullptr;       // [hidden_dim]
-  void* out = nullptr;                 // [num_rows, hidden_dim]
+  void* out = nullptr;                 // [num_rows, hidden_dim]; may be x itself if float32
   int32_t num_rows = 0;
   int32_t hidden_dim = 0;
   float eps = 0;

@@ -191,12 +191,11 @@ absl::StatusOr<int32_t> NumCompletions(const v1::GenerateRequest& in) {
 // `constraint` may be null.
 void AddSiblings(const ServedModel& model, const Constraint* constraint, ConvertedRequest& out) {
   for (int32_t index = 1; index < out.stream.num_completions; ++index) {
-    out.request.siblings.push_back(
-        {.request_id = 0,
-         .seed = out.request.sampling.seed + static_cast<uint64_t>(index),
-         .stop_condition = MakeStopCondition(
-             *model.tokenizer, out.stream.stop_strings, !out.stream.include_special_tokens),
-         .constraint = constraint != nullptr ? constraint->Begin() : nullptr});
+    Sibling& sibling = out.request.siblings.emplace_back();
+    sibling.seed = out.request.sampling.seed + static_cast<uint64_t>(index);
+    sibling.stop_condition = MakeStopCondition(
+        *model.tokenizer, out.stream.stop_strings, !out.stream.include_special_tokens);
+    sibling.constraint = constraint != nullptr ? constraint->Begin() : nullptr;
   }
 }
 
@@ -331,6 +330,8 @@ v1::FinishReason ToProto(FinishReason reason) {
       return v1::FINISH_REASON_MAX_TOKENS;
     case FinishReason::kContextFull:
       return v1::FINISH_REASON_CONTEXT_FULL;
+    case FinishReason::kRead:
+      break;  // no completion's
   }
   RS_CHECK(false);
 }

@@ -52,9 +52,11 @@ void EventBuffer::Push(TokenEvent&& event, int32_t index) {
           OnProgress(completion, e);
         } else if constexpr (std::is_same_v<Event, PromptLogprobsEvent>) {
           OnPrompt(completion, e);
-        } else {
-          static_assert(std::is_same_v<Event, ContextNoticeEvent>);
+        } else if constexpr (std::is_same_v<Event, ContextNoticeEvent>) {
           OnNotice(completion, e);
+        } else {
+          static_assert(std::is_same_v<Event, EmbeddingEvent>);
+          RS_CHECK(false);  // completions have none
         }
       },
       event.event);

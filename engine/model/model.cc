@@ -79,20 +79,27 @@ absl::StatusOr<const float*> Model::ComputeLogits(std::span<const int32_t> rows)
   State& s = *state_;
   RS_CHECK(static_cast<int64_t>(rows.size()) <= s.limits.max_logits_rows);
   const auto num_rows = static_cast<int32_t>(rows.size());
-  auto* x = s.Place<float>(s.at.gathered_x);
-  auto* projected = s.Place<float>(s.at.gathered_projected);
   auto* normed = s.Place<std::byte>(s.at.gathered_normed);
   auto* logits = s.Place<float>(s.at.logits);
-  ASSIGN_OR_RETURN(const int32_t* const picked, s.Upload(rows));
-  RETURN_IF_ERROR(s.Gather(picked, s.Place<float>(s.at.x), x, num_rows));
-  RETURN_IF_ERROR(s.Gather(picked, s.Place<float>(s.at.projected), projected, num_rows));
-  RETURN_IF_ERROR(s.Norm(x, projected, s.weights.final_norm(), normed, num_rows));
+  RETURN_IF_ERROR(s.FinalNorm(rows, normed, s.dtype));
   RETURN_IF_ERROR(s.backend.MatMul({normed, s.weights.lm_head(), logits, num_rows}));
   if (s.config.logits_softcap > 0) {
     RETURN_IF_ERROR(
         s.backend.Softcap({logits, num_rows, s.config.vocab_size, s.config.logits_softcap}));
   }
   return logits;
+}
+
+absl::StatusOr<const float*> Model::ComputeHidden(std::span<const int32_t> rows) {
+  State& s = *state_;
+  RS_CHECK(static_cast<int64_t>(rows.size()) <= s.limits.max_logits_rows);
+  auto* x = s.Place<float>(s.at.gathered_x);
+  RETURN_IF_ERROR(s.FinalNorm(rows, reinterpret_cast<std::byte*>(x), DType::kF32));
+  return x;
+}
+
+int32_t Model::hidden_dim() const {
+  return state_->config.hidden_dim;
 }
 
 const StepLimits& Model::limits() const {

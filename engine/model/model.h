@@ -76,10 +76,14 @@ class Model {
   absl::Status Run(const StepInput& input, std::byte* kv_pool, const KvLayout& kv);
 
   // Enqueues the logits of `rows` (at most max_logits_rows) of the last Run. Returns float32
-  // [rows.size(), vocab_size] in device memory, valid until the next call of either method.
+  // [rows.size(), vocab_size] in device memory, valid until the next call of any of these methods.
   absl::StatusOr<const float*> ComputeLogits(std::span<const int32_t> rows);
 
+  // The same of their hidden states: float32 [rows.size(), hidden_dim], after the final norm.
+  absl::StatusOr<const float*> ComputeHidden(std::span<const int32_t> rows);
+
   const StepLimits& limits() const;
+  int32_t hidden_dim() const;
 
  private:
   struct State;

@@ -5,9 +5,12 @@
 
 namespace ringserve {
 
-// x += residual; out = norm(x).
-absl::Status Model::State::Norm(
-    float* x, const float* residual, const NormWeights& norm, std::byte* out, int32_t num_rows) {
+absl::Status Model::State::Norm(float* x,
+                                const float* residual,
+                                const NormWeights& norm,
+                                std::byte* out,
+                                int32_t num_rows,
+                                DType out_dtype) {
   if (config.layer_norm) {
     return backend.LayerNorm({.x = x,
                               .residual_in = residual,
@@ -17,7 +20,7 @@ absl::Status Model::State::Norm(
                               .num_rows = num_rows,
                               .hidden_dim = config.hidden_dim,
                               .eps = config.rms_norm_eps,
-                              .out_dtype = dtype});
+                              .out_dtype = out_dtype});
   }
   return backend.RmsNorm({.x = x,
                           .residual_in = residual,
@@ -26,7 +29,7 @@ absl::Status Model::State::Norm(
                           .num_rows = num_rows,
                           .hidden_dim = config.hidden_dim,
                           .eps = config.rms_norm_eps,
-                          .out_dtype = dtype});
+                          .out_dtype = out_dtype});
 }
 
 // Normalises what is about to be added to x, in place.
@@ -292,6 +295,18 @@ absl::Status Model::State::Mix(const LayerWeights& layer, int32_t num_rows) {
                           .normalize = config.moe.normalize,
                           .activation = config.activation,
                           .dtype = dtype});
+}
+
+absl::Status Model::State::FinalNorm(std::span<const int32_t> rows,
+                                     std::byte* out,
+                                     DType out_dtype) {
+  const auto num_rows = static_cast<int32_t>(rows.size());
+  auto* gathered = Place<float>(at.gathered_x);
+  auto* residual = Place<float>(at.gathered_projected);
+  ASSIGN_OR_RETURN(const int32_t* const picked, Upload(rows));
+  RETURN_IF_ERROR(Gather(picked, Place<float>(at.x), gathered, num_rows));
+  RETURN_IF_ERROR(Gather(picked, Place<float>(at.projected), residual, num_rows));
+  return Norm(gathered, residual, weights.final_norm(), out, num_rows, out_dtype);
 }
 
 // Rows of an activation are picked as an embedding picks rows of a table.

@@ -65,8 +65,21 @@ struct Model::State {
     return reinterpret_cast<T*>(workspace.data() + offset);
   }
 
+  // x += residual; out = norm(x), of out_dtype. `out` may be x itself where that is F32.
+  absl::Status Norm(float* x,
+                    const float* residual,
+                    const NormWeights& norm,
+                    std::byte* out,
+                    int32_t num_rows,
+                    DType out_dtype);
+
   absl::Status Norm(
-      float* x, const float* residual, const NormWeights& norm, std::byte* out, int32_t num_rows);
+      float* x, const float* residual, const NormWeights& norm, std::byte* out, int32_t num_rows) {
+    return Norm(x, residual, norm, out, num_rows, dtype);
+  }
+
+  // Of some rows, which it gathers in gathered_x.
+  absl::Status FinalNorm(std::span<const int32_t> rows, std::byte* out, DType out_dtype);
   absl::Status PostNorm(const NormWeights& norm, int32_t num_rows);
   absl::Status Begin(const StepInput& input,
                      std::byte* kv_pool,

@@ -14,7 +14,7 @@ GenerateRequest RequestOfSibling(const GenerateRequest& request, Sibling sibling
   GenerateRequest own;
   own.request_id = sibling.request_id;
   own.owner = request.owner;
-  own.prompt = request.prompt;
+  own.prompt = request.embedding.has_value() ? std::move(sibling.prompt) : request.prompt;
   own.sampling = request.sampling;
   own.sampling.seed = sibling.seed;
   own.stopping.max_tokens = request.stopping.max_tokens;
@@ -23,12 +23,23 @@ GenerateRequest RequestOfSibling(const GenerateRequest& request, Sibling sibling
   own.stopping.stop_token_ids = request.stopping.stop_token_ids;
   own.stopping.stop_condition = std::move(sibling.stop_condition);
   own.constraint = std::move(sibling.constraint);
+  own.continuation = std::move(sibling.continuation);
+  own.embedding = request.embedding;
   own.output.num_logprobs = request.output.num_logprobs;
   own.priority = request.priority;
   own.deadline = request.deadline;
   own.queue_timeout = request.queue_timeout;
   own.speculate = request.speculate;
   return own;
+}
+
+// What the request has several of, as its caller names it.
+std::string Parts(const GenerateRequest& request, int64_t count) {
+  if (request.embedding.has_value()) {
+    return fmt::format("inputs: {}", count);
+  }
+  return request.continuation.empty() ? fmt::format("n: {} completions", count)
+                                      : fmt::format("continuations: {}", count);
 }
 
 }  // namespace
@@ -41,9 +52,8 @@ absl::Status RequestQueue::Push(GenerateRequest request, absl::Time now) {
   const auto count = static_cast<int64_t>(request.siblings.size()) + 1;
   if (count > max_waiting_ + max_running_) {
     return absl::InvalidArgumentError(
-        fmt::format("n: {} completions are more than {}, what scheduler.max_queue and max_batch "
-                    "hold together",
-                    count,
+        fmt::format("{} are more than {}, what scheduler.max_queue and max_batch hold together",
+                    Parts(request, count),
                     max_waiting_ + max_running_));
   }
   if (num_waiting_ + num_running_ + count > max_waiting_ + std::max(max_running_, num_running_)) {
@@ -55,17 +65,18 @@ absl::Status RequestQueue::Push(GenerateRequest request, absl::Time now) {
   num_waiting_ += count;
   has_news_ = true;
   std::vector<Sibling> siblings = std::exchange(request.siblings, {});
-  const size_t leader = news_.requests.size();
+  const size_t first = news_.requests.size();
   news_.requests.push_back(
       {.request = std::move(request), .arrival_time = now, .arrival = next_arrival_++});
   for (Sibling& sibling : siblings) {
-    const GenerateRequest& shared = news_.requests[leader].request;
-    const uint64_t leader_id = shared.request_id;
+    const GenerateRequest& shared = news_.requests[first].request;
+    const auto leader =
+        shared.embedding.has_value() ? std::nullopt : std::optional<uint64_t>(shared.request_id);
     GenerateRequest own = RequestOfSibling(shared, std::move(sibling));
     news_.requests.push_back({.request = std::move(own),
                               .arrival_time = now,
                               .arrival = next_arrival_++,
-                              .leader = leader_id});
+                              .leader = leader});
   }
   return absl::OkStatus();
 }

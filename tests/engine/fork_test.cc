@@ -125,7 +125,7 @@ TEST_CASE("a fork of a long text takes one block") {
   session.Commit();
   REQUIRE(pool.num_owned() == 1563);
   std::vector<BlockCopy> copies;
-  const Session fork(session, session.position(), copies);
+  const Session fork(session, session.position(), INT64_MAX, copies);
   REQUIRE(pool.num_owned() == 1564);
   REQUIRE(copies.size() == 1);
   REQUIRE(copies[0].num_keys == 33);

@@ -119,6 +119,38 @@ TEST_CASE("layer norm on CUDA is exact to rounding, row by row", "[cuda]") {
   }
 }
 
+TEST_CASE("layer norm on CUDA may end in float32, in the place of its input", "[cuda]") {
+  for (const int32_t hidden_dim : {4, 768, 16384}) {
+    CAPTURE(hidden_dim);
+    constexpr int32_t kRows = 3;
+    Random random(7);
+    std::vector<float> x = random.NormalVector(int64_t{kRows} * hidden_dim, 3);
+    const std::vector<float> weight = random.NormalVector(hidden_dim);
+    const std::vector<float> bias = random.NormalVector(hidden_dim);
+    LayerNormArgs args = {.x = x.data(),
+                          .weight = weight.data(),
+                          .bias = bias.data(),
+                          .num_rows = kRows,
+                          .hidden_dim = hidden_dim,
+                          .eps = 1e-5F,
+                          .out_dtype = DType::kF32};
+    std::vector<double> truth(x.size());
+    std::vector<float> plain(x.size());
+    LayerNormRef(args, truth.data());
+    LayerNormRef(args, plain.data());
+    const DeviceMemory device_x(x);
+    const DeviceMemory device_weight(weight);
+    const DeviceMemory device_bias(bias);
+    args.x = device_x.as<float>();
+    args.weight = device_weight.as<float>();
+    args.bias = device_bias.as<float>();
+    args.out = device_x.as();
+    CheckCuda(cuda::LaunchLayerNorm(args, nullptr), "LaunchLayerNorm");
+    CHECK(MaxError(device_x.Download<float>(), truth) <=
+          2 * MaxError(plain, truth) + OneUlp(MaxAbs(truth), DType::kF32));
+  }
+}
+
 TEST_CASE("the norm on CUDA also gives floats, in place", "[cuda][brief]") {
   constexpr int32_t kRows = 3;
   for (const int32_t hidden_dim : {64, 5120}) {

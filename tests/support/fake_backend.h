@@ -405,13 +405,16 @@ class FakeText {
       residual = fake::MatMul(fake::SwiGlu(fake::MatMul(fake::Norm(x), 2 * config_.ffn_dim)),
                               config_.hidden_dim);
     }
-    x = fake::AddResidual(x, residual);
+    hidden_ = fake::Norm(fake::AddResidual(x, residual));
     std::vector<float> logits(static_cast<size_t>(config_.vocab_size));
     for (int32_t id = 0; id < config_.vocab_size; ++id) {
-      logits[static_cast<size_t>(id)] = fake::Logit(fake::Norm(x), id);
+      logits[static_cast<size_t>(id)] = fake::Logit(hidden_, id);
     }
     return logits;
   }
+
+  // The first element of the hidden state of the last token pushed, after the final norm.
+  float hidden() const { return std::bit_cast<float>(hidden_); }
 
  private:
   uint32_t Attend(const std::vector<uint32_t>& keys, uint32_t query, int64_t position) const {
@@ -435,6 +438,7 @@ class FakeText {
   ModelConfig config_;
   SessionShape shape_;
   const float* embedding_;
+  uint32_t hidden_ = 0;
   std::vector<std::vector<uint32_t>> keys_;  // [num_layers][position]
 };
 

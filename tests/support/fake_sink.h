@@ -24,6 +24,7 @@ struct Transcript {
   std::vector<ScoredToken> prompt;  // from token 1 on
   std::vector<ScoredToken> tokens;
   std::vector<ContextNoticeEvent> notices;
+  std::vector<float> embedding;
   std::optional<FinishedEvent> finished;
   std::optional<FailedEvent> failed;
 
@@ -144,6 +145,12 @@ class FakeSink final : public EventSink {
     RS_CHECK(transcript.accepted.has_value());
     RS_CHECK(event.index == static_cast<int64_t>(transcript.tokens.size()));
     transcript.tokens.push_back(std::move(event.token));
+  }
+
+  static void Take(Transcript& transcript, EmbeddingEvent& event) {
+    RS_CHECK(transcript.accepted.has_value());
+    RS_CHECK(transcript.tokens.empty() && transcript.embedding.empty());
+    transcript.embedding = std::move(event.values);
   }
 
   static void Take(Transcript& transcript, ContextNoticeEvent& event) {

@@ -86,6 +86,7 @@ class ReferenceModel : private ReferenceLayers<T> {
       PushLayer(layer, x, route);
     }
     ++position_;
+    hidden_ = Norm(x, gpt2 ? "transformer.ln_f" : "model.norm", /*rounds=*/false);
     Row logits = Product(config_.tied_embeddings ? table : "lm_head.weight",
                          config_.vocab_size,
                          Norm(x, gpt2 ? "transformer.ln_f" : "model.norm"));
@@ -94,6 +95,9 @@ class ReferenceModel : private ReferenceLayers<T> {
     }
     return logits;
   }
+
+  // Of the last token pushed, after the final norm: [hidden_dim].
+  const Row& hidden() const { return hidden_; }
 
  private:
   using ReferenceLayers<T>::config_;
@@ -297,6 +301,7 @@ class ReferenceModel : private ReferenceLayers<T> {
   const ReferenceContext context_;
   std::vector<double> frequencies_[2];  // of global and of local layers
   int64_t position_ = 0;
+  Row hidden_;
   std::vector<std::vector<Key>> keys_;    // [layer][position]
   std::vector<std::vector<Row>> values_;  // [layer][position]
 };
