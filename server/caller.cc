@@ -1,5 +1,6 @@
 #include "server/caller.h"
 
+#include <chrono>
 #include <iterator>
 
 #include <fmt/format.h>
@@ -21,6 +22,12 @@ absl::StatusOr<std::string> CallerIdentity(const grpc::ServerContextBase& contex
         fmt::format("{}: to be there once, with 1 to {} bytes", identity_header, kMaxOwnerLength));
   }
   return std::string(value.data(), value.size());
+}
+
+absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
+  const auto deadline = context.deadline();
+  return deadline == std::chrono::system_clock::time_point::max() ? absl::InfiniteFuture()
+                                                                  : absl::FromChrono(deadline);
 }
 
 }  // namespace ringserve

@@ -1,9 +1,10 @@
-// Who calls. What a caller may see (sessions, kept streams, shared prefixes, accounts) follows from
-// this alone, never from a request's fields.
+// Who calls, and for how long. What a caller may see (sessions, kept streams, shared prefixes,
+// accounts) follows from this alone, never from a request's fields.
 #pragma once
 
 #include <string>
 
+#include <absl/time/time.h>
 #include <grpcpp/server_context.h>
 
 #include "engine/base/status.h"
@@ -17,5 +18,8 @@ namespace ringserve {
 // header is there twice, empty or too long.
 absl::StatusOr<std::string> CallerIdentity(const grpc::ServerContextBase& context,
                                            const std::string& identity_header);
+
+// When the call is to have ended.
+absl::Time DeadlineOf(const grpc::CallbackServerContext& context);
 
 }  // namespace ringserve

@@ -16,10 +16,8 @@
 #include "server/chat.h"
 #include "server/commands.h"
 #include "server/generate_options.h"
-#include "server/grpc_server.h"
 #include "server/model_source.h"
-#include "server/served_model.h"
-#include "server/stream_pump.h"
+#include "server/own_server.h"
 
 namespace ringserve {
 namespace {
@@ -32,26 +30,6 @@ struct ChatCommand {
   std::string variables;
   bool no_template = false;
   GenerateOptions options;
-};
-
-// A server that only this process can reach.
-class OwnServer {
- public:
-  static absl::StatusOr<std::unique_ptr<OwnServer>> Start(const EngineConfig& config) {
-    auto out = std::make_unique<OwnServer>();
-    ASSIGN_OR_RETURN(out->server_, GrpcServer::Start({.listen = {}}, out->models_, out->pump_));
-    std::vector<std::unique_ptr<ServedModel>> models(1);
-    ASSIGN_OR_RETURN(models.front(), LoadServedModel(config, out->pump_, nullptr, nullptr));
-    out->models_.Publish(std::move(models));
-    return out;
-  }
-
-  std::shared_ptr<grpc::Channel> channel() { return server_->InProcessChannel(); }
-
- private:
-  StreamPump pump_;
-  ModelSet models_;
-  std::unique_ptr<GrpcServer> server_;
 };
 
 constexpr int kLeaveSignal = SIGUSR2;  // ours alone: ends the thread

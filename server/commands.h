@@ -17,6 +17,8 @@ inline constexpr int kExitUsage = 2;
 void AddServeCommand(CLI::App& program, int& exit_code);
 void AddGenerateCommand(CLI::App& program, int& exit_code);
 void AddChatCommand(CLI::App& program, int& exit_code);
+void AddScoreCommand(CLI::App& program, int& exit_code);
+void AddEmbedCommand(CLI::App& program, int& exit_code);
 void AddHealthCommand(CLI::App& program, int& exit_code);
 void AddPlanCommand(CLI::App& program, int& exit_code);
 void AddCheckCommand(CLI::App& program, int& exit_code);

@@ -11,8 +11,8 @@
 #include <fmt/format.h>
 
 #include "engine/base/check.h"
-#include "server/convert_chat.h"
 #include "server/convert_constraint.h"
+#include "server/convert_prompt.h"
 
 namespace ringserve {
 namespace {
@@ -24,48 +24,6 @@ constexpr int64_t kMaxMaxTokens = std::numeric_limits<int32_t>::max();
 template <typename... Args>
 absl::Status Invalid(fmt::format_string<Args...> format, Args&&... args) {
   return absl::InvalidArgumentError(fmt::format(format, std::forward<Args>(args)...));
-}
-
-absl::Status ConvertPrompt(const v1::GenerateRequest& in,
-                           const ServedModel& model,
-                           std::vector<int32_t>& prompt) {
-  switch (in.prompt_case()) {
-    case v1::GenerateRequest::kText: {
-      RETURN_IF_ERROR(model.CheckTokenizer("text"));
-      auto ids = model.tokenizer->Encode(in.text(), ToEncodeOptions(in.tokenize()));
-      if (!ids.ok()) {
-        return Invalid("text: {}", std::string(ids.status().message()));
-      }
-      prompt = *std::move(ids);
-      if (prompt.empty()) {
-        return Invalid("text: empty, and this model's tokenizer adds nothing to it");
-      }
-      return absl::OkStatus();
-    }
-    case v1::GenerateRequest::kTokenIds:
-      if (in.has_tokenize()) {
-        return Invalid("tokenize: set beside token_ids, and there is no text to tokenize");
-      }
-      if (in.token_ids().ids().empty()) {
-        return Invalid("token_ids.ids: empty; at least one token is needed");
-      }
-      prompt.assign(in.token_ids().ids().begin(), in.token_ids().ids().end());
-      return absl::OkStatus();
-    case v1::GenerateRequest::kChat: {
-      if (in.has_tokenize()) {
-        return Invalid("tokenize: set beside chat, whose text is cut as a whole");
-      }
-      ASSIGN_OR_RETURN(RenderedChat rendered, RenderChat(in.chat(), model));
-      if (rendered.token_ids.empty()) {
-        return Invalid("chat: the template makes no text of it");
-      }
-      prompt = std::move(rendered.token_ids);
-      return absl::OkStatus();
-    }
-    case v1::GenerateRequest::PROMPT_NOT_SET:
-      break;
-  }
-  return Invalid("prompt: not set; set text, token_ids or chat");
 }
 
 SamplingParams ConvertSampling(const v1::SamplingOptions& in, const GenerationDefaults& defaults) {
@@ -235,7 +193,8 @@ absl::StatusOr<ConvertedRequest> ConvertRequest(const v1::GenerateRequest& in,
           "constraint: this model has no end-of-text token; name one in stopping.stop_token_ids");
     }
   }
-  RETURN_IF_ERROR(ConvertPrompt(in, model, out.request.prompt));
+  ASSIGN_OR_RETURN(ConvertedPrompt prompt, ConvertPrompt(in, model));
+  out.request.prompt = std::move(prompt.token_ids);
   out.stream.first_prompt_token = out.request.prompt.front();
   out.request.stopping.stop_condition = MakeStopCondition(
       *model.tokenizer, out.stream.stop_strings, !out.stream.include_special_tokens);
@@ -346,6 +305,27 @@ v1::Usage ToProto(const Usage& usage) {
   out.set_drafted_tokens(usage.drafted_tokens);
   out.set_accepted_tokens(usage.accepted_tokens);
   return out;
+}
+
+void ScoredTokenToProto(const ScoredToken& token,
+                        const Tokenizer& tokenizer,
+                        int32_t num_alternatives,
+                        v1::ScoredToken& out) {
+  const auto bytes = [&tokenizer](int32_t token_id) {
+    return std::string(tokenizer.TokenBytes(token_id, /*skip_special=*/true));
+  };
+  out.set_token_id(token.token.token_id);
+  out.set_token_bytes(bytes(token.token.token_id));
+  out.set_logprob(token.token.logprob);
+  for (const TokenLogprob& alternative : token.alternatives) {
+    if (out.alternatives_size() == num_alternatives) {
+      break;
+    }
+    v1::Alternative& a = *out.add_alternatives();
+    a.set_token_id(alternative.token_id);
+    a.set_token_bytes(bytes(alternative.token_id));
+    a.set_logprob(alternative.logprob);
+  }
 }
 
 v1::Timings ToProto(const Timings& timings) {

@@ -62,6 +62,11 @@ EncodeOptions ToEncodeOptions(const v1::TokenizeOptions& options);
 google::protobuf::Duration ToProto(absl::Duration duration);
 v1::FinishReason ToProto(FinishReason reason);
 v1::Usage ToProto(const Usage& usage);
+// With at most `num_alternatives` of its alternatives.
+void ScoredTokenToProto(const ScoredToken& token,
+                        const Tokenizer& tokenizer,
+                        int32_t num_alternatives,
+                        v1::ScoredToken& out);
 v1::Timings ToProto(const Timings& timings);
 v1::Model ToProto(const ServedModel& model, ModelSet::State state);
 v1::Session ToProto(const SessionInfo& info, const std::string& model);

@@ -162,7 +162,8 @@ void EventBuffer::OnPrompt(Completion& completion, const PromptLogprobsEvent& ev
       pending = &Append(completion);
       pending->event.mutable_prompt()->set_first_index(index);
     }
-    Score(token, *pending->event.mutable_prompt()->add_tokens());
+    ScoredTokenToProto(
+        token, tokenizer_, kMaxLogprobs, *pending->event.mutable_prompt()->add_tokens());
     Grow(*pending, BytesOf(token));
     ++index;
   }
@@ -177,7 +178,7 @@ void EventBuffer::OnToken(Completion& completion, const SampledTokenEvent& event
   delta.add_token_ids(token_id);
   int64_t bytes = kTokenBytes;
   if (options_.logprobs) {
-    Score(event.token, *delta.add_tokens());
+    ScoredTokenToProto(event.token, tokenizer_, kMaxLogprobs, *delta.add_tokens());
     bytes += BytesOf(event.token);
   }
   const bool is_end =
@@ -217,20 +218,6 @@ void EventBuffer::OnFinished(Completion& completion, const FinishedEvent& event)
   finished.set_replay_digest(event.replay_digest);
   if (event.constraint_met.has_value()) {
     finished.set_constraint_met(*event.constraint_met);
-  }
-}
-
-void EventBuffer::Score(const ScoredToken& token, v1::ScoredToken& out) {
-  out.set_token_id(token.token.token_id);
-  out.set_token_bytes(
-      std::string(tokenizer_.TokenBytes(token.token.token_id, /*skip_special=*/true)));
-  out.set_logprob(token.token.logprob);
-  for (const TokenLogprob& alternative : token.alternatives) {
-    v1::Alternative& a = *out.add_alternatives();
-    a.set_token_id(alternative.token_id);
-    a.set_token_bytes(
-        std::string(tokenizer_.TokenBytes(alternative.token_id, /*skip_special=*/true)));
-    a.set_logprob(alternative.logprob);
   }
 }
 

@@ -94,7 +94,6 @@ class EventBuffer {
   void OnFinished(Completion& completion, const FinishedEvent& event);
   void OnEnded();
   void TellFirstPromptToken(Completion& completion);
-  void Score(const ScoredToken& token, v1::ScoredToken& out);
 
   const Tokenizer& tokenizer_;
   const StreamOptions options_;

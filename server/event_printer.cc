@@ -11,25 +11,11 @@ double Seconds(const google::protobuf::Duration& duration) {
   return static_cast<double>(duration.seconds()) + static_cast<double>(duration.nanos()) * 1e-9;
 }
 
-Json TokenJson(const v1::ScoredToken& token) {
-  Json out = {{"token_id", token.token_id()}, {"text", token.token_bytes()}};
-  if (token.has_logprob()) {
-    out["logprob"] = token.logprob();
-    Json alternatives = Json::array();
-    for (const v1::Alternative& a : token.alternatives()) {
-      alternatives.push_back(
-          {{"token_id", a.token_id()}, {"text", a.token_bytes()}, {"logprob", a.logprob()}});
-    }
-    out["alternatives"] = std::move(alternatives);
-  }
-  return out;
-}
-
 template <typename Tokens>
 Json TokensJson(const Tokens& tokens) {
   Json out = Json::array();
   for (const v1::ScoredToken& token : tokens) {
-    out.push_back(TokenJson(token));
+    out.push_back(ScoredTokenJson(token));
   }
   return out;
 }
@@ -83,6 +69,20 @@ Json FinishedJson(const v1::Finished& finished) {
 }
 
 }  // namespace
+
+Json ScoredTokenJson(const v1::ScoredToken& token) {
+  Json out = {{"token_id", token.token_id()}, {"text", token.token_bytes()}};
+  if (token.has_logprob()) {
+    out["logprob"] = token.logprob();
+    Json alternatives = Json::array();
+    for (const v1::Alternative& a : token.alternatives()) {
+      alternatives.push_back(
+          {{"token_id", a.token_id()}, {"text", a.token_bytes()}, {"logprob", a.logprob()}});
+    }
+    out["alternatives"] = std::move(alternatives);
+  }
+  return out;
+}
 
 Json EventJson(const v1::GenerateEvent& event) {
   Json head = {{"event", "unknown"}, {"sequence", event.sequence()}, {"index", event.index()}};

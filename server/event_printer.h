@@ -13,6 +13,7 @@ namespace ringserve {
 // One object per event: "event" names its kind, the other keys are the message's. Bytes that are no
 // UTF-8 come out as U+FFFD, durations in seconds, the digest in hexadecimal.
 nlohmann::ordered_json EventJson(const v1::GenerateEvent& event);
+nlohmann::ordered_json ScoredTokenJson(const v1::ScoredToken& token);
 
 // Writes each event at once.
 class EventPrinter {

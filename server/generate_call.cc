@@ -2,7 +2,6 @@
 
 #include <utility>
 
-#include <absl/time/time.h>
 #include <fmt/format.h>
 #include <grpcpp/server_context.h>
 
@@ -21,43 +20,6 @@ class RefusedCall final : public GenerateCall::Reactor {
 
   void OnDone() override { delete this; }
 };
-
-// A place among the open calls, given back unless a call takes it over.
-class Place {
- public:
-  explicit Place(CallGate& gate) : gate_(gate), has_(gate.open.fetch_add(1) < gate.max_calls) {
-    if (!has_) {
-      gate_.open.fetch_sub(1);
-    }
-  }
-
-  ~Place() {
-    if (has_) {
-      gate_.open.fetch_sub(1);
-    }
-  }
-
-  Place(const Place&) = delete;
-  Place& operator=(const Place&) = delete;
-
-  absl::Status status() const {
-    return has_ ? absl::OkStatus()
-                : absl::ResourceExhaustedError(fmt::format(
-                      "{} calls are open, the most that this server takes", gate_.max_calls));
-  }
-
-  void Release() { has_ = false; }
-
- private:
-  CallGate& gate_;
-  bool has_;
-};
-
-absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
-  const auto deadline = context.deadline();
-  return deadline == std::chrono::system_clock::time_point::max() ? absl::InfiniteFuture()
-                                                                  : absl::FromChrono(deadline);
-}
 
 struct NewStream {
   std::shared_ptr<GenerateStream> stream;
@@ -116,7 +78,7 @@ GenerateCall::Reactor* GenerateCall::Generate(grpc::CallbackServerContext& conte
                                               const grpc::ByteBuffer& request,
                                               const CallServices& services,
                                               std::shared_ptr<Connection> connection) {
-  Place place(services.gate);
+  CallPlace place(services.gate);
   if (!place.status().ok()) {
     return new RefusedCall(place.status());
   }
@@ -133,7 +95,7 @@ GenerateCall::Reactor* GenerateCall::Generate(grpc::CallbackServerContext& conte
 GenerateCall::Reactor* GenerateCall::Attach(grpc::CallbackServerContext& context,
                                             const grpc::ByteBuffer& request,
                                             const CallServices& services) {
-  Place place(services.gate);
+  CallPlace place(services.gate);
   if (!place.status().ok()) {
     return new RefusedCall(place.status());
   }

@@ -2,7 +2,6 @@
 // GenerateStream.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -11,6 +10,7 @@
 #include <grpcpp/support/server_callback.h>
 
 #include "engine/base/status.h"
+#include "server/call_gate.h"
 #include "server/caller_accounts.h"
 #include "server/connection.h"
 #include "server/served_model.h"
@@ -21,12 +21,6 @@
 namespace ringserve {
 
 class GenerateStream;
-
-// Our own count of open calls: gRPC would take any number.
-struct CallGate {
-  const int64_t max_calls;
-  std::atomic<int64_t> open = 0;
-};
 
 // What calls need; outlives the server.
 struct CallServices {

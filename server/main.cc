@@ -27,6 +27,8 @@ int Main(int argc, char** argv) {
   AddServeCommand(program, exit_code);
   AddGenerateCommand(program, exit_code);
   AddChatCommand(program, exit_code);
+  AddScoreCommand(program, exit_code);
+  AddEmbedCommand(program, exit_code);
   AddHealthCommand(program, exit_code);
   AddPlanCommand(program, exit_code);
   AddCheckCommand(program, exit_code);

@@ -8,6 +8,7 @@
 #include "server/answer.h"
 #include "server/convert.h"
 #include "server/convert_chat.h"
+#include "server/reading_call.h"
 #include "server/wire.h"
 
 namespace ringserve {
@@ -21,6 +22,8 @@ class InferenceService final : public v1::Inference::Service {
     using Handler = grpc::internal::CallbackServerStreamingHandler<grpc::ByteBuffer, OutgoingBytes>;
     constexpr int kGenerate = 0;  // in the order of the service's methods
     constexpr int kAttach = 1;
+    constexpr int kScore = 2;
+    constexpr int kEmbed = 3;
     MarkMethodRawCallback(
         kGenerate,
         new Handler([this](grpc::CallbackServerContext* call, const grpc::ByteBuffer* request) {
@@ -32,6 +35,19 @@ class InferenceService final : public v1::Inference::Service {
         new Handler([this](grpc::CallbackServerContext* call, const grpc::ByteBuffer* request) {
           return GenerateCall::Attach(*call, *request, context_.calls);
         }));
+    using Unary = grpc::internal::CallbackUnaryHandler<grpc::ByteBuffer, grpc::ByteBuffer>;
+    MarkMethodRawCallback(kScore,
+                          new Unary([this](grpc::CallbackServerContext* call,
+                                           const grpc::ByteBuffer* request,
+                                           grpc::ByteBuffer* response) {
+                            return BeginScore(*call, *request, *response, context_.calls);
+                          }));
+    MarkMethodRawCallback(kEmbed,
+                          new Unary([this](grpc::CallbackServerContext* call,
+                                           const grpc::ByteBuffer* request,
+                                           grpc::ByteBuffer* response) {
+                            return BeginEmbed(*call, *request, *response, context_.calls);
+                          }));
   }
 
  private:

@@ -1,0 +1,163 @@
+#include "server/reading_call.h"
+
+#include <functional>
+#include <string>
+#include <utility>
+
+#include "ringserve/v1/inference.pb.h"
+#include "server/call_gate.h"
+#include "server/caller.h"
+#include "server/convert.h"
+#include "server/convert_reading.h"
+#include "server/reading.h"
+#include "server/status.h"
+#include "server/wire.h"
+
+namespace ringserve {
+namespace {
+
+// What becomes of the parts.
+using MakeResponse = std::function<grpc::ByteBuffer(const Reading&)>;
+
+// Owned by itself from its start to OnDone.
+class ReadingCall final : public grpc::ServerUnaryReactor {
+ public:
+  ReadingCall(EnginePort& engine,
+              const CallServices& services,
+              grpc::ByteBuffer& response,
+              MakeResponse make_response)
+      : gate_(services.gate),
+        response_(response),
+        make_response_(std::move(make_response)),
+        reading_({.engine = engine,
+                  .pump = services.pump,
+                  .accounts = &services.accounts,
+                  .on_end = [this](const absl::Status& status) { End(status); }}) {}
+
+  ReadingCall(const ReadingCall&) = delete;
+  ReadingCall& operator=(const ReadingCall&) = delete;
+
+  void Begin(GenerateRequest request) {
+    if (const absl::Status begun = reading_.Begin(std::move(request)); !begun.ok()) {
+      Finish(ToGrpcStatus(begun));
+    }
+  }
+
+  // The engine frees what the request holds and says so: then the call ends.
+  void OnCancel() override { reading_.Cancel(); }
+
+  void OnDone() override { delete this; }
+
+ private:
+  ~ReadingCall() override { gate_.open.fetch_sub(1); }
+
+  void End(const absl::Status& status) {
+    if (status.ok()) {
+      response_ = make_response_(reading_);
+    }
+    Finish(ToGrpcStatus(status));
+  }
+
+  CallGate& gate_;
+  grpc::ByteBuffer& response_;
+  const MakeResponse make_response_;
+  Reading reading_;
+};
+
+class RefusedCall final : public grpc::ServerUnaryReactor {
+ public:
+  explicit RefusedCall(const absl::Status& status) { Finish(ToGrpcStatus(status)); }
+
+  void OnDone() override { delete this; }
+};
+
+struct Task {
+  ServedModel& model;
+  GenerateRequest request;
+  MakeResponse make_response;
+};
+
+// Parses; convert(message, model) -> absl::StatusOr<ConvertedReading>.
+template <typename Request, typename Convert, typename ToResponse>
+absl::StatusOr<Task> MakeTask(const grpc::CallbackServerContext& context,
+                              const grpc::ByteBuffer& bytes,
+                              const CallServices& services,
+                              const Convert& convert,
+                              const ToResponse& to_response) {
+  Request message;
+  RETURN_IF_ERROR(ParseMessage(bytes, message));
+  RETURN_IF_ERROR(RefuseUnknownFields(message));
+  ASSIGN_OR_RETURN(std::string owner, CallerIdentity(context, services.identity_header));
+  ASSIGN_OR_RETURN(ServedModel * model, services.models.Find(message.model()));
+  if (services.models.state() == ModelSet::State::kDraining) {
+    return absl::UnavailableError("the server is draining");
+  }
+  ASSIGN_OR_RETURN(GenerateRequest request, convert(message, *model));
+  request.owner = std::move(owner);
+  request.deadline = DeadlineOf(context);
+  return Task{*model, std::move(request), to_response(message, *model)};
+}
+
+grpc::ServerUnaryReactor* Run(absl::StatusOr<Task> task,
+                              CallPlace& place,
+                              grpc::ByteBuffer& response,
+                              const CallServices& services) {
+  if (!task.ok()) {
+    return new RefusedCall(task.status());
+  }
+  auto* call =
+      new ReadingCall(*task->model.engine, services, response, std::move(task->make_response));
+  place.Release();
+  call->Begin(std::move(task->request));
+  return call;  // even if it has ended already: OnDone comes after this returns
+}
+
+}  // namespace
+
+grpc::ServerUnaryReactor* BeginScore(grpc::CallbackServerContext& context,
+                                     const grpc::ByteBuffer& request,
+                                     grpc::ByteBuffer& response,
+                                     const CallServices& services) {
+  CallPlace place(services.gate);
+  if (!place.status().ok()) {
+    return new RefusedCall(place.status());
+  }
+  return Run(MakeTask<v1::ScoreRequest>(
+                 context,
+                 request,
+                 services,
+                 ConvertScore,
+                 [](const v1::ScoreRequest& in, const ServedModel& model) -> MakeResponse {
+                   return [&model, count = in.alternatives()](const Reading& reading) {
+                     return SerializeMessage(ScoreToProto(reading, model, count));
+                   };
+                 }),
+             place,
+             response,
+             services);
+}
+
+grpc::ServerUnaryReactor* BeginEmbed(grpc::CallbackServerContext& context,
+                                     const grpc::ByteBuffer& request,
+                                     grpc::ByteBuffer& response,
+                                     const CallServices& services) {
+  CallPlace place(services.gate);
+  if (!place.status().ok()) {
+    return new RefusedCall(place.status());
+  }
+  return Run(MakeTask<v1::EmbedRequest>(
+                 context,
+                 request,
+                 services,
+                 ConvertEmbed,
+                 [](const v1::EmbedRequest&, const ServedModel& model) -> MakeResponse {
+                   return [&model](const Reading& reading) {
+                     return SerializeMessage(EmbedToProto(reading, model));
+                   };
+                 }),
+             place,
+             response,
+             services);
+}
+
+}  // namespace ringserve
