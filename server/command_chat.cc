@@ -156,6 +156,7 @@ void AddChatCommand(CLI::App& program, int& exit_code) {
       "Between an answer and the next line, without a template; default: a new line");
   AddSamplingOptions(*command, state->options);
   AddStoppingOptions(*command, state->options);
+  AddConstraintOptions(*command, state->options);
   command->callback([state, &exit_code] {
     const absl::Status status = RunChat(*state);
     exit_code = status.ok() ? kExitOk : Complain(status);
