@@ -107,8 +107,9 @@ TEST_CASE("encoder-decoders compute what Hugging Face computes") {
   const auto truth = subject.Reference<double>(prompt, text, false);
   const double float_error = MaxError(subject.Reference<float>(prompt, text, false), truth);
   CHECK(MaxError(told, truth) <= 4 * float_error);
+  // In float32 two orders of the same sums differ by as much as Hugging Face's may.
   const double plain = dtype == DType::kF32
-                           ? float_error
+                           ? 2 * float_error
                            : MaxError(subject.Reference<float>(prompt, text, true), truth);
   const double allowed = 2 * plain + OneUlp(MaxAbs(truth), DType::kF32);
   for (const int32_t chunk : {1, 7, 128}) {
