@@ -189,36 +189,6 @@ bool Sequence::MayRunAhead() const {
          session().MaxRows() > 0 && !session().MovesWindow();
 }
 
-int32_t Sequence::NumDrafts() const {
-  return speculation_.has_value() ? static_cast<int32_t>(speculation_->draft.size()) : 0;
-}
-
-// Only as far as the window does not move, so that every row can be undone; and no further than the
-// last token that may be made, so that no more memory is taken than was admitted.
-std::optional<DraftJob> Sequence::WantDraft(double row_share) {
-  if (!speculation_.has_value()) {
-    return std::nullopt;
-  }
-  speculation_->draft.clear();
-  if (is_paused_ || num_expected_ > 0 || prompt_left() > 0) {
-    return std::nullopt;
-  }
-  const int64_t most = std::min({int64_t{speculation_->max_draft},
-                                 request_.stopping.max_tokens - usage_.completion_tokens - 1,
-                                 session().MaxRows() - 1});
-  const int32_t wanted =
-      most < 1 ? 0 : speculation_->length.Get(row_share, static_cast<int32_t>(most));
-  if (wanted == 0) {
-    return std::nullopt;
-  }
-  return DraftJob{.request_id = request_.request_id,
-                  .text = speculation_->text.token_ids(),
-                  .position = session().position() + 1,
-                  .sampling = &request_.sampling,
-                  .max_draft = wanted,
-                  .draft = &speculation_->draft};
-}
-
 void Sequence::ExpectToken(int32_t place) {
   ++num_expected_;
   next_token_ = ~place;
@@ -331,39 +301,6 @@ std::optional<FinishReason> Sequence::TakeToken(const ScoredToken& token, absl::
   return reason;
 }
 
-void Sequence::NoteToken(int32_t token_id) {
-  speculation_->text.Add(token_id);
-  speculation_->draft.clear();
-  if (decode_ids_.size() <= 1) {
-    speculation_->length.Learn(0, 0);
-  }
-}
-
-// The row after this one holds the first draft that is not verified.
-void Sequence::VerifyDraft(int32_t token_id) {
-  const auto num_drafted = static_cast<int32_t>(decode_ids_.size()) - 1;
-  const auto num_accepted = num_drafted - num_unverified_;
-  if (decode_ids_[decode_ids_.size() - static_cast<size_t>(num_unverified_)] != token_id) {
-    speculation_->length.Learn(num_drafted, num_accepted);
-    UndoRows(token_id);
-    return;
-  }
-  ++usage_.accepted_tokens;
-  if (--num_unverified_ == 0) {
-    speculation_->length.Learn(num_drafted, num_drafted);
-  }
-}
-
-// The rows launched after the token just taken: what their step makes of them is nobody's.
-void Sequence::UndoRows(int32_t token_id) {
-  std::vector<BlockCopy> copies;
-  mutable_session().Rollback(session().position() - num_expected_, copies);
-  RS_CHECK(copies.empty());  // nobody shares what was just written
-  next_token_ = token_id;
-  num_expected_ = 0;
-  num_unverified_ = 0;
-}
-
 std::optional<FinishReason> Sequence::ReasonToEnd(const ScoredToken& token, bool is_followed) {
   const int32_t token_id = token.token.token_id;
   digest_.Add(token_id, token.token.logprob);
@@ -391,97 +328,6 @@ std::optional<FinishReason> Sequence::ReasonToEnd(const ScoredToken& token, bool
     return FinishReason::kContextFull;
   }
   return std::nullopt;
-}
-
-AcceptedEvent Sequence::Accepted() const {
-  return {.prompt_tokens = usage_.prompt_tokens,
-          .cached_tokens = usage_.cached_tokens,
-          .queued = admitted_time_ - arrival_time_};
-}
-
-FinishedEvent Sequence::Finish(FinishReason reason, absl::Time now) {
-  const int64_t before = session().shape().has_source
-                             ? usage_.prompt_tokens
-                             : start_ + static_cast<int64_t>(rows_.size()) - num_given_;
-  mutable_session().Commit();
-  has_finished_ = true;
-  if (usage_.completion_tokens == 0) {
-    first_token_time_ = now;  // and there is none
-  }
-  if (entry_ != nullptr) {
-    KeepTurn(usage_.completion_tokens);
-    ++entry_->counters.turns;
-    CountUsage();
-  }
-  return {.reason = reason,
-          .stop_index = stop_index_,
-          .constraint_met = request_.constraint != nullptr
-                                ? std::optional(request_.constraint->MayEnd())
-                                : std::nullopt,
-          .usage = usage_,
-          .timings = {.queued = admitted_time_ - arrival_time_,
-                      .prefill = first_token_time_ - admitted_time_,
-                      .decode = now - first_token_time_},
-          .session_position = before + usage_.completion_tokens,
-          .replay_digest = digest_.value()};
-}
-
-int64_t Sequence::Interrupt(OnInterrupt policy, int64_t num_delivered) {
-  RS_CHECK(entry_ != nullptr);
-  // What was overwritten cannot be returned to: then a turn keeps what was delivered.
-  if (policy == OnInterrupt::kRollback && session().rollback_floor() > start_) {
-    policy = OnInterrupt::kKeepDelivered;
-  }
-  const int64_t num_kept = policy == OnInterrupt::kRollback ? 0
-                           : policy == OnInterrupt::kKeepAll
-                               ? usage_.completion_tokens
-                               : std::min(num_delivered, usage_.completion_tokens);
-  if (num_kept > 0) {
-    KeepTurn(num_kept);
-  } else if (policy != OnInterrupt::kKeepAll) {
-    UndoTurn();
-  } else if (session().position() == start_) {
-    entry_->pending_token = pending_;
-  } else if (session().position() > known_position()) {
-    RollBackTo(known_position());  // a row was launched for a token that could not be chosen
-  }
-  mutable_session().Commit();
-  ++entry_->counters.interrupted_turns;
-  CountUsage();
-  return entry_->position();
-}
-
-// The text ends with the first `num_tokens` of the completion, at least one.
-void Sequence::KeepTurn(int64_t num_tokens) {
-  const int64_t end = start_ + static_cast<int64_t>(rows_.size()) + num_tokens;
-  if (session().position() < end) {
-    entry_->pending_token = next_token_;
-  } else {
-    RollBackTo(end);
-  }
-}
-
-void Sequence::UndoTurn() {
-  RollBackTo(start_);
-  if (session().position() == start_) {
-    entry_->pending_token = pending_;
-  }
-}
-
-void Sequence::RollBackTo(int64_t position) {
-  std::vector<BlockCopy> copies;
-  mutable_session().Rollback(std::max(position, session().rollback_floor()), copies);
-  // The block at the turn's start is the session's own since its last turn, and so are later ones.
-  RS_CHECK(copies.empty());
-}
-
-void Sequence::CountUsage() {
-  SessionCounters& counters = entry_->counters;
-  counters.prompt_tokens += num_prefilled();
-  counters.completion_tokens += usage_.completion_tokens;
-  counters.cached_tokens += usage_.cached_tokens;
-  counters.reprefilled_tokens += usage_.reprefilled_tokens;
-  counters.evicted_tokens += usage_.evicted_tokens;
 }
 
 bool Sequence::IsStopToken(int32_t token_id) const {
