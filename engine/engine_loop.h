@@ -30,6 +30,7 @@
 #include "engine/drafter.h"
 #include "engine/engine.h"
 #include "engine/engine_config.h"
+#include "engine/plan/prefill_budget.h"
 #include "engine/plan/request_queue.h"
 #include "engine/plan/scheduler.h"
 #include "engine/plan/speculation.h"
@@ -179,6 +180,10 @@ class EngineLoop {
   // True if the next step can be launched before the results of the one under way are known.
   bool MayRunAhead() const;
   bool Launch();
+  // Rows of prompts that the next step may take.
+  int32_t MaxPrefillRows() const;
+  // What a step that has landed teaches about the next ones.
+  void LearnCosts(const Flight& flight, double step_ms);
   // Waits for the step under way, if any, and tells what came of it.
   void Land();
   void Land(Flight& flight);

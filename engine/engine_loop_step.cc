@@ -44,7 +44,6 @@ bool EngineLoop::MayRunAhead() const {
 
 bool EngineLoop::Launch() {
   views_.clear();
-  bool is_anyone_decoding = false;
   FindLeaders();
   HoldLeaders();
   if (FaultIfNotCopied()) {
@@ -56,14 +55,15 @@ bool EngineLoop::Launch() {
   }
   for (const auto& sequence : running_) {
     views_.push_back(sequence->View());
-    is_anyone_decoding =
-        is_anyone_decoding || (views_.back().prompt_left == 0 && !sequence->is_paused());
   }
   Flight& flight = flying_ == flights_.data() ? flights_[1] : flights_[0];
-  const int32_t max_prefill_rows = prefill_budget_.Rows(is_anyone_decoding);
+  const int32_t max_prefill_rows = MaxPrefillRows();
+  const bool is_bounded = max_prefill_rows < parts_.scheduler.prefill_size;
   FitDevice(max_prefill_rows);
   PlanStep(views_,
-           {.max_sequences = parts_.scheduler.max_batch, .max_prefill_rows = max_prefill_rows},
+           {.max_sequences = parts_.scheduler.max_batch,
+            .max_prefill_rows = max_prefill_rows,
+            .tile_size = is_bounded ? parts_.runner.tiles.tile_size : 1},
            flight.plan);
   if (flight.plan.empty()) {
     return false;
@@ -84,6 +84,49 @@ bool EngineLoop::Launch() {
   counters_.tiles_skipped += runner_.tile_counts().skip;
   counters_.block_loads += runner_.tile_counts().block_loads;
   return true;
+}
+
+// With no one decoding there is no gap to keep. Who has read its prompt and waits for its first
+// token decodes.
+int32_t EngineLoop::MaxPrefillRows() const {
+  int64_t num_decoding = 0;
+  int64_t num_keys = 0;
+  for (size_t i = 0; i < running_.size(); ++i) {
+    const SequenceView& view = views_[i];
+    if (view.prompt_left == 0 && !running_[i]->is_paused()) {
+      ++num_decoding;
+    } else if (view.prompt_left > 0 && !view.is_paused) {
+      num_keys = std::max(num_keys, view.num_keys);
+    }
+  }
+  return num_decoding == 0 ? parts_.scheduler.prefill_size
+                           : prefill_budget_.Rows(row_cost_.StepMs(num_decoding), num_keys);
+}
+
+void EngineLoop::LearnCosts(const Flight& flight, double step_ms) {
+  const auto num_sequences = static_cast<int64_t>(flight.plan.size());
+  if (!flight.plan.back().is_prefill) {
+    row_cost_.Learn(num_sequences, flight.batch.num_rows() - num_sequences, step_ms);
+    return;
+  }
+  int64_t num_decoding = 0;
+  int64_t num_rows = 0;
+  int64_t num_pairs = 0;
+  for (size_t i = 0; i < flight.plan.size(); ++i) {
+    const ScheduledRows& rows = flight.plan[i];
+    if (!rows.is_prefill) {
+      ++num_decoding;
+      continue;
+    }
+    const TileSequence& sequence = flight.batch.sequences[i];
+    const int64_t num_keys = int64_t{sequence.num_entries} * parts_.shape.block_size;
+    num_rows += rows.num_rows + rows.num_source_rows;
+    num_pairs += rows.num_rows * std::max<int64_t>(num_keys - rows.num_rows / 2, 0);
+  }
+  prefill_budget_.Learn(num_rows,
+                        num_pairs / num_rows,
+                        row_cost_.StepMs(std::max<int64_t>(num_decoding, 1)),
+                        step_ms);
 }
 
 void EngineLoop::FitDevice(int32_t max_prefill_rows) {
@@ -144,13 +187,7 @@ void EngineLoop::Land(Flight& flight) {
   const auto landed = parts_.stopwatch();
   const std::chrono::duration<double, std::milli> took =
       landed - std::max(flight.launched, last_landing_);
-  const int64_t num_rows = flight.batch.num_rows();
-  if (flight.plan.back().is_prefill) {
-    prefill_budget_.Learn(num_rows, took.count());
-  } else {
-    const auto num_sequences = static_cast<int64_t>(flight.plan.size());
-    row_cost_.Learn(num_sequences, num_rows - num_sequences, took.count());
-  }
+  LearnCosts(flight, took.count());
   last_landing_ = landed;
   Retire(flight, parts_.clock());
   FaultIfNotCopied();

@@ -173,6 +173,8 @@ int64_t Sequence::NumPrefilled(int64_t position) const {
 SequenceView Sequence::View() const {
   return {
       .prompt_left = prompt_left() - source_left(),
+      .position = session().position(),
+      .num_keys = session().position() - session().window_first(),
       .source_left = source_left(),
       .max_rows = is_held_ ? std::min(session().MaxRows(), prompt_left() - 1) : session().MaxRows(),
       .arrival = arrival_,

@@ -9,11 +9,6 @@
 namespace ringserve {
 namespace {
 
-// Of the gap, for what the estimate of a row's cost does not see.
-constexpr double kGapShare = 0.85;
-// Weight of the newest step in the estimate.
-constexpr double kNewest = 0.25;
-
 const SequenceView& At(std::span<const SequenceView> sequences, const ScheduledRows& rows) {
   return sequences[static_cast<size_t>(rows.sequence)];
 }
@@ -59,7 +54,12 @@ void PlanStep(std::span<const SequenceView> sequences,
     }
     if (rows.is_prefill) {
       const SequenceView& view = At(sequences, rows);
-      const int64_t num_rows = std::min({view.prompt_left, view.max_rows, rows_left});
+      int64_t num_rows = std::min({view.prompt_left, view.max_rows, rows_left});
+      const int64_t beyond_tile = (view.position + num_rows) % budget.tile_size;
+      if (num_rows == rows_left && num_rows < view.prompt_left && beyond_tile < num_rows) {
+        num_rows -= beyond_tile;
+        rows_left = num_rows;
+      }
       rows_left -= num_rows;
       rows.num_rows = static_cast<int32_t>(num_rows);
       rows.is_sampled = num_rows == view.prompt_left;
@@ -76,28 +76,6 @@ void PlanStep(std::span<const SequenceView> sequences,
   }
   std::stable_partition(
       plan.begin(), plan.end(), [](const ScheduledRows& rows) { return !rows.is_prefill; });
-}
-
-int32_t PrefillBudget::Rows(bool is_anyone_decoding) const {
-  const int32_t least = std::min(kMinRows, prefill_size_);
-  if (max_gap_ms_ == 0 || !is_anyone_decoding) {
-    return prefill_size_;
-  }
-  if (ms_per_row_ == 0) {
-    return least;
-  }
-  const double rows = kGapShare * max_gap_ms_ / ms_per_row_;
-  return static_cast<int32_t>(
-      std::clamp(rows, static_cast<double>(least), static_cast<double>(prefill_size_)));
-}
-
-void PrefillBudget::Learn(int64_t num_rows, double step_ms) {
-  if (num_rows <= 0 || !(step_ms > 0)) {
-    return;
-  }
-  const double now = step_ms / static_cast<double>(num_rows);
-  // A row that turns out dearer is believed at once: the bound is what was promised.
-  ms_per_row_ = now > ms_per_row_ ? now : (1 - kNewest) * ms_per_row_ + kNewest * now;
 }
 
 }  // namespace ringserve

@@ -10,6 +10,8 @@ namespace ringserve {
 // What the scheduler needs to know of an admitted sequence.
 struct SequenceView {
   int64_t prompt_left = 0;  // prompt tokens still to be prefilled; 0: it decodes
+  int64_t position = 0;     // of its next row
+  int64_t num_keys = 0;     // that its next row sees besides its own
   // Rows of a prompt that an encoder is to read before these, all in one step. Then prompt_left is
   // what the decoder reads of its own, which goes with them.
   int64_t source_left = 0;
@@ -24,6 +26,7 @@ struct SequenceView {
 struct StepBudget {
   int32_t max_sequences = 0;
   int32_t max_prefill_rows = 0;  // of all sequences together
+  int32_t tile_size = 1;         // prompts are cut at multiples of it, if the budget reaches one
 };
 
 // Either a decode row and those of drafted tokens, all of which are sampled, or a chunk of the
@@ -44,26 +47,5 @@ struct ScheduledRows {
 void PlanStep(std::span<const SequenceView> sequences,
               const StepBudget& budget,
               std::vector<ScheduledRows>& plan);
-
-// How much of a prompt fits in a step while streams are waiting for their next token: learns what a
-// row costs from the steps that were taken.
-class PrefillBudget {
- public:
-  // `max_gap_ms` 0: no bound, always `prefill_size`.
-  PrefillBudget(int32_t prefill_size, int32_t max_gap_ms)
-      : prefill_size_(prefill_size), max_gap_ms_(max_gap_ms) {}
-
-  // Rows for the next step; with no one decoding there is no gap to keep. At least kMinRows (or
-  // prefill_size), so that prompts always move.
-  int32_t Rows(bool is_anyone_decoding) const;
-  void Learn(int64_t num_rows, double step_ms);
-
-  static constexpr int32_t kMinRows = 16;
-
- private:
-  int32_t prefill_size_;
-  int32_t max_gap_ms_;
-  double ms_per_row_ = 0;  // 0: nothing learned yet
-};
 
 }  // namespace ringserve

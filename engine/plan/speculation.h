@@ -5,6 +5,7 @@
 // rejection sampling, because noise is a function of seed, position and token).
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -50,6 +51,11 @@ class RowCost {
   double Share(int64_t num_sequences, double draft_ms = 0) const;
 
   static constexpr double kUnknown = 0.25;
+
+  // Of a step without drafts; 0 before one was seen.
+  double StepMs(int64_t num_sequences) const {
+    return count_ == 0 ? 0 : std::max(PlainMs(num_sequences), 0.0);
+  }
 
  private:
   // Of a step without drafts. Requires that one was seen.

@@ -150,26 +150,23 @@ TEST_CASE("every plan keeps the rules") {
   }
 }
 
-TEST_CASE("the prefill budget keeps the gap once it knows what rows cost") {
-  PrefillBudget unbounded(512, 0);
-  unbounded.Learn(512, 1000.0);
-  REQUIRE(unbounded.Rows(true) == 512);
-
-  PrefillBudget budget(512, 50);
-  REQUIRE(budget.Rows(false) == 512);
-  REQUIRE(budget.Rows(true) == PrefillBudget::kMinRows);
-  for (int i = 0; i < 50; ++i) {
-    budget.Learn(100, 50.0);  // half a millisecond a row
-  }
-  REQUIRE(budget.Rows(true) == 85);
-  REQUIRE(budget.Rows(false) == 512);
-  budget.Learn(100, 500.0);  // dearer rows are believed at once
-  REQUIRE(budget.Rows(true) == PrefillBudget::kMinRows);
-  for (int i = 0; i < 100; ++i) {
-    budget.Learn(1000, 1.0);
-  }
-  REQUIRE(budget.Rows(true) == 512);
-  REQUIRE(PrefillBudget(4, 1).Rows(true) == 4);
+TEST_CASE("prompts that the budget cuts end with a tile, if it reaches one") {
+  SequenceView prompt = Prompt(1, 90);
+  prompt.position = 40;
+  const auto rows = [&](int32_t max_prefill_rows, int32_t tile_size) {
+    const std::vector<ScheduledRows> plan =
+        Plan({prompt, Prompt(2, 50)},
+             {.max_sequences = 8, .max_prefill_rows = max_prefill_rows, .tile_size = tile_size});
+    REQUIRE(plan.front().sequence == 0);
+    REQUIRE((plan.front().num_rows < 90) == (plan.size() == 1));  // what is left is nobody's
+    return plan.front().num_rows;
+  };
+  REQUIRE(rows(60, 1) == 60);
+  REQUIRE(rows(60, 16) == 56);  // to 96
+  REQUIRE(rows(23, 16) == 8);   // to 48
+  REQUIRE(rows(7, 16) == 7);    // no tile ends so soon
+  REQUIRE(rows(8, 16) == 8);
+  REQUIRE(rows(100, 16) == 90);  // nothing is cut: the prompt ends, and the next takes the rest
 }
 
 GenerateRequest Request(uint64_t id) {
