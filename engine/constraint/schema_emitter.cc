@@ -12,6 +12,20 @@ namespace ringserve {
 namespace {
 
 constexpr size_t kMaxRules = 20'000;
+// A value inside of a constant takes some four instructions, of which Grammar::kMaxInstructions
+// bounds the number only once they are there.
+constexpr int64_t kWorkPerConstant = 4 * Budget::kWork / Grammar::kMaxInstructions;
+
+absl::Status SpendOnConstant(const JsonValue& value, Budget* budget) {
+  RETURN_IF_ERROR(budget->Spend(kWorkPerConstant));
+  for (const JsonValue& item : value.items) {
+    RETURN_IF_ERROR(SpendOnConstant(item, budget));
+  }
+  for (const auto& [name, member] : value.members) {
+    RETURN_IF_ERROR(SpendOnConstant(member, budget));
+  }
+  return absl::OkStatus();
+}
 
 std::string QuotedText(const std::string& text) {
   return fmt::format("\"{}\"", InForm(text, TextForm::kJsonString));
@@ -191,6 +205,7 @@ absl::Status SchemaEmitter::EmitValues(const SchemaAlternative& alternative,
     if (IsScalar(*value)) {
       scalars.push_back(ScalarText(*value));
     } else {
+      RETURN_IF_ERROR(SpendOnConstant(*value, rules_.budget()));
       targets->push_back(Constant(*value, grammar_.Return()));
     }
   }

@@ -372,6 +372,7 @@ std::vector<std::string> ExplosiveSchemas() {
     wide += fmt::format(R"({}"{}":true)", i > 0 ? "," : "", i);
   }
   schemas.push_back(wide + "}}");
+  schemas.push_back(fmt::format(R"({{"const":[{}1]}})", Repeated("1,", 100'000)));
   return schemas;
 }
 
@@ -457,7 +458,8 @@ TEST_CASE("what makes a constraint grow is counted") {
         return fmt::format(R"({{"$defs":{{"a":{}}},"items":{{"$ref":"#/$defs/a"}}}})",
                            of_items("anyOf", R"({"pattern":"[\\W\\D]"})", n));
       },
-      [&](int n) { return of_items("allOf", R"({"minLength":3})", n); }};
+      [&](int n) { return of_items("allOf", R"({"minLength":3})", n); },
+      [&](int n) { return of_items("const", "[1]", n); }};
   for (const auto& schema : schemas) {
     INFO(schema(3));
     check_growth([&](int n) { return CompiledSchema(schema(n), &ok).spent(); });
