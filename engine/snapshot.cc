@@ -332,7 +332,7 @@ absl::Status SnapshotReader::ReadText() {
   }
   std::vector<int32_t>& token_ids = snapshot_.image.token_ids;
   const size_t token_bytes = token_ids.size() * sizeof(int32_t);
-  std::memcpy(token_ids.data(), rest_.data(), token_bytes);
+  rest_.copy(reinterpret_cast<char*>(token_ids.data()), token_bytes);
   snapshot_.id = rest_.substr(token_bytes, id_bytes_);
   snapshot_.owner = rest_.substr(token_bytes + id_bytes_, owner_bytes_);
   const bool are_tokens = std::all_of(token_ids.begin(), token_ids.end(), [&](int32_t token_id) {

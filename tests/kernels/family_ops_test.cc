@@ -128,7 +128,7 @@ TEST_CASE("scores are soft-capped, biased by distance and joined by learned sink
   }
   TileOptions options = attention.Options();
   options.causal = GENERATE(true, false);
-  options.window = GENERATE(kNoWindow, int64_t{13});
+  options.window = GENERATE(int64_t{kNoWindow}, int64_t{13});
   options.split_size = 64;
   attention.Run(options, pool);
   CHECK(CheckAttentionArgs(attention.args()) == nullptr);
