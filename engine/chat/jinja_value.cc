@@ -129,6 +129,10 @@ std::optional<Value> Object::Item(int64_t /*index*/) const {
   return std::nullopt;
 }
 
+std::optional<List> Object::Elements() {
+  return std::nullopt;
+}
+
 absl::StatusOr<Value> Object::Call(Interpreter& /*interpreter*/, const Arguments& /*arguments*/) {
   return absl::InvalidArgumentError(fmt::format("'{}' object is not callable", type_name()));
 }

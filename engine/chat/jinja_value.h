@@ -73,7 +73,7 @@ class Object {
   virtual std::optional<int64_t> Length() const { return std::nullopt; }
 
   // The elements, where it can be iterated over. An iterator gives its elements once.
-  virtual std::optional<List> Elements() { return std::nullopt; }
+  virtual std::optional<List> Elements();
 
   virtual bool is_iterable() const { return false; }
 
