@@ -153,7 +153,7 @@ TEST_CASE("nor does it show that blocks went to pinned memory and came back") {
   // Room for a few of the sequences that run at once.
   constexpr int64_t kBlockBytes = int64_t{16} * 6 * 2 * 64 * 2 * 2;
   config.scheduler.max_batch = 16;
-  config.memory = {.device_bytes = 40 * kBlockBytes, .pinned_bytes = 200 * kBlockBytes};
+  config.memory = {.device_bytes = 20 * kBlockBytes, .pinned_bytes = 200 * kBlockBytes};
   int64_t num_moved = 0;
   const std::vector<Answer> moved = Answers(config, document, shape, 2, &num_moved);
   CHECK(num_moved > 0);
