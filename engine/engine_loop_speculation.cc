@@ -20,7 +20,14 @@ absl::Status EngineLoop::DraftTokens() {
       drafts_.push_back(*job);
     }
   }
-  return drafts_.empty() ? absl::OkStatus() : parts_.drafter->Draft(drafts_);
+  if (drafts_.empty()) {
+    return absl::OkStatus();
+  }
+  RETURN_IF_ERROR(parts_.drafter->Draft(drafts_));
+  for (const auto& sequence : running_) {
+    sequence->CheckDraft();
+  }
+  return absl::OkStatus();
 }
 
 void EngineLoop::TellTokens(std::unique_ptr<Sequence>& sequence,

@@ -84,9 +84,7 @@ Sequence::Sequence(QueuedRequest queued, const Setup& setup)
     history_.emplace().AddPrompt(TextBefore(start_));
     history_->AddPrompt(rows_);
   }
-  // A constraint's mask is that of the next token alone.
-  if (setup.max_draft > 0 && request_.speculate && request_.constraint == nullptr &&
-      !is_reading()) {
+  if (setup.max_draft > 0 && request_.speculate && !is_reading()) {
     speculation_.emplace(setup.max_draft);
     speculation_->text.Add(TextBefore(RecentText::kMinTokens));
     speculation_->text.Add(rows_);
@@ -267,8 +265,11 @@ SampleRow Sequence::RowToSample(int32_t num_drafts) const {
     row.banned = stop_ids_;
   }
   if (request_.constraint != nullptr) {
-    row.allowed = request_.constraint->Allowed();
-    if (request_.constraint->MayEnd()) {
+    const Allowance allowance =
+        num_drafts > 0 ? speculation_->allowances[static_cast<size_t>(num_drafts) - 1]
+                       : Allowance{request_.constraint->Allowed(), request_.constraint->MayEnd()};
+    row.allowed = allowance.token_ids;
+    if (allowance.may_end) {
       row.also_allowed = stop_ids_;
     }
   }

@@ -127,6 +127,10 @@ class Sequence {
   // known yet. The draft stays as it is until the next call.
   std::optional<DraftJob> WantDraft(double row_share);
 
+  // To be called once the draft is there. Under a constraint it ends before the first token that is
+  // not allowed or ends the text, and what may come after each of the others is known from then on.
+  void CheckDraft();
+
   // Makes room for the scheduled rows and returns their tokens, valid until the next call. The
   // token of a decode row that an earlier step is still to sample is named by ~ its place in that
   // step's results.
@@ -225,13 +229,20 @@ class Sequence {
   std::vector<int32_t> stop_ids_;        // sorted
   std::optional<TokenHistory> history_;  // if a penalty needs it
 
+  // What a constraint allows at a place of the text.
+  struct Allowance {
+    std::span<const uint64_t> token_ids;
+    bool may_end = false;
+  };
+
   struct Speculation {
     explicit Speculation(int32_t max) : max_draft(max) {}
 
     int32_t max_draft;
     RecentText text;
     DraftLength length;
-    std::vector<int32_t> draft;  // for the next step
+    std::vector<int32_t> draft;         // for the next step
+    std::vector<Allowance> allowances;  // of each place behind a token of the draft
   };
 
   std::optional<Speculation> speculation_;

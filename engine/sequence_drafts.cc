@@ -31,10 +31,28 @@ std::optional<DraftJob> Sequence::WantDraft(double row_share) {
   }
   return DraftJob{.request_id = request_.request_id,
                   .text = speculation_->text.token_ids(),
-                  .position = session().position() + 1,
+                  .position = session().position() - session().text_start() + 1,
                   .sampling = &request_.sampling,
                   .max_draft = wanted,
                   .draft = &speculation_->draft};
+}
+
+void Sequence::CheckDraft() {
+  if (!speculation_.has_value() || request_.constraint == nullptr) {
+    return;
+  }
+  std::vector<int32_t>& draft = speculation_->draft;
+  std::vector<Allowance>& allowances = speculation_->allowances;
+  TokenConstraint& constraint = *request_.constraint;
+  allowances.clear();
+  for (const int32_t token_id : draft) {
+    if (IsStopToken(token_id) || !constraint.Take(token_id)) {
+      break;
+    }
+    allowances.push_back({constraint.Allowed(), constraint.MayEnd()});
+  }
+  draft.resize(allowances.size());
+  constraint.Undo(static_cast<int64_t>(allowances.size()));
 }
 
 void Sequence::NoteToken(int32_t token_id) {

@@ -7,6 +7,9 @@
 #include <string>
 #include <vector>
 
+#include "engine/constraint/constraint.h"
+#include "engine/constraint/vocabulary.h"
+#include "engine/text/tokenizer.h"
 #include "tests/support/devices.h"
 #include "tests/support/engine_run.h"
 
@@ -163,7 +166,8 @@ TEST_CASE("nor does it show that blocks went to pinned memory and came back") {
 // Prompts that repeat themselves, so that drafts are made, and hold, and do not hold.
 std::vector<Answer> LongAnswers(const EngineConfig& config,
                                 const std::vector<int32_t>& document,
-                                EngineLoad& load) {
+                                EngineLoad& load,
+                                const Constraint* constraint = nullptr) {
   FakeSink sink;
   const std::unique_ptr<Engine> engine = StartEngine(config, sink);
   constexpr uint64_t kCount = kNumRequests / 5;
@@ -178,6 +182,11 @@ std::vector<Answer> LongAnswers(const EngineConfig& config,
     request.stopping.min_tokens = id % 4 == 1 ? 20 : 0;
     request.output.num_logprobs = id % 6 == 2 ? 3 : -1;
     request.sampling.frequency_penalty = id % 8 == 3 ? 0.1F : 0;
+    if (constraint != nullptr) {
+      request.constraint = constraint->Begin();
+      request.stopping.ignore_eos = false;
+      request.stopping.min_tokens = 0;
+    }
     REQUIRE(engine->Submit(std::move(request)).ok());
   }
   std::vector<Answer> answers;
@@ -224,6 +233,48 @@ TEST_CASE("nor do answers depend on what was guessed ahead") {
     config.speculation.min_match = company.max_batch == 16 ? 1 : 3;
     CAPTURE(company.max_batch, slides);
     const std::vector<Answer> guessed = LongAnswers(config, document, load);
+    num_accepted += load.accepted_tokens;
+    for (size_t id = 0; id < plain.size(); ++id) {
+      CAPTURE(id);
+      REQUIRE(guessed[id].token_ids == plain[id].token_ids);
+      REQUIRE(guessed[id].digest == plain[id].digest);
+    }
+  }
+  CHECK(num_accepted > 0);
+}
+
+// Texts that the constraint makes repeat themselves, and some that end where it is met.
+TEST_CASE("nor do constrained answers") {
+  EngineConfig config = FairytaleConfig();
+  config.device = GENERATE(from_range(TestDevices()));
+  const std::vector<int32_t> document = DocumentIds();
+  const auto tokenizer = Tokenizer::Load(config.model.path);
+  REQUIRE(tokenizer.ok());
+  const auto vocabulary = Vocabulary::Of(**tokenizer, 4096);
+  REQUIRE(vocabulary.ok());
+  ConstraintCompiler compiler(*vocabulary);
+  const bool is_json = GENERATE(false, true);
+  CAPTURE(is_json);
+  const auto constraint =
+      is_json ? compiler.JsonSchema(
+                    R"({"type": "array", "minItems": 20, "items": {"type": "object",
+                        "properties": {"name": {"enum": ["the king", "the queen", "the cat"]}},
+                        "required": ["name"], "additionalProperties": false}})")
+              : compiler.Regex("((the|a|one) (cat|old man|king|wolf)( and |, |[.] ))+(end)?");
+  REQUIRE(constraint.ok());
+  EngineLoad load;
+  const std::vector<Answer> plain = LongAnswers(config, document, load, constraint->get());
+  CHECK(load.drafted_tokens == 0);
+  config.speculation.method = SpeculationMethod::kLookup;
+  int64_t num_accepted = 0;
+  for (const Company& company : std::vector<Company>{{1, 512, 1}, {3, 7, 2}, {16, 64, 2}}) {
+    config.scheduler.max_batch = company.max_batch;
+    config.scheduler.prefill_size = company.prefill_size;
+    config.num_threads = company.num_threads;
+    config.speculation.max_draft = company.max_batch == 3 ? 3 : 16;
+    config.speculation.min_match = company.max_batch == 16 ? 1 : 3;
+    CAPTURE(company.max_batch);
+    const std::vector<Answer> guessed = LongAnswers(config, document, load, constraint->get());
     num_accepted += load.accepted_tokens;
     for (size_t id = 0; id < plain.size(); ++id) {
       CAPTURE(id);

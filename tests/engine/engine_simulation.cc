@@ -23,6 +23,9 @@ GenerateRequest Copy(const GenerateRequest& from) {
   to.deadline = from.deadline;
   to.queue_timeout = from.queue_timeout;
   to.speculate = from.speculate;
+  if (from.constraint != nullptr) {
+    to.constraint = std::make_unique<FakeConstraint>();
+  }
   return to;
 }
 
@@ -171,6 +174,9 @@ void Simulation::Submit() {
     Sibling sibling;
     sibling.request_id = ++last_id_;
     sibling.seed = random_();
+    if (request.constraint != nullptr) {
+      sibling.constraint = std::make_unique<FakeConstraint>();
+    }
     Live live;
     live.request = Copy(request);
     live.shape = engine_->options().shape;
@@ -233,6 +239,11 @@ GenerateRequest Simulation::RandomRequest() {
     request.queue_timeout = absl::Seconds(1 + random_() % 4);
   }
   request.speculate = !OneIn(4);
+  if (OneIn(4)) {
+    request.constraint = std::make_unique<FakeConstraint>();  // it says itself when a text ends
+    request.stopping.ignore_eos = false;
+    request.stopping.min_tokens = 0;
+  }
   return request;
 }
 

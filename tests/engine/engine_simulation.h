@@ -13,6 +13,7 @@
 
 #include "engine/engine_loop.h"
 #include "tests/support/catch.h"
+#include "tests/support/fake_constraint.h"
 #include "tests/support/fake_engine.h"
 #include "tests/support/temp_dir.h"
 

@@ -331,6 +331,14 @@ inline Expected ExpectedAnswer(const GenerateRequest& request,
     stops.insert(stops.end(), config.eos_token_ids.begin(), config.eos_token_ids.end());
   }
   ReplayDigest digest;
+  int64_t num_taken = 0;  // by the request's constraint, which is as it was in the end
+  const auto end = [&](FinishReason reason) {
+    expected.reason = reason;
+    if (request.constraint != nullptr) {
+      request.constraint->Undo(num_taken);
+    }
+    return expected;
+  };
   while (true) {
     const auto num_made = static_cast<int32_t>(expected.tokens.size());
     SampleRow row;
@@ -341,6 +349,12 @@ inline Expected ExpectedAnswer(const GenerateRequest& request,
     if (num_made < request.stopping.min_tokens) {
       row.banned = stops;
     }
+    if (request.constraint != nullptr) {
+      row.allowed = request.constraint->Allowed();
+      if (request.constraint->MayEnd()) {
+        row.also_allowed = stops;
+      }
+    }
     const ScoredToken token = SampleLogits(logits.data(), config.vocab_size, row);
     const int32_t token_id = token.token.token_id;
     RS_CHECK(token_id != kNoToken);
@@ -349,16 +363,17 @@ inline Expected ExpectedAnswer(const GenerateRequest& request,
     history.AddOutput(token_id);
     expected.digest = digest.value();
     if (std::find(stops.begin(), stops.end(), token_id) != stops.end()) {
-      expected.reason = FinishReason::kStopToken;
-      return expected;
+      return end(FinishReason::kStopToken);
+    }
+    if (request.constraint != nullptr) {
+      RS_CHECK(request.constraint->Take(token_id));
+      ++num_taken;
     }
     if (num_made + 1 == request.stopping.max_tokens) {
-      expected.reason = FinishReason::kMaxTokens;
-      return expected;
+      return end(FinishReason::kMaxTokens);
     }
     if (!shape.slides && length == shape.buffer_size) {
-      expected.reason = FinishReason::kContextFull;
-      return expected;
+      return end(FinishReason::kContextFull);
     }
     push(token_id);
   }
