@@ -5,20 +5,45 @@
 #include <memory>
 #include <string>
 #include <unistd.h>
+#include <variant>
 #include <vector>
 
+#include <absl/cleanup/cleanup.h>
 #include <absl/synchronization/blocking_counter.h>
+#include <absl/synchronization/notification.h>
 
+#include "tests/support/hang.h"
 #include "tests/support/test_server.h"
 
 namespace ringserve {
 namespace {
 
+// Waits for the end of a request that is put to the engine itself.
+struct Waiter final : EventTarget {
+  void Push(TokenEvent&& event) override {
+    has_ended = has_ended || std::holds_alternative<FinishedEvent>(event.event) ||
+                std::holds_alternative<FailedEvent>(event.event);
+  }
+
+  void Flush() override {
+    if (has_ended) {
+      done.Notify();
+    }
+  }
+
+  bool has_ended = false;
+  absl::Notification done;
+};
+
 // One stream, read as fast as it comes.
 class Reader final : public grpc::ClientReadReactor<v1::GenerateEvent> {
  public:
-  Reader(v1::Inference::Stub& stub, v1::GenerateRequest request, absl::BlockingCounter& done)
-      : request_(std::move(request)), done_(done) {
+  // `refused`, if there, counts those that end with RESOURCE_EXHAUSTED.
+  Reader(v1::Inference::Stub& stub,
+         v1::GenerateRequest request,
+         absl::BlockingCounter& done,
+         absl::BlockingCounter* refused = nullptr)
+      : request_(std::move(request)), done_(done), refused_(refused) {
     context_.set_deadline(absl::ToChronoTime(started_ + absl::Seconds(120)));
     stub.async()->Generate(&context_, &request_, this);
     StartRead(&event_);
@@ -35,6 +60,9 @@ class Reader final : public grpc::ClientReadReactor<v1::GenerateEvent> {
   void OnDone(const grpc::Status& status) override {
     status_ = status;
     took_ = absl::Now() - started_;
+    if (refused_ != nullptr && status.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED) {
+      refused_->DecrementCount();
+    }
     done_.DecrementCount();
   }
 
@@ -51,10 +79,64 @@ class Reader final : public grpc::ClientReadReactor<v1::GenerateEvent> {
   grpc::ClientContext context_;
   const v1::GenerateRequest request_;
   absl::BlockingCounter& done_;
+  absl::BlockingCounter* const refused_;
   v1::GenerateEvent event_;
   int64_t num_tokens_ = 0;
   grpc::Status status_;
 };
+
+// Nothing but the refusal itself stands between a call and its refusal: it comes while the engine
+// does nothing at all.
+TEST_CASE("a full queue refuses without waiting for the engine") {
+  constexpr int kCalls = 1000;
+  absl::Notification begun;
+  absl::Notification over;
+  TestServer server;
+  const absl::Cleanup release = [&over] {
+    if (!over.HasBeenNotified()) {
+      over.Notify();
+    }
+  };
+  EngineConfig config = SmallFairytaleConfig();
+  config.scheduler.max_batch = 16;
+  config.scheduler.max_queue = 256;
+  server.ServeReal(config);
+  EnginePort& engine = *server.models().models().front()->engine;
+  Waiter hung;
+  GenerateRequest hanging;
+  hanging.request_id = server.pump().Register(hung);
+  hanging.prompt = {1, 2, 3};
+  hanging.stopping.max_tokens = 1;
+  hanging.stopping.stop_condition = std::make_unique<Hang>(begun, over);
+  REQUIRE(engine.Submit(std::move(hanging)).ok());
+  begun.WaitForNotification();
+  const int64_t steps = engine.load().steps;
+
+  const auto stub = v1::Inference::NewStub(server.channel());
+  constexpr int kPlaces = 256 + 16 - 1;
+  absl::BlockingCounter done(kCalls);
+  absl::BlockingCounter refused(kCalls - kPlaces);
+  std::vector<std::unique_ptr<Reader>> readers;
+  for (int i = 0; i < kCalls; ++i) {
+    readers.push_back(
+        std::make_unique<Reader>(*stub, TextRequest("Once upon a time", 2), done, &refused));
+  }
+  refused.Wait();
+  CHECK_FALSE(over.HasBeenNotified());
+  CHECK(engine.load().steps == steps);
+  over.Notify();
+  done.Wait();
+  int num_refused = 0;
+  for (const auto& reader : readers) {
+    if (!reader->status().ok()) {
+      ++num_refused;
+      CHECK(reader->status().error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED);
+      CHECK_FALSE(reader->status().error_details().empty());  // RetryInfo
+    }
+  }
+  CHECK(num_refused == kCalls - kPlaces);
+  hung.done.WaitForNotification();
+}
 
 TEST_CASE("of a flood of calls each ends well or is told to come back") {
   TestServer server;

@@ -3,14 +3,19 @@
 
 #include <memory>
 #include <optional>
+#include <spawn.h>
 #include <string>
+#include <sys/wait.h>
+#include <unistd.h>
 #include <utility>
 #include <variant>
 
 #include <absl/cleanup/cleanup.h>
 #include <absl/synchronization/notification.h>
 
+#include "tests/support/hang.h"
 #include "tests/support/raw_stream.h"
+#include "tests/support/temp_dir.h"
 #include "tests/support/test_server.h"
 
 namespace ringserve {
@@ -18,24 +23,6 @@ namespace {
 
 const std::string kNotServing = "\x08\x02";
 const std::string kServing = "\x08\x01";
-
-// Holds the engine's thread within a step.
-class Hang final : public StopCondition {
- public:
-  Hang(absl::Notification& begun, absl::Notification& over) : begun_(begun), over_(over) {}
-
-  std::optional<int32_t> OnToken(int32_t /*token_id*/) override {
-    if (!begun_.HasBeenNotified()) {
-      begun_.Notify();
-    }
-    over_.WaitForNotification();
-    return std::nullopt;
-  }
-
- private:
-  absl::Notification& begun_;
-  absl::Notification& over_;
-};
 
 // Who asked for the request that hangs.
 class Waiter final : public EventTarget {
@@ -122,6 +109,45 @@ TEST_CASE("when a step hangs every live call is told and health says so") {
   // The engine, should it go on after all, is heard no more, and can end.
   watchdog.reset();
   over.Notify();
+}
+
+// Every step of its takes longer than it may.
+TEST_CASE("a process whose engine hangs ends with exit code 1") {
+  const TempDir folder;
+  const std::string address = "unix:" + folder.path() + "/socket";
+  const std::string model = std::string(RINGSERVE_SOURCE_DIR) + "/models/fairytale-5m";
+  std::vector<std::string> words = {RINGSERVE_PROGRAM,
+                                    "serve",
+                                    "--model",
+                                    model,
+                                    "--listen",
+                                    address,
+                                    "--step-timeout",
+                                    "0.0001",
+                                    "--log-level",
+                                    "error"};
+  std::vector<char*> arguments;
+  for (std::string& word : words) {
+    arguments.push_back(word.data());
+  }
+  arguments.push_back(nullptr);
+  pid_t pid = 0;
+  REQUIRE(posix_spawn(&pid, RINGSERVE_PROGRAM, nullptr, nullptr, arguments.data(), environ) == 0);
+  const auto channel = grpc::CreateChannel(address, grpc::InsecureChannelCredentials());
+  int status = 0;
+  // While it starts it answers UNAVAILABLE, or not at all.
+  for (pid_t ended = 0; ended == 0; ended = waitpid(pid, &status, WNOHANG)) {
+    grpc::ClientContext context;
+    context.set_deadline(absl::ToChronoTime(absl::Now() + absl::Seconds(30)));
+    const auto reader =
+        v1::Inference::NewStub(channel)->Generate(&context, TextRequest("Once upon a time", 500));
+    v1::GenerateEvent event;
+    while (reader->Read(&event)) {
+    }
+    CHECK_FALSE(reader->Finish().ok());
+  }
+  REQUIRE(WIFEXITED(status));
+  CHECK(WEXITSTATUS(status) == 1);
 }
 
 TEST_CASE("an engine that steps, or has nothing to do, is left alone") {
