@@ -26,8 +26,10 @@ inline void FoldRecord(const float* from, int32_t head_dim, float* into) {
     return;
   }
   const float max = std::max(into[1], from[1]);
-  const float into_weight = std::exp2(into[1] - max);
-  const float from_weight = std::exp2(from[1] - max);
+  // One of the two is 2^0, and the power is what folding takes longest for.
+  const auto weight = [max](float own) { return own - max == 0 ? 1.0F : std::exp2(own - max); };
+  const float into_weight = weight(into[1]);
+  const float from_weight = weight(from[1]);
   into[0] = into[0] * into_weight + from[0] * from_weight;
   into[1] = max;
   for (int32_t i = kRecordHead; i < kRecordHead + head_dim; ++i) {
