@@ -92,54 +92,78 @@ HWY_INLINE __m512 Exp2(__m512 x) {
   return _mm512_scalef_ps(poly, whole);
 }
 
-// Softmax of one row over the group: probabilities in bf16 to `p`, returns what the row's
-// accumulators are to be multiplied with.
-HWY_INLINE float Softmax(
-    const float* scores, uint64_t visible, float scale, float& max, float* sum, uint16_t* p) {
-  __m512 x[kVectors];
-  __mmask16 mask[kVectors];
-  for (int64_t v = 0; v < kVectors; ++v) {
-    mask[v] = static_cast<__mmask16>(visible >> (16 * v));
-    x[v] = _mm512_mask_load_ps(
-        _mm512_set1_ps(-std::numeric_limits<float>::infinity()), mask[v], scores + 16 * v);
-  }
-  const float largest =
-      _mm512_reduce_max_ps(_mm512_max_ps(_mm512_max_ps(x[0], x[1]), _mm512_max_ps(x[2], x[3])));
-  const float new_max = std::max(max, largest * scale);
-  const __m512 correction = Exp2(_mm512_set1_ps(max - new_max));
-  max = new_max;
-  for (int64_t v = 0; v < kVectors; ++v) {
-    x[v] = Exp2(_mm512_fmsub_ps(x[v], _mm512_set1_ps(scale), _mm512_set1_ps(new_max)));
-    x[v] = _mm512_maskz_mov_ps(mask[v], x[v]);
-  }
-  const __m512 total = _mm512_add_ps(_mm512_add_ps(x[0], x[1]), _mm512_add_ps(x[2], x[3]));
-  _mm512_store_ps(sum, _mm512_fmadd_ps(_mm512_load_ps(sum), correction, total));
-  _mm512_store_si512(p, (__m512i)_mm512_cvtne2ps_pbh(x[1], x[0]));
-  _mm512_store_si512(p + 32, (__m512i)_mm512_cvtne2ps_pbh(x[3], x[2]));
-  return _mm512_cvtss_f32(correction);
+// Scores of 16 lanes, minus infinity where the row does not see one.
+HWY_INLINE __m512 LoadVisible(const float* scores, uint64_t visible, int64_t v) {
+  return _mm512_mask_load_ps(_mm512_set1_ps(-std::numeric_limits<float>::infinity()),
+                             static_cast<__mmask16>(visible >> (16 * v)),
+                             scores + 16 * v);
 }
 
-// Softmax of R rows from `row` on: probabilities and what to multiply their accumulators with.
+HWY_INLINE float Largest(const float* scores, uint64_t visible) {
+  return _mm512_reduce_max_ps(_mm512_max_ps(
+      _mm512_max_ps(LoadVisible(scores, visible, 0), LoadVisible(scores, visible, 1)),
+      _mm512_max_ps(LoadVisible(scores, visible, 2), LoadVisible(scores, visible, 3))));
+}
+
+// Probabilities of one row over the group, relative to 2^max, in bf16 to `p`; takes them into its
+// sum, which is multiplied with `correction` first.
+HWY_INLINE void Probabilities(const float* scores,
+                              uint64_t visible,
+                              float scale,
+                              float max,
+                              float correction,
+                              float* sum,
+                              uint16_t* p) {
+  __m512 x[kVectors];
+  for (int64_t v = 0; v < kVectors; ++v) {
+    x[v] = LoadVisible(scores, visible, v);
+    x[v] = Exp2(_mm512_fmsub_ps(x[v], _mm512_set1_ps(scale), _mm512_set1_ps(max)));
+    x[v] = _mm512_maskz_mov_ps(static_cast<__mmask16>(visible >> (16 * v)), x[v]);
+  }
+  const __m512 total = _mm512_add_ps(_mm512_add_ps(x[0], x[1]), _mm512_add_ps(x[2], x[3]));
+  _mm512_store_ps(sum, _mm512_fmadd_ps(_mm512_load_ps(sum), _mm512_set1_ps(correction), total));
+  _mm512_store_si512(p, (__m512i)_mm512_cvtne2ps_pbh(x[1], x[0]));
+  _mm512_store_si512(p + 32, (__m512i)_mm512_cvtne2ps_pbh(x[3], x[2]));
+}
+
+// Softmax of R rows from `row` on: probabilities and what to multiply their accumulators with. The
+// maxima of all rows come first: their reductions are long chains that run side by side, and one
+// vector of powers serves every row's correction.
 template <int R>
 HWY_INLINE void SoftmaxRows(
     const AttendArgs& args, int32_t row, float* scores, uint32_t* p, float* correction) {
+  static_assert(R <= 16);
+  alignas(64) float change[16] = {};
+  uint64_t visible[R];
   for (int64_t r = 0; r < R; ++r) {
-    const uint64_t visible = args.visible == nullptr ? ~uint64_t{0} : args.visible[row + r];
-    if (visible == 0) {
-      correction[r] = 1;
-      std::fill_n(p + r * kPairs, kPairs, 0U);
+    visible[r] = args.visible == nullptr ? ~uint64_t{0} : args.visible[row + r];
+    if (visible[r] == 0) {
       continue;
     }
     if (args.rule != nullptr) {
       AdjustScores(
           *args.rule, args.rule_row + row + static_cast<int32_t>(r), scores + r * kGroupKeys);
     }
-    correction[r] = Softmax(scores + r * kGroupKeys,
-                            visible,
-                            args.scale,
-                            args.max[row + r],
-                            args.sum + int64_t{row + r} * kSumLanes,
-                            reinterpret_cast<uint16_t*>(p + r * kPairs));
+    float& max = args.max[row + r];
+    const float largest = Largest(scores + r * kGroupKeys, visible[r]);
+    const float new_max = std::max(max, largest * args.scale);
+    change[r] = max - new_max;
+    max = new_max;
+  }
+  _mm512_store_ps(change, Exp2(_mm512_load_ps(change)));
+  for (int64_t r = 0; r < R; ++r) {
+    correction[r] = change[r];
+    if (visible[r] == 0) {
+      std::fill_n(p + r * kPairs, kPairs, 0U);
+      continue;
+    }
+    Probabilities(scores + r * kGroupKeys,
+                  visible[r],
+                  args.scale,
+                  args.max[row + r],
+                  correction[r],
+                  args.sum + int64_t{row + r} * kSumLanes,
+                  reinterpret_cast<uint16_t*>(p + r * kPairs));
   }
 }
 
