@@ -114,17 +114,6 @@ class Sequence {
   AttentionArgs args_;
 };
 
-// The better of one stream and several for each thread: machines differ in what they like.
-double ReadGbps(const HugeBuffer& memory, ThreadPool& pool) {
-  double best = 0;
-  for (const int32_t num_streams : {1, 2, 4}) {
-    const double seconds =
-        Seconds([&] { ReadAll(memory.data(), memory.num_bytes(), num_streams, pool); });
-    best = std::max(best, static_cast<double>(memory.num_bytes()) / seconds / 1e9);
-  }
-  return best;
-}
-
 }  // namespace
 
 std::vector<BenchSeries> BenchAttention(const AttentionBenchShape& shape,
@@ -147,8 +136,9 @@ std::vector<BenchSeries> BenchAttention(const AttentionBenchShape& shape,
   const double pairs = rows * (static_cast<double>(shape.num_keys) - (rows - 1) / 2);
   const double flops = 4 * pairs * shape.num_heads * shape.head_dim;
   for (int32_t round = 0; round < num_rounds; ++round) {
-    decoding.ceiling.push_back(ReadGbps(decode.memory(), pool));
+    const double before = ReadGbps(decode.memory(), pool);
     const double decode_seconds = Seconds([&] { decode.Attend(pool); });
+    decoding.ceiling.push_back(std::max(before, ReadGbps(decode.memory(), pool)));
     decoding.speed.push_back(static_cast<double>(layer_bytes * num_layers) / decode_seconds / 1e9);
     double ceiling_flops = 0;
     const double ceiling_seconds =

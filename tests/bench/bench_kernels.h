@@ -53,6 +53,12 @@ class HugeBuffer {
   int64_t num_bytes_;
 };
 
+// GB/s of reading all of it, well past every cache: the best of one stream and several for each
+// thread, since machines differ in what they like. One reading may come out at half of it: the pool
+// leaves out a worker that was late for a while. So a ceiling is the better of one taken right
+// before the speed and one right after.
+double ReadGbps(const HugeBuffer& memory, ThreadPool& pool);
+
 // Decode (one row, GB/s of weights against reading) and prefill (GFLOP/s against multiplying in
 // registers) of all matrix products of the layers.
 std::vector<BenchSeries> BenchMatMul(const MatMulShape& shape,
@@ -63,7 +69,8 @@ std::vector<BenchSeries> BenchMatMul(const MatMulShape& shape,
 // CPUs, against decode with one thread on a machine at rest.
 BenchSeries BenchTakenCore(const MatMulShape& shape, int32_t num_rounds, int32_t num_threads);
 
-// One line: name, median speed, its ceiling, percent.
+// One line: name, median speed, median ceiling, the median of the rounds' shares in percent, and
+// what the two medians taken apart come to. Where these differ, the machine drifted.
 std::string FormatSeries(const BenchSeries& series);
 
 }  // namespace ringserve

@@ -22,7 +22,6 @@ namespace {
 
 constexpr int32_t kBlockSize = 64;
 constexpr int64_t kCeilingBytes = int64_t{512} << 20;  // well past every cache
-constexpr int32_t kCeilingStreams = 4;
 
 double SecondsSince(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -64,9 +63,9 @@ class ModelBench {
       prefill.speed.push_back(PrefillFlops() / prefill_seconds / 1e9);
       prefill_rate.push_back(options_.prompt_len / prefill_seconds);
 
-      const double before = MeasureRead();
+      const double before = ReadGbps(ceiling_buffer_, *pool_);
       ASSIGN_OR_RETURN(const double decode_seconds, Feed(*runner, options_.decode_len, true));
-      decode.ceiling.push_back((before + MeasureRead()) / 2);
+      decode.ceiling.push_back(std::max(before, ReadGbps(ceiling_buffer_, *pool_)));
       decode.speed.push_back(DecodeBytes() / decode_seconds / 1e9);
       decode_rate.push_back(options_.decode_len / decode_seconds);
     }
@@ -103,12 +102,6 @@ class ModelBench {
       return absl::InternalError("the model computed a number that is not finite");
     }
     return seconds;
-  }
-
-  double MeasureRead() {
-    const auto start = std::chrono::steady_clock::now();
-    ReadAll(ceiling_buffer_.data(), kCeilingBytes, kCeilingStreams, *pool_);
-    return static_cast<double>(kCeilingBytes) / SecondsSince(start) / 1e9;
   }
 
   double MeasureProduct() {
