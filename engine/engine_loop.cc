@@ -142,6 +142,10 @@ void EngineLoop::EndAll(const absl::Status& status) {
     FailWaiting(waiting, status);
   }
   waiting_.clear();
+  for (SessionEntry* const entry : sessions_.WaitedFor()) {
+    Answer(*entry, status);
+  }
+  wanted_back_.clear();
   Publish();
 }
 

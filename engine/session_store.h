@@ -169,6 +169,8 @@ class SessionStore {
   void Store(SessionEntry& entry, int64_t bytes);
   // Those in memory that are not busy, longest unused first.
   std::vector<SessionEntry*> LeastRecentlyUsed() const;
+  // Those that calls wait for.
+  std::vector<SessionEntry*> WaitedFor() const;
 
   static constexpr size_t kMaxTransfers = 16;  // each holds a block or a MiB
   static constexpr absl::Duration kMaxImportPause = absl::Minutes(1);

@@ -127,6 +127,16 @@ void SessionStore::Store(SessionEntry& entry, int64_t bytes) {
   entry.residence = Residence::kDisk;
 }
 
+std::vector<SessionEntry*> SessionStore::WaitedFor() const {
+  std::vector<SessionEntry*> entries;
+  for (const auto& [id, entry] : entries_) {
+    if (!entry->when_back.empty()) {
+      entries.push_back(entry.get());
+    }
+  }
+  return entries;
+}
+
 std::vector<SessionEntry*> SessionStore::LeastRecentlyUsed() const {
   std::vector<SessionEntry*> found;
   for (const auto& [id, entry] : entries_) {

@@ -67,6 +67,30 @@ TEST_CASE("forks, rollbacks and exports bring a session back") {
   world.Turn(id, 2);
 }
 
+TEST_CASE("calls that wait for sessions on the disk are answered when the engine ends") {
+  DiskWorld world;
+  std::vector<std::string> ids;
+  for (int i = 0; i < 2; ++i) {
+    ids.push_back(world.Make(20));
+    Push(world);
+  }
+  std::vector<absl::Status> answers;
+  for (const std::string& id : ids) {  // one is on its way back, the other waits for that
+    REQUIRE(std::filesystem::exists(world.PathOf(id)));
+    world.engine().loop().ForkSession("", id, 11, [&](const absl::StatusOr<SessionInfo>& fork) {
+      answers.push_back(fork.status());
+    });
+  }
+  world.engine().loop().Step();
+  CHECK(answers.empty());
+  world.engine().loop().EndAll(absl::CancelledError("the engine has stopped"));
+  CHECK(answers.size() == 2);
+  for (const absl::Status& answer : answers) {
+    CHECK(absl::IsCancelled(answer));
+  }
+  world.Save();
+}
+
 TEST_CASE("sessions outlive their server") {
   for (const bool slides : {false, true}) {
     FakeEngineOptions options = SmallPool();
