@@ -98,10 +98,18 @@ absl::StatusOr<Task> MakeTask(const grpc::CallbackServerContext& context,
   return Task{*model, std::move(request), to_response(message, *model)};
 }
 
-grpc::ServerUnaryReactor* Run(absl::StatusOr<Task> task,
-                              CallPlace& place,
+template <typename Request, typename Convert, typename ToResponse>
+grpc::ServerUnaryReactor* Run(const grpc::CallbackServerContext& context,
+                              const grpc::ByteBuffer& bytes,
                               grpc::ByteBuffer& response,
-                              const CallServices& services) {
+                              const CallServices& services,
+                              const Convert& convert,
+                              const ToResponse& to_response) {
+  CallPlace place(services.gate);
+  if (!place.status().ok()) {
+    return new RefusedCall(place.status());
+  }
+  absl::StatusOr<Task> task = MakeTask<Request>(context, bytes, services, convert, to_response);
   if (!task.ok()) {
     return new RefusedCall(task.status());
   }
@@ -118,46 +126,24 @@ grpc::ServerUnaryReactor* BeginScore(grpc::CallbackServerContext& context,
                                      const grpc::ByteBuffer& request,
                                      grpc::ByteBuffer& response,
                                      const CallServices& services) {
-  CallPlace place(services.gate);
-  if (!place.status().ok()) {
-    return new RefusedCall(place.status());
-  }
-  return Run(MakeTask<v1::ScoreRequest>(
-                 context,
-                 request,
-                 services,
-                 ConvertScore,
-                 [](const v1::ScoreRequest& in, const ServedModel& model) -> MakeResponse {
-                   return [&model, count = in.alternatives()](const Reading& reading) {
-                     return SerializeMessage(ScoreToProto(reading, model, count));
-                   };
-                 }),
-             place,
-             response,
-             services);
+  const auto to_response = [](const v1::ScoreRequest& in,
+                              const ServedModel& model) -> MakeResponse {
+    return [&model, count = in.alternatives()](const Reading& reading) {
+      return SerializeMessage(ScoreToProto(reading, model, count));
+    };
+  };
+  return Run<v1::ScoreRequest>(context, request, response, services, ConvertScore, to_response);
 }
 
 grpc::ServerUnaryReactor* BeginEmbed(grpc::CallbackServerContext& context,
                                      const grpc::ByteBuffer& request,
                                      grpc::ByteBuffer& response,
                                      const CallServices& services) {
-  CallPlace place(services.gate);
-  if (!place.status().ok()) {
-    return new RefusedCall(place.status());
-  }
-  return Run(MakeTask<v1::EmbedRequest>(
-                 context,
-                 request,
-                 services,
-                 ConvertEmbed,
-                 [](const v1::EmbedRequest&, const ServedModel& model) -> MakeResponse {
-                   return [&model](const Reading& reading) {
-                     return SerializeMessage(EmbedToProto(reading, model));
-                   };
-                 }),
-             place,
-             response,
-             services);
+  const auto to_response = [](const v1::EmbedRequest&, const ServedModel& model) -> MakeResponse {
+    return
+        [&model](const Reading& reading) { return SerializeMessage(EmbedToProto(reading, model)); };
+  };
+  return Run<v1::EmbedRequest>(context, request, response, services, ConvertEmbed, to_response);
 }
 
 }  // namespace ringserve

@@ -60,7 +60,7 @@ int32_t PrefillBudget::Rows(double decode_ms, int64_t num_keys) const {
 }
 
 void PrefillBudget::Learn(int64_t num_rows, int64_t num_keys, double decode_ms, double step_ms) {
-  if (num_rows <= 0 || !(step_ms > 0)) {
+  if (max_gap_ms_ == 0 || num_rows <= 0 || !(step_ms > 0)) {
     return;
   }
   const auto rows = static_cast<double>(num_rows);
