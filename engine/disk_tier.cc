@@ -262,10 +262,7 @@ void DiskTier::OnRead(const absl::Status& status, bool is_end) {
   }
   parts_.reads->Add([this, files = parts_.files, id = restore_->id] {
     const absl::Status removed = files->Remove(id);
-    hooks_.post([this, removed] {
-      removed.IgnoreError();  // an old state that a kill could bring back: the disk is at its end
-      OnBack();
-    });
+    hooks_.post([this, removed] { OnRemoved(removed); });
   });
 }
 
@@ -304,8 +301,13 @@ void DiskTier::WriteBlocks(const SessionEntry& entry, const std::string& bytes, 
   }
 }
 
-void DiskTier::OnBack() {
+void DiskTier::OnRemoved(const absl::Status& removed) {
   SessionEntry* const entry = sessions_.FindById(restore_->id);
+  if (!removed.ok() && entry != nullptr) {
+    // A kill could bring back an old state.
+    PutBack(*entry, absl::UnavailableError("its file cannot be removed"));
+    return;
+  }
   counts_.bytes -= restore_->bytes;
   --counts_.num_sessions;
   ++counts_.num_restored;

@@ -50,8 +50,8 @@ class DiskTier {
     std::function<void(absl::Status)> on_fault;
     // The session is in memory again.
     std::function<void(SessionEntry&)> on_back;
-    // Its file cannot be read now (UNAVAILABLE), and it stays on the disk: to be told to who waits
-    // for it.
+    // Its file cannot be read or removed now (UNAVAILABLE), and it stays on the disk: to be told to
+    // who waits for it.
     std::function<void(SessionEntry&, absl::Status)> on_unread;
     // Its file is damaged or gone: the same, and it is to be erased.
     std::function<void(SessionEntry&, absl::Status)> on_lost;
@@ -129,7 +129,7 @@ class DiskTier {
   void OnRead(const absl::Status& status, bool is_end);
   absl::Status Begin(SessionEntry& entry, const Snapshot& snapshot);
   void WriteBlocks(const SessionEntry& entry, const std::string& bytes, int64_t first);
-  void OnBack();
+  void OnRemoved(const absl::Status& removed);
   void PutBack(SessionEntry& entry, const absl::Status& why);
   void Lose(SessionEntry& entry, const absl::Status& why);
   void RemoveFile(const std::string& id);

@@ -145,6 +145,31 @@ TEST_CASE("a session whose file cannot be opened for want of descriptors stays o
   CHECK(world.disk().num_lost == 0);
 }
 
+TEST_CASE("a session whose file cannot be removed stays on the disk") {
+  DiskWorld world;
+  const std::string id = world.Make(20);
+  Push(world);
+  const std::string path = world.PathOf(id);
+  const std::string aside = world.folder() + "/aside";
+  REQUIRE(world.engine().loop().Submit(TurnRequest(100, id, SeededTokens(1, 2), 2)).ok());
+  world.engine().loop().Step();
+  REQUIRE(world.io().RunOne());  // it is read
+  world.engine().loop().Step();
+  std::filesystem::rename(path, aside);
+  std::filesystem::create_directory(path);
+  REQUIRE(world.io().RunOne());
+  world.Settle();
+  const Transcript got = world.engine().sink().Take(100);
+  REQUIRE(got.failed.has_value());
+  CHECK(absl::IsUnavailable(got.failed->status));
+  CHECK(world.disk().num_sessions == 1);
+  CHECK(world.engine().loop().pool().num_references() == 0);
+  std::filesystem::remove(path);
+  std::filesystem::rename(aside, path);
+  world.Turn(id, 1);
+  CHECK(world.Files().empty());
+}
+
 TEST_CASE("a folder is one process's, and files of other models stay where they are") {
   DiskWorld world;
   const std::string id = world.Make(20);
