@@ -13,6 +13,7 @@
 #include "tests/support/engine_run.h"
 #include "tests/support/fixture_files.h"
 #include "tests/support/random.h"
+#include "tests/support/reading_requests.h"
 #include "tests/support/reference_model.h"
 
 namespace ringserve {
@@ -31,36 +32,6 @@ Tokens RandomTokens(Random& random, int32_t vocab_size, size_t length) {
 Tokens Join(Tokens a, const Tokens& b) {
   a.insert(a.end(), b.begin(), b.end());
   return a;
-}
-
-GenerateRequest ScoreRequest(uint64_t first_id,
-                             const Tokens& prompt,
-                             const std::vector<Tokens>& continuations) {
-  GenerateRequest request;
-  request.request_id = first_id;
-  request.prompt = prompt;
-  request.continuation = continuations.front();
-  for (size_t i = 1; i < continuations.size(); ++i) {
-    Sibling& sibling = request.siblings.emplace_back();
-    sibling.request_id = first_id + i;
-    sibling.continuation = continuations[i];
-  }
-  return request;
-}
-
-GenerateRequest EmbedRequest(uint64_t first_id,
-                             const std::vector<Tokens>& inputs,
-                             const EmbeddingParams& params) {
-  GenerateRequest request;
-  request.request_id = first_id;
-  request.prompt = inputs.front();
-  request.embedding = params;
-  for (size_t i = 1; i < inputs.size(); ++i) {
-    Sibling& sibling = request.siblings.emplace_back();
-    sibling.request_id = first_id + i;
-    sibling.prompt = inputs[i];
-  }
-  return request;
 }
 
 Transcript Await(FakeSink& sink, uint64_t id) {

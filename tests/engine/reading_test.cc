@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "tests/support/reading_requests.h"
 #include "tests/support/session_run.h"
 
 namespace ringserve {
@@ -27,37 +28,6 @@ FakeEngineOptions Options(bool slides) {
                          : SessionShape{.buffer_size = 64, .block_size = 8, .feedback_size = 64};
   options.scheduler.max_queue = 32;
   return options;
-}
-
-GenerateRequest ScoreRequest(uint64_t first_id,
-                             const Tokens& prompt,
-                             const std::vector<Tokens>& continuations) {
-  GenerateRequest request;
-  request.request_id = first_id;
-  request.prompt = prompt;
-  request.output.num_logprobs = 1;
-  request.continuation = continuations.front();
-  for (size_t i = 1; i < continuations.size(); ++i) {
-    Sibling& sibling = request.siblings.emplace_back();
-    sibling.request_id = first_id + i;
-    sibling.continuation = continuations[i];
-  }
-  return request;
-}
-
-GenerateRequest EmbedRequest(uint64_t first_id,
-                             const std::vector<Tokens>& inputs,
-                             EmbeddingParams params) {
-  GenerateRequest request;
-  request.request_id = first_id;
-  request.prompt = inputs.front();
-  request.embedding = params;
-  for (size_t i = 1; i < inputs.size(); ++i) {
-    Sibling& sibling = request.siblings.emplace_back();
-    sibling.request_id = first_id + i;
-    sibling.prompt = inputs[i];
-  }
-  return request;
 }
 
 // What the echo of prompt and continuation says of the continuation.
