@@ -126,10 +126,6 @@ cudaError_t LaunchPlain(const MatMulArgs& args, cudaStream_t stream) {
 
 class PlainMatMul final : public MatMulDevice {
  public:
-  cudaError_t Prepare(const Matrix& /*weight*/, int32_t /*max_rows*/) override {
-    return cudaSuccess;
-  }
-
   cudaError_t Launch(const MatMulArgs& args, cudaStream_t stream) override {
     if (CheckMatMulCudaArgs(args) != nullptr) {
       return cudaErrorInvalidValue;
@@ -141,10 +137,6 @@ class PlainMatMul final : public MatMulDevice {
 class HopperMatMul final : public MatMulDevice {
  public:
   explicit HopperMatMul(const HopperDevice& device) : device_(device) {}
-
-  cudaError_t Prepare(const Matrix& /*weight*/, int32_t /*max_rows*/) override {
-    return cudaSuccess;
-  }
 
   cudaError_t Launch(const MatMulArgs& args, cudaStream_t stream) override {
     if (CheckMatMulCudaArgs(args) != nullptr) {

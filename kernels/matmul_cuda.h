@@ -31,8 +31,8 @@ struct GatedMatMulArgs {
   int32_t num_rows = 0;
 };
 
-// What the launches need to know of a device, and the algorithms chosen per shape. Made once at
-// start; launches allocate nothing. One thread.
+// What the launches need to know of a device. Made once at start; launches allocate nothing. One
+// thread.
 //
 // On sm_90 products are launched with programmatic dependent launch: the weight must be complete
 // before the kernel that precedes the product in the stream lets its dependents start (by itself it
@@ -48,10 +48,6 @@ class MatMulDevice {
                                           std::byte* workspace,
                                           std::unique_ptr<MatMulDevice>& made,
                                           MatMulKernels kernels = MatMulKernels::kBest);
-
-  // Chooses algorithms for products of up to max_rows rows with a weight of this shape and dtype;
-  // to be called for every shape before the first Launch with it. weight.data is not read.
-  [[nodiscard]] virtual cudaError_t Prepare(const Matrix& weight, int32_t max_rows) = 0;
 
   // Enqueues. args.num_rows may be 0.
   [[nodiscard]] virtual cudaError_t Launch(const MatMulArgs& args, cudaStream_t stream) = 0;

@@ -93,8 +93,7 @@ class Backend {
   virtual BackendMemory StepMemory(const ModelConfig& config,
                                    DType dtype,
                                    const StepLimits& limits) const = 0;
-  // Sets StepMemory's bytes aside and chooses what can be chosen beforehand. Before the first step;
-  // again for another model or other limits.
+  // Sets StepMemory's bytes aside. Before the first step; again for another model or other limits.
   virtual absl::Status PrepareSteps(const ModelConfig& config,
                                     DType dtype,
                                     const StepLimits& limits) = 0;

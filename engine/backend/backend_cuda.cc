@@ -303,17 +303,6 @@ absl::Status CudaBackend::PrepareSteps(const ModelConfig& config,
   RETURN_IF_ERROR(
       FromCuda(cuda::MatMulDevice::Create(device_.index, device + at_.matmul, matmul_, kernels),
                "preparing matrix products"));
-  const int64_t q_dim = int64_t{config.num_heads} * config.head_dim;
-  const int64_t kv_dim = int64_t{config.num_kv_heads} * config.head_dim;
-  const auto prepare = [&](int64_t rows, int64_t cols, int32_t max_rows) {
-    return FromCuda(matmul_->Prepare({.rows = rows, .cols = cols, .dtype = dtype}, max_rows),
-                    fmt::format("preparing the matrix product with [{}, {}]", rows, cols));
-  };
-  RETURN_IF_ERROR(prepare(q_dim + 2 * kv_dim, config.hidden_dim, limits.max_rows));
-  RETURN_IF_ERROR(prepare(config.hidden_dim, q_dim, limits.max_rows));
-  RETURN_IF_ERROR(prepare(2 * int64_t{config.ffn_dim}, config.hidden_dim, limits.max_rows));
-  RETURN_IF_ERROR(prepare(config.hidden_dim, config.ffn_dim, limits.max_rows));
-  RETURN_IF_ERROR(prepare(config.vocab_size, config.hidden_dim, limits.max_logits_rows));
   return Synchronize();
 }
 

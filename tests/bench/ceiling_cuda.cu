@@ -116,8 +116,7 @@ double MeasureDeviceProduct() {
   std::unique_ptr<cuda::MatMulDevice> device;
   const Matrix matrix = {.data = weight.get(), .rows = kSize, .cols = kSize, .dtype = DType::kBf16};
   if (x == nullptr || weight == nullptr || out == nullptr || workspace == nullptr ||
-      cuda::MatMulDevice::Create(0, workspace.get(), device) != cudaSuccess ||
-      device->Prepare(matrix, kSize) != cudaSuccess) {
+      cuda::MatMulDevice::Create(0, workspace.get(), device) != cudaSuccess) {
     return 0;
   }
   for (std::byte* data : {x.get(), weight.get()}) {

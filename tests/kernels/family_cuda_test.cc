@@ -238,7 +238,6 @@ TEST_CASE("products on CUDA take weights of any even width", "[cuda][brief]") {
         std::unique_ptr<cuda::MatMulDevice> device;
         CheckCuda(cuda::MatMulDevice::Create(0, nullptr, device, kernels), "Create");
         const Matrix matrix = {device_weight.as(), kFeatures, cols, dtype};
-        CheckCuda(device->Prepare(matrix, kRows), "Prepare");
         out.Fill(0xff);
         CheckCuda(
             device->Launch(

@@ -95,7 +95,6 @@ class Product {
   std::vector<float> RunDevice(cuda::MatMulDevice& device, int32_t rows) const {
     const DeviceMemory out(size_t{4} * static_cast<size_t>(rows) * static_cast<size_t>(c_.n));
     out.Fill(0xff);
-    CheckCuda(device.Prepare(weight(), rows), "Prepare");
     CheckCuda(
         device.Launch(
             {.x = device_x_.as(), .weight = weight(), .out = out.as<float>(), .num_rows = rows},
