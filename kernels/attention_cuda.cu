@@ -20,7 +20,7 @@ using EncodeTensorMap = decltype(&cuTensorMapEncodeTiled);
 
 // What only the general kernels do, for all of a call.
 bool IsGeneral(const AttentionCudaArgs& args) {
-  if (args.softcap > 0 || args.sink_logits != nullptr) {
+  if (args.softcap > 0 || args.sink_logits != nullptr || args.position_bias != nullptr) {
     return true;
   }
   const int32_t head_dim = args.kv.layout.head_dim;
@@ -112,6 +112,9 @@ AttentionCudaParams MakeParams(const AttentionDevice& device, const AttentionCud
   params.sink_logits = args.sink_logits;
   params.angles = args.angles;
   params.rows = args.plan.rows;
+  params.position_bias = args.position_bias;
+  params.bias_reach = args.bias_reach;
+  params.bias_scale = 1 / (args.softcap > 0 ? args.softcap : args.scale);
   params.head_dim = layout.head_dim;
   params.pool = args.kv.pool;
   params.block_bytes = layout.block_bytes();
@@ -345,6 +348,9 @@ const char* CheckAttentionCudaArgs(const AttentionCudaArgs& args) {
   }
   if (args.plan.has_sinks && args.angles == nullptr) {
     return "angles must not be null if the plan has sinks";
+  }
+  if (args.position_bias != nullptr && (args.bias_reach < 0 || args.plan.has_sinks)) {
+    return "position_bias needs a bias_reach of at least 0 and a plan without sinks";
   }
   if (args.plan.num_partials > args.max_partials) {
     return "the plan has more partial results than the workspace";

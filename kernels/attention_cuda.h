@@ -1,13 +1,14 @@
-// Causal attention of one layer on a CUDA device: runs a TilePlan (packed by attention_plan_cuda.h)
+// Attention of one layer on a CUDA device: runs a TilePlan (packed by attention_plan_cuda.h)
 // over the pool of blocks. Meaning, shapes and determinism are those of attention.h and
 // tile_plan.h; a row's result is the same bits from the decode and the prefill kernels.
 //
 // Element types: q, out, keys and values all bf16 or all f16. Slots that no row sees may be copied
 // together with their block, but never reach a result.
 //
-// Some calls are general: with soft-capping, with learned sinks, or with a head_dim other than 64,
-// 96, 128 and 256. They run on the kernels for sm_80 whatever the device. So do items with sinks,
-// and items of several sequences that share the keys, beside others that do not.
+// Some calls are general: with soft-capping, with learned sinks, with biases by position, or with a
+// head_dim other than 64, 96, 128 and 256. They run on the kernels for sm_80 whatever the device.
+// So do items with sinks, and items of several sequences that share the keys, beside others that do
+// not.
 #pragma once
 
 #include <cstddef>
@@ -50,6 +51,9 @@ struct AttentionCudaArgs {
   float softcap = 0;                   // 0: none
   const float* sink_logits = nullptr;  // [num_heads] or null
   const float* angles = nullptr;       // for sinks only
+  // [num_heads, 2 * bias_reach + 1] or null; as attention.h says.
+  const float* position_bias = nullptr;
+  int32_t bias_reach = 0;
   DType dtype = DType::kBf16;
   // AttentionWorkspaceBytes(device, head_dim, max_partials) bytes, 256-byte aligned; the first
   // AttentionZeroedBytes(max_partials) of them zero before the first call, and left zero by every
@@ -67,9 +71,9 @@ int64_t AttentionWorkspaceBytes(const AttentionDevice& device,
 [[nodiscard]] const char* CheckAttentionCudaArgs(const AttentionCudaArgs& args);
 
 // Enqueues; returns an error only if a launch failed. On sm_90 the kernels are launched with
-// programmatic dependent launch: the plan, and all keys and values at positions before a decode
-// row's own, must be complete before the kernel that precedes this call in the stream lets its
-// dependents start (by itself it does so when it ends).
+// programmatic dependent launch: the plan and, if it is causal, all keys and values at positions
+// before its sequences' first rows must be complete before the kernel that precedes this call in
+// the stream lets its dependents start (by itself it does so when it ends). All else is waited for.
 [[nodiscard]] cudaError_t LaunchAttention(const AttentionDevice& device,
                                           const AttentionCudaArgs& args,
                                           AttentionKernels kernels,

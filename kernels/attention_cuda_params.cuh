@@ -48,7 +48,12 @@ struct AttentionCudaParams {
   float cap_scale;           // scores become tanh(score * cap_scale), scale_log2 with it; 0: none
   const float* sink_logits;  // [num_heads]: of one more key of each head, whose value is 0; or null
   const float* angles;       // [.., head_dim / 2, 2], of sinks
-  const int32_t* rows;       // of the step, that items list
+  const ListedRow* rows;     // that items list
+  // [num_heads][2 * bias_reach + 1], of distances from -bias_reach on; or null. bias_scale turns
+  // one into units of scores.
+  const float* position_bias;
+  int32_t bias_reach;
+  float bias_scale;
 };
 
 // A kernel's head_dim for heads of this one; also the stride of partial results and scratch rows.

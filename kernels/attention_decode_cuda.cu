@@ -83,6 +83,11 @@ __global__ void __launch_bounds__(kDecodeThreads)
         }
       }
       const int32_t ordinary = tile - sink_tiles;
+      if constexpr (kGeneral) {
+        if (params.position_bias != nullptr) {
+          scores.AddBias(item, params, ordinary * kTile);
+        }
+      }
       if (kGeneral && tile < sink_tiles) {
         scores.MaskBehind(item.num_sinks - tile * kTile);
       } else if (ordinary < item.dense_begin || ordinary >= item.dense_end) {

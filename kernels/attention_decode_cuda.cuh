@@ -106,6 +106,27 @@ class DecodeScores {
     }
   }
 
+  // tile_key: the first key of the tile.
+  __device__ __forceinline__ void AddBias(const AttentionItem& item,
+                                          const AttentionCudaParams& params,
+                                          int32_t tile_key) {
+#pragma unroll
+    for (int32_t half = 0; half < 2; ++half) {
+      const int32_t packed_row = me_.group + half * 8;
+      const int32_t head = item.first_head + packed_row % item.num_heads;
+      const int32_t position = item.text_position + packed_row / item.num_heads;
+#pragma unroll
+      for (int32_t j = 0; j < kKeys / 8; ++j) {
+#pragma unroll
+        for (int32_t i = 0; i < 2; ++i) {
+          float& score = scores_[j][2 * half + i];
+          const int32_t key = tile_key + me_.warp * kKeys + j * 8 + me_.quad * 2 + i;
+          score = Biased(score, params, head, key, position);
+        }
+      }
+    }
+  }
+
   // Every row sees the first num_keys keys of the tile.
   __device__ __forceinline__ void MaskBehind(int32_t num_keys) {
 #pragma unroll

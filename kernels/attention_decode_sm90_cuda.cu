@@ -82,10 +82,9 @@ __device__ __forceinline__ void Produce(const AttentionCudaParams& params,
     };
     int32_t tile = 0;
     if (!waited) {
-      // Keys before the row's own position are from earlier steps: they need not wait for the
-      // kernel that appends this step's.
+      // Old keys need not wait for the kernel that appends this step's.
       const int32_t old_tiles =
-          min(min(item.num_tiles, max(item.row_position, 0) / kTile), Shared::kStages / 2);
+          min(min(item.num_tiles, item.old_keys / kTile), Shared::kStages / 2);
 #pragma unroll 1
       for (; tile < old_tiles; ++tile) {
         load(tile);

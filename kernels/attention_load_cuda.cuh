@@ -100,7 +100,7 @@ __device__ __forceinline__ int64_t StepRow(const AttentionCudaParams& params,
                                            const AttentionItem& item,
                                            int32_t row) {
   if (kGeneral && item.first_listed >= 0) {
-    return params.rows[item.first_listed + row];
+    return params.rows[item.first_listed + row].row;
   }
   return item.first_row + row;
 }

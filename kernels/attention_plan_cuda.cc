@@ -28,7 +28,7 @@ class Packer {
       : plan_(plan),
         shape_(shape),
         tile_(TileKeys(shape.layout.head_dim)),
-        window_(std::min(plan.window, kWideWindow)),
+        window_(plan.causal ? std::min(plan.window, kWideWindow) : kWideWindow),
         packed_(packed) {}
 
   const char* Pack();
@@ -45,7 +45,7 @@ class Packer {
   void CutPrefill(const Rows& rows);
   void SetKeys(int64_t first, int64_t end, int32_t entry, AttentionItem& item) const;
   int64_t SetKeys(const Tile& first, const Tile& last, AttentionItem& item) const;
-  void SetRows(int64_t position, AttentionItem& item) const;
+  void SetRows(int32_t sequence, int64_t base, AttentionItem& item) const;
   static void SetSinks(const BlockEntry& entry, AttentionItem& item);
   int64_t PositionOf(int32_t sequence, int32_t row) const;
 
@@ -203,10 +203,15 @@ void Packer::CutShared(const WorkItem& item) {
   const int32_t ordinary = FirstOrdinaryTile(item);
   const int32_t end_tile = item.first_tile + item.num_tiles;
   const auto first_listed = static_cast<int32_t>(packed_.rows.size());
+  int64_t base = 0;
+  if (ordinary < end_tile) {
+    const int64_t first = plan_.tiles[ordinary].first_key + EntryOf(ordinary).position;
+    base = first - first % tile_;
+  }
   for (int32_t r = 0; r < item.num_ranges; ++r) {
     const RowRange& range = plan_.row_ranges[item.first_range + r];
-    for (int32_t row = 0; row < range.num_rows; ++row) {
-      packed_.rows.push_back(range.first_row + row);
+    for (int32_t row = range.first_row; row < range.first_row + range.num_rows; ++row) {
+      packed_.rows.push_back({row, static_cast<int32_t>(PositionOf(range.sequence, row) - base)});
     }
   }
   const auto num_rows = static_cast<int32_t>(packed_.rows.size()) - first_listed;
@@ -261,10 +266,16 @@ int64_t Packer::SetKeys(const Tile& first, const Tile& last, AttentionItem& item
   return key_first - key_first % tile_;
 }
 
-// After SetKeys; `position` of the first row, counted from the base.
-void Packer::SetRows(int64_t position, AttentionItem& item) const {
+// After SetKeys: rows of a sequence. Where these see every key they stand, as far as masks go,
+// behind the last one.
+void Packer::SetRows(int32_t sequence, int64_t base, AttentionItem& item) const {
+  const int64_t text_position = PositionOf(sequence, item.first_row) - base;
+  const int64_t position = plan_.causal ? text_position : item.key_end - 1;
   const int64_t last = position + item.num_rows - 1;
   item.row_position = static_cast<int32_t>(position);
+  item.text_position = static_cast<int32_t>(text_position);
+  const int64_t old_keys = plan_.causal ? plan_.sequences[sequence].first_position - base : 0;
+  item.old_keys = static_cast<int32_t>(std::max<int64_t>(old_keys, 0));
   const int64_t seen_end = std::min<int64_t>(item.key_end, last + 1);
   item.num_tiles = static_cast<int32_t>(CeilDiv(seen_end, tile_));
   const int64_t dense_first = std::max<int64_t>({item.key_begin, last - window_ + 1, 0});
@@ -331,7 +342,7 @@ void Packer::CutDecode(const WorkItem& item, const RowRange& range, int32_t row_
       if (ordinary < end_tile) {
         const int64_t base = SetKeys(plan_.tiles[ordinary], plan_.tiles[end_tile - 1], cut);
         const int32_t num_tiles = cut.num_tiles;
-        SetRows(PositionOf(range.sequence, cut.first_row) - base, cut);
+        SetRows(range.sequence, base, cut);
         cut.num_tiles = num_tiles;
       }
       items.push_back(cut);
@@ -364,14 +375,17 @@ void Packer::CutPrefill(const Rows& rows) {
       cut.first_partial = -1;
       cut.first_listed = -1;
       cut.merge = -1;
-      const int64_t first = std::max(keys_first, position - window_ + 1);
+      const int64_t first =
+          plan_.causal ? std::max(keys_first, position - window_ + 1) : keys_first;
       const int64_t base = first - first % tile_;
       // Whole tiles are loaded as far as keys are written, so that only a sequence's last tile
       // needs clearing.
-      const int64_t end = std::min(keys_end, RoundUp(position + room - base, tile_) + base);
+      const int64_t end = plan_.causal
+                              ? std::min(keys_end, RoundUp(position + room - base, tile_) + base)
+                              : keys_end;
       const auto entry = static_cast<int32_t>(first_entry + (first - keys_first) / block_size);
       SetKeys(first, end, entry, cut);
-      SetRows(position - base, cut);
+      SetRows(rows.sequence, base, cut);
       if (has_sinks) {
         SetSinks(sinks, cut);
         packed_.general_prefill.push_back(cut);

@@ -39,7 +39,7 @@ struct alignas(16) AttentionItem {
   int32_t num_tiles;    // >= 1, or 0 beside sinks
   int32_t key_begin;    // keys [key_begin, key_end) exist and may be read
   int32_t key_end;
-  int32_t row_position;  // of first_row
+  int32_t row_position;  // row i sees keys in (row_position + i - window, row_position + i]
   int32_t dense_begin;   // tiles [dense_begin, dense_end): every row sees every key
   int32_t dense_end;
   int32_t tiles_to_split;  // tiles before the first boundary of a split
@@ -47,18 +47,26 @@ struct alignas(16) AttentionItem {
   int32_t first_partial;   // -1: writes `out`; else row i, head h own first_partial +
   int32_t partial_stride;  //     i * partial_stride + h
   int32_t merge;           // that the partial results go to; -1: none
-  // General items. Row i is row rows[first_listed + i] of the step, and every row sees every key;
-  // -1: row first_row + i.
+  int32_t old_keys;        // keys before it were there before this step
+  int32_t text_position;   // of first_row, for biases by distance
+  // General items. Row i is rows[first_listed + i] of the step, and every row sees every key; -1:
+  // row first_row + i.
   int32_t first_listed;
   // Keys [0, num_sinks) of pool block sink_block come before the others, as a split of their own
   // that every row sees; key j is rotated by row sink_angle_row + j of the angles. 0: none.
   int32_t num_sinks;
   int32_t sink_block;
   int32_t sink_angle_row;
-  int32_t unused[3];
+  int32_t unused;
 };
 
 static_assert(sizeof(AttentionItem) == 96);
+
+// A row of a step that an item lists, and where it stands, counted from the item's base.
+struct ListedRow {
+  int32_t row;
+  int32_t text_position;
+};
 
 struct AttentionMerge {
   int32_t first_row;
@@ -90,10 +98,10 @@ struct PackedAttentionPlan {
   std::vector<AttentionMerge> merges;
   std::vector<int32_t> sources;
   std::vector<int32_t> blocks;
-  std::vector<int32_t> rows;  // of items with first_listed >= 0
-  int32_t merge_rows = 0;     // most rows x heads of a merge
-  int32_t merge_sources = 0;  // most sources of one
-  int32_t prefill_heads = 0;  // most heads of a prefill item
+  std::vector<ListedRow> rows;  // of items with first_listed >= 0
+  int32_t merge_rows = 0;       // most rows x heads of a merge
+  int32_t merge_sources = 0;    // most sources of one
+  int32_t prefill_heads = 0;    // most heads of a prefill item
   int32_t tiles_per_split = 0;
   int64_t num_partials = 0;
   int32_t window = 0;
@@ -114,7 +122,7 @@ struct AttentionPlanView {
   const AttentionMerge* merges = nullptr;
   const int32_t* sources = nullptr;
   const int32_t* blocks = nullptr;
-  const int32_t* rows = nullptr;
+  const ListedRow* rows = nullptr;
   int32_t num_decode = 0;
   int32_t num_prefill = 0;
   int32_t num_general_decode = 0;

@@ -115,6 +115,11 @@ __global__ void __launch_bounds__(kThreads)
         }
       }
       const int32_t ordinary = tile - sink_tiles;
+      if constexpr (kGeneral) {
+        if (params.position_bias != nullptr) {
+          rows.AddBias(item, params, first_row, ordinary * kTile + lane % 4 * 2);
+        }
+      }
       if (kGeneral && tile < sink_tiles) {
         rows.MaskBehind(lane % 4 * 2, item.num_sinks - tile * kTile);
       } else if (ordinary < item.dense_begin || ordinary >= item.dense_end) {

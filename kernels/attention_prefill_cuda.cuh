@@ -130,6 +130,27 @@ struct PrefillRowsState {
     }
   }
 
+  // first_row: packed row of the upper one. tile_column: the key of this lane's first column.
+  __device__ __forceinline__ void AddBias(const AttentionItem& item,
+                                          const AttentionCudaParams& params,
+                                          int32_t first_row,
+                                          int32_t tile_column) {
+#pragma unroll
+    for (int32_t half = 0; half < 2; ++half) {
+      const int32_t row = (first_row + 8 * half) / item.num_heads;
+      const int32_t head = item.first_head + (first_row + 8 * half) % item.num_heads;
+      int32_t position = item.text_position + row;
+      if (item.first_listed >= 0 && row < item.num_rows) {
+        position = params.rows[item.first_listed + row].text_position;
+      }
+#pragma unroll
+      for (int32_t i = 2 * half; i < kScores; i += 4) {
+        scores[i] = Biased(scores[i], params, head, tile_column + i / 4 * 8, position);
+        scores[i + 1] = Biased(scores[i + 1], params, head, tile_column + i / 4 * 8 + 1, position);
+      }
+    }
+  }
+
   __device__ __forceinline__ void Cap(float cap_scale) {
 #pragma unroll
     for (float& score : scores) {
@@ -318,7 +339,7 @@ struct PrefillRowsState {
       int64_t step_row = item.first_row + row;
       if constexpr (kGeneral) {
         if (item.first_listed >= 0 && row < item.num_rows) {
-          step_row = params.rows[item.first_listed + row];
+          step_row = params.rows[item.first_listed + row].row;
         }
       }
       T* to = static_cast<T*>(params.out) + step_row * params.out_stride +

@@ -9,11 +9,13 @@
 //    added to the lane's running sum by one fma, and lanes meet at the end of a split by QuadSum.
 //  - Splits are folded one by one from the first by Fold. Sinks are the first.
 //  - A head_dim between those of the kernels is padded with zeros.
+//  - Scores are capped, then biased by position, then masked.
 // Masked scores are -inf and contribute exact zeros, so masked tiles change nothing.
 #pragma once
 
 #include <cstdint>
 
+#include "kernels/attention_cuda_params.cuh"
 #include "kernels/cuda_util.cuh"
 
 namespace ringserve::cuda {
@@ -50,6 +52,15 @@ __device__ __forceinline__ float Probability(float score,
 __device__ __forceinline__ float Capped(float score, float cap_scale) {
   const float power = Exp2(__fmul_rn(__fmul_rn(score, cap_scale), 2.8853900817779268F));
   return __fsub_rn(1.0F, __fdividef(2.0F, __fadd_rn(power, 1.0F)));
+}
+
+// A score plus its bias by position. `key` and `position` are counted from one base.
+__device__ __forceinline__ float Biased(
+    float score, const AttentionCudaParams& params, int32_t head, int32_t key, int32_t position) {
+  const int32_t reach = params.bias_reach;
+  const int32_t distance = min(max(key - position, -reach), reach);
+  const float* bias = params.position_bias + int64_t{head} * (2 * reach + 1) + reach;
+  return __fmaf_rn(__ldg(bias + distance), params.bias_scale, score);
 }
 
 // What a learned sink adds to the sum of a row.

@@ -51,8 +51,8 @@ ringserve_gpu_program(prefix_cuda_bench
   bench/prefix_cuda_bench.cu)
 set_target_properties(prefix_cuda_bench PROPERTIES CUDA_ARCHITECTURES "80")
 
-# The engine on the CUDA backend. Its other tests (engine_hugging_face_test, engine_determinism_test)
-# take the GPU where they find one.
+# The engine on the CUDA backend. Its other tests (engine_hugging_face_test and so on) take the GPU
+# where they find one.
 ringserve_test(engine_backend_cuda_test
   engine/backend_cuda_test.cc
   LIBRARIES engine engine_backend)
@@ -65,7 +65,8 @@ ringserve_test(engine_cuda_fault_test
   LIBRARIES engine engine_backend Threads::Threads)
 set_target_properties(engine_cuda_fault_test PROPERTIES LINKER_LANGUAGE CXX)
 add_dependencies(cuda engine_backend_cuda_test engine_portable_cuda_test engine_cuda_fault_test
-  engine_hugging_face_test engine_families_test engine_determinism_test)
+  engine_hugging_face_test engine_families_test engine_encoder_decoder_test
+  engine_determinism_test)
 
 # A library that the driver loads into a program to time its kernels.
 add_library(coverage_cuda SHARED bench/coverage_cuda.cc)

@@ -54,6 +54,14 @@ struct StepLimits {
   int32_t max_encoder_rows = 0;  // of the prompts that an encoder reads; a multiple of block_size
 };
 
+// The plans of a step's attention calls, on the host; null: there are no such calls.
+struct StepTiles {
+  const TilePlan* rows = nullptr;     // never null
+  const TilePlan* local = nullptr;    // of layers of a second window
+  const TilePlan* cross = nullptr;    // of the rows over encoded prompts
+  const TilePlan* encoder = nullptr;  // of prompts that are encoded in this step
+};
+
 struct BackendInfo {
   std::string device;       // "cpu", "cuda"
   std::string name;         // what the hardware calls itself
@@ -111,10 +119,9 @@ class Backend {
                                             DType dtype,
                                             std::byte* to) = 0;
 
-  // `tiles` and, for the layers of a second window, `local` (host; null: there are none) are the
-  // plans of the attention calls until EndStep, and stay as they are till then. What was uploaded
+  // The plans of the attention calls until EndStep stay as they are till then. What was uploaded
   // before is gone.
-  virtual absl::Status BeginStep(const TilePlan& tiles, const TilePlan* local) = 0;
+  virtual absl::Status BeginStep(const StepTiles& tiles) = 0;
   // Makes host data readable by the ops of this step; it stays as it is until EndStep.
   virtual absl::StatusOr<const std::byte*> Upload(const std::byte* from, size_t bytes) = 0;
 

@@ -116,9 +116,7 @@ class CpuBackend final : public Backend {
     return PackMatrixCpu(parts, dtype, to, pool_);
   }
 
-  absl::Status BeginStep(const TilePlan& /*tiles*/, const TilePlan* /*local*/) override {
-    return absl::OkStatus();
-  }
+  absl::Status BeginStep(const StepTiles& /*tiles*/) override { return absl::OkStatus(); }
 
   absl::StatusOr<const std::byte*> Upload(const std::byte* from, size_t /*bytes*/) override {
     return from;

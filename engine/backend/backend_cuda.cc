@@ -125,7 +125,7 @@ class CudaBackend final : public Backend {
                                     DType dtype,
                                     std::byte* to) override;
 
-  absl::Status BeginStep(const TilePlan& tiles, const TilePlan* local) override;
+  absl::Status BeginStep(const StepTiles& tiles) override;
   absl::StatusOr<const std::byte*> Upload(const std::byte* from, size_t bytes) override;
 
   absl::Status Embed(const EmbedArgs& args) override {
@@ -169,8 +169,9 @@ class CudaBackend final : public Backend {
   absl::Status RopeAppend(const RopeAppendArgs& args) override {
     RETURN_IF_ERROR(chain_.Launch(stream_));
     RETURN_IF_ERROR(staging_.Flush(stream_));
-    if (args.kv.layer == 0 && copies_.is_busy()) {
-      for (const CudaTiles::Planned& planned : tiles_.plans()) {
+    const bool appends = args.kv.layout.num_kv_heads > 0;
+    if (appends && args.kv.layer == 0 && copies_.is_busy()) {
+      for (const CudaTiles::Planned& planned : tiles_.pool_plans()) {
         RETURN_IF_ERROR(copies_.Join(stream_, args.kv, planned.tiles->entries, graph_));
       }
     }
@@ -321,14 +322,13 @@ absl::StatusOr<Matrix> CudaBackend::PackMatrix(std::span<const HostTensor> parts
   return matrix;
 }
 
-absl::Status CudaBackend::BeginStep(const TilePlan& tiles, const TilePlan* local) {
+absl::Status CudaBackend::BeginStep(const StepTiles& tiles) {
   sampler_.BeginStep();
   RETURN_IF_ERROR(staging_.Begin());
-  RETURN_IF_ERROR(tiles_.Begin(tiles, local, plan_shape_, staging_));
+  RETURN_IF_ERROR(tiles_.Begin(tiles, plan_shape_, staging_));
   copies_.Forget();
-  // Kernels of longer steps run for so long that their launches hide; shapes differ more.
-  const bool decodes = tiles.sequences.size() == static_cast<size_t>(tiles.num_rows);
-  return decodes ? graph_.Begin(stream_, tiles.num_rows) : absl::OkStatus();
+  const int64_t kind = tiles_.kind();
+  return kind < 0 ? absl::OkStatus() : graph_.Begin(stream_, kind);
 }
 
 absl::StatusOr<const std::byte*> CudaBackend::Upload(const std::byte* from, size_t bytes) {
@@ -341,9 +341,6 @@ absl::StatusOr<const std::byte*> CudaBackend::Upload(const std::byte* from, size
 
 absl::Status CudaBackend::Attention(const AttentionArgs& args) {
   const CudaTiles::Planned& planned = tiles_.Find(args.plan);
-  if (args.position_bias != nullptr) {
-    return absl::UnimplementedError("attention: biases by position do not run on device \"cuda\"");
-  }
   RETURN_IF_ERROR(chain_.Launch(stream_));
   const cuda::AttentionCudaArgs launch = {.plan = planned.view,
                                           .q = args.q,
@@ -358,6 +355,8 @@ absl::Status CudaBackend::Attention(const AttentionArgs& args) {
                                           .softcap = args.softcap,
                                           .sink_logits = args.sink_logits,
                                           .angles = args.angles,
+                                          .position_bias = args.position_bias,
+                                          .bias_reach = args.bias_reach,
                                           .dtype = args.q_dtype,
                                           .workspace = device_memory_.data() + at_.attention,
                                           .max_partials = max_partials_};

@@ -16,12 +16,6 @@ absl::Status CheckCudaModel(const ModelConfig& config, DType dtype) {
         "model.dtype: f32 does not run on device \"cuda\", only bf16 and f16; say \"bf16\", or "
         "device \"cpu\"");
   }
-  if (config.has_encoder() || config.position_bias.num_buckets > 0) {
-    return absl::InvalidArgumentError(fmt::format(
-        "config.json: architectures: {} (an encoder, biases by distance) does not run on device "
-        "\"cuda\"; say device \"cpu\"",
-        config.architecture));
-  }
   const int32_t head_dim = config.head_dim;
   if (head_dim % 8 != 0 || head_dim > 256) {
     return absl::InvalidArgumentError(

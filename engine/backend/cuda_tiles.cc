@@ -30,22 +30,44 @@ absl::Status Pack(const TilePlan& tiles,
 
 }  // namespace
 
-absl::Status CudaTiles::Begin(const TilePlan& tiles,
-                              const TilePlan* local,
+absl::Status CudaTiles::Begin(const StepTiles& tiles,
                               const cuda::AttentionPlanShape& shape,
                               CudaStaging& staging) {
-  num_plans_ = 0;
-  for (const TilePlan* plan : {&tiles, local}) {
+  num_pool_plans_ = 0;
+  for (const TilePlan* plan : {tiles.rows, tiles.local, tiles.cross}) {
     if (plan != nullptr) {
-      RETURN_IF_ERROR(Pack(*plan, shape, staging, planned_[num_plans_]));
-      ++num_plans_;
+      RETURN_IF_ERROR(Pack(*plan, shape, staging, planned_[num_pool_plans_]));
+      ++num_pool_plans_;
     }
   }
-  return absl::OkStatus();
+  encoder_.tiles = nullptr;
+  return tiles.encoder == nullptr ? absl::OkStatus()
+                                  : Pack(*tiles.encoder, shape, staging, encoder_);
+}
+
+int64_t CudaTiles::kind() const {
+  const TilePlan& rows = *planned_[0].tiles;
+  // Kernels of longer steps run for so long that their launches hide; shapes differ more.
+  if (encoder_.tiles != nullptr || rows.sequences.size() != static_cast<size_t>(rows.num_rows)) {
+    return -1;
+  }
+  int64_t kind = rows.num_rows;
+  if (num_pool_plans_ == 1) {
+    return kind;  // a kernel more shows in how many there are
+  }
+  for (const Planned& planned : pool_plans()) {
+    const cuda::AttentionPlanView& view = planned.view;
+    kind = kind * 8 + (view.num_decode > 0 ? 1 : 0) + (view.num_merges > 0 ? 2 : 0) +
+           (view.num_general_decode + view.num_general_prefill > 0 ? 4 : 0);
+  }
+  return kind;
 }
 
 const CudaTiles::Planned& CudaTiles::Find(const TilePlan* tiles) const {
-  const std::span<const Planned> all = plans();
+  if (tiles == encoder_.tiles) {
+    return encoder_;
+  }
+  const std::span<const Planned> all = pool_plans();
   const auto found = std::find_if(
       all.begin(), all.end(), [tiles](const Planned& planned) { return planned.tiles == tiles; });
   RS_CHECK(found != all.end());

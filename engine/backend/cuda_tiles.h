@@ -1,11 +1,11 @@
-// The tile plans of the step at hand, as the CUDA attention kernels read them: one, or two where
-// some layers see a window of their own.
+// The tile plans of the step at hand, as the CUDA attention kernels read them.
 #pragma once
 
 #include <array>
 #include <cstdint>
 #include <span>
 
+#include "engine/backend/backend.h"
 #include "engine/backend/cuda_staging.h"
 #include "engine/base/status.h"
 #include "kernels/attention_plan_cuda.h"
@@ -22,21 +22,27 @@ class CudaTiles {
     int32_t num_blocks = 0;  // that its entries reach
   };
 
-  // Packs the plans (`local` may be null) into `staging`; they stay as they are until the next
-  // Begin. INTERNAL if they are none that the kernels can run.
-  absl::Status Begin(const TilePlan& tiles,
-                     const TilePlan* local,
+  // Packs the plans into `staging`; they stay as they are until the next Begin. INTERNAL if they
+  // are none that the kernels can run.
+  absl::Status Begin(const StepTiles& tiles,
                      const cuda::AttentionPlanShape& shape,
                      CudaStaging& staging);
 
-  std::span<const Planned> plans() const { return std::span(planned_).first(num_plans_); }
+  // Those over the pool of blocks: all but the encoder's.
+  std::span<const Planned> pool_plans() const { return std::span(planned_).first(num_pool_plans_); }
+
+  // Steps of one kind run the same kernels (CudaGraph). -1: the step is of no kind, for its shape
+  // will hardly come again.
+  int64_t kind() const;
 
   // That of `tiles`, which Begin was given.
   const Planned& Find(const TilePlan* tiles) const;
 
  private:
-  std::array<Planned, 2> planned_;  // kept for their vectors' capacity
-  size_t num_plans_ = 0;
+  // Kept for their vectors' capacity.
+  std::array<Planned, 3> planned_;
+  Planned encoder_;
+  size_t num_pool_plans_ = 0;
 };
 
 }  // namespace ringserve

@@ -64,7 +64,10 @@ absl::Status Model::Run(const StepInput& input, std::byte* kv_pool, const KvLayo
     RS_CHECK(tiles == nullptr || tiles->num_partials <= s.limits.max_partials);
   }
   RETURN_IF_ERROR(
-      s.backend.BeginStep(*input.tiles, input.local == nullptr ? nullptr : input.local->tiles));
+      s.backend.BeginStep({.rows = input.tiles,
+                           .local = input.local == nullptr ? nullptr : input.local->tiles,
+                           .cross = input.cross_tiles,
+                           .encoder = input.encoder == nullptr ? nullptr : input.encoder->tiles}));
   if (input.encoder != nullptr) {
     RS_CHECK(static_cast<int64_t>(input.encoder->token_ids.size()) <= s.limits.max_encoder_rows);
     RETURN_IF_ERROR(s.Encode(*input.encoder, kv_pool, kv));

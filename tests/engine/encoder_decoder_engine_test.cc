@@ -11,14 +11,16 @@
 #include <absl/synchronization/notification.h>
 
 #include "engine/model/safetensors.h"
+#include "tests/support/devices.h"
 #include "tests/support/engine_run.h"
 #include "tests/support/fixture_files.h"
 
 namespace ringserve {
 namespace {
 
-EngineConfig Config(const std::string& name) {
+EngineConfig Config(const std::string& name, DevicePolicy device = DevicePolicy::kCpu) {
   EngineConfig config = FairytaleConfig();
+  config.device = device;
   config.model = {.name = "t5",
                   .path = std::string(RINGSERVE_SOURCE_DIR) + "/tests/fixtures/" + name};
   config.rings = {.buffer_size = 192, .block_size = 16};
@@ -71,7 +73,10 @@ std::vector<Answer> Answers(const EngineConfig& config, uint64_t num_requests) {
 }
 
 TEST_CASE("an encoder-decoder answers alike alone and in company, however steps are cut") {
-  EngineConfig config = Config("families/t5-relu");
+  const std::string name = GENERATE("families/t5-relu", "zoo/t5-v1_1");
+  const DevicePolicy device = GENERATE(from_range(TestDevices()));
+  CAPTURE(name, device == DevicePolicy::kCuda);
+  EngineConfig config = Config(name, device);
   config.scheduler.max_batch = 1;
   config.num_threads = 1;
   const std::vector<Answer> alone = Answers(config, 40);
@@ -102,7 +107,8 @@ TEST_CASE("an encoder-decoder answers alike alone and in company, however steps 
 }
 
 TEST_CASE("cancels at any time change neither others' answers nor what is free in the end") {
-  EngineConfig config = Config("families/t5-relu");
+  const DevicePolicy device = GENERATE(from_range(TestDevices()));
+  EngineConfig config = Config("families/t5-relu", device);
   const std::vector<Answer> alone = Answers(config, 40);
   const int64_t block_bytes = Get(Engine::Plan(config)).kv.block_bytes();
   config.memory = {.device_bytes = 24 * block_bytes, .pinned_bytes = 100 * block_bytes};
@@ -166,7 +172,8 @@ TEST_CASE("an encoder-decoder continues as Hugging Face does") {
 }
 
 TEST_CASE("siblings share what the encoder made, and answer as if they stood alone") {
-  EngineConfig config = Config("families/mt5-head");
+  const DevicePolicy device = GENERATE(from_range(TestDevices()));
+  EngineConfig config = Config("families/mt5-head", device);
   FakeSink sink;
   const std::unique_ptr<Engine> engine = StartEngine(config, sink);
   GenerateRequest request = RandomRequest(1);
@@ -192,7 +199,7 @@ TEST_CASE("siblings share what the encoder made, and answer as if they stood alo
 }
 
 TEST_CASE("an encoder-decoder's text ends where the context does, and a cancel frees both rings") {
-  EngineConfig config = Config("families/t5-relu");
+  EngineConfig config = Config("families/t5-relu", GENERATE(from_range(TestDevices())));
   FakeSink sink;
   const std::unique_ptr<Engine> engine = StartEngine(config, sink);
   GenerateRequest request;

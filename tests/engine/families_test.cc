@@ -100,9 +100,6 @@ TEST_CASE("every family is served as its model computes") {
   const DevicePolicy device = GENERATE(from_range(TestDevices()));
   CAPTURE(name, device == DevicePolicy::kCuda);
   const ModelConfig config = Get(LoadModelConfig(Folder(name)));
-  if (device == DevicePolicy::kCuda && config.has_encoder()) {
-    return;  // refused there
-  }
   const auto backend = MakeTestBackend(device);
   const auto weights =
       Get(Weights::Load(Folder(name), config, config.file_dtype, *backend, nullptr));

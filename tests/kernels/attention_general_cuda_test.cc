@@ -1,5 +1,6 @@
 // What the general attention kernels do beside the plain ones: sinks that are rotated at read,
-// learned sinks, soft-capping, heads of any size, rows of many sequences over shared keys.
+// learned sinks, soft-capping, biases by position, heads of any size, rows of many sequences over
+// shared keys. And rows that see all keys, which every kernel takes.
 #include <algorithm>
 #include <cmath>
 #include <memory>
@@ -72,30 +73,82 @@ TEST_CASE("cuda attention takes heads of any multiple of eight") {
   }
 }
 
+TEST_CASE("cuda attention adds biases by position") {
+  for (const int32_t head_dim : {32, 64, 96, 128, 256}) {
+    for (const int32_t reach : {0, 20, 128, 5000}) {
+      for (const float softcap : {0.0F, 5.0F}) {
+        AttentionCase c(DeviceShape(6, head_dim == 64 ? 6 : 2, head_dim),
+                        {{.first_position = 0, .num_rows = 75},
+                         {.first_position = 500, .seed = 2},
+                         {.first_position = 90, .num_rows = 9, .seed = 3},
+                         {.first_position = 700, .num_rows = 40, .first_key = 448, .seed = 4}});
+        c.args().softcap = softcap;
+        c.BiasPositions(5, reach);
+        CheckAgainstReference(c, {kNoWindow, 50});
+        CheckAgainstReference(c, {kNoWindow}, DType::kF16);
+        CheckAgainstReference(c, {kNoWindow}, DType::kBf16, false);
+      }
+    }
+  }
+}
+
+// As a decoder reads what an encoder made of prompts, and an encoder its prompts.
+TEST_CASE("rows of cuda attention may see keys behind them") {
+  for (const int32_t head_dim : {24, 64, 96, 128, 256}) {
+    for (const int32_t kv_heads : {1, 4}) {
+      AttentionCase c(DeviceShape(4, kv_heads, head_dim),
+                      {{.first_position = 7, .num_keys = 300},
+                       {.first_position = 1000, .seed = 2, .num_keys = 1},
+                       {.first_position = 3, .num_rows = 5, .seed = 3, .num_keys = 640},
+                       {.first_position = 200, .num_rows = 90, .seed = 4, .num_keys = 65},
+                       {.first_position = 0, .num_rows = 130, .seed = 5},
+                       {.first_position = 0, .num_rows = 1, .seed = 6}});
+      CheckAgainstReference(c, {kNoWindow, 10}, DType::kBf16, false);
+      CheckAgainstReference(c, {kNoWindow}, DType::kF16, false);
+    }
+  }
+}
+
+struct Features {
+  float softcap = 0;
+  bool learned = false;
+  int32_t num_sinks = 0;
+  int32_t bias_reach = -1;  // -1: no biases
+  bool causal = true;
+};
+
 // A row's words alone in a step are those among others, however its text is cut.
-void CheckRowBits(const AttentionShape& shape, float softcap, bool learned, int32_t num_sinks) {
+void CheckRowBits(const AttentionShape& shape, const Features& features) {
   constexpr int32_t kRows = 100;
   constexpr int64_t kFirst = 640;
-  const int64_t first_key = num_sinks > 0 ? 192 : 0;
+  const int64_t first_key = features.num_sinks > 0 ? 192 : 0;
   const auto make = [&](const std::vector<AttentionSequence>& sequences, uint64_t seed) {
     auto c = std::make_unique<AttentionCase>(shape, sequences, false, seed);
-    c->args().softcap = softcap;
-    if (learned) {
+    c->args().softcap = features.softcap;
+    if (features.learned) {
       c->LearnSinks(7);
+    }
+    if (features.bias_reach >= 0) {
+      c->BiasPositions(8, features.bias_reach);
     }
     return c;
   };
-  const AttentionSequence text = {
-      .first_position = kFirst, .num_rows = kRows, .first_key = first_key, .num_sinks = num_sinks};
+  const AttentionSequence text = {.first_position = kFirst,
+                                  .num_rows = kRows,
+                                  .first_key = first_key,
+                                  .num_sinks = features.num_sinks,
+                                  .num_keys = features.causal ? 0 : kFirst + kRows};
   const auto whole = make({text}, 1);
   DeviceCase whole_device(*whole);
   for (const int64_t split_size : {128, 2048}) {
     TileOptions options = Options(*whole, split_size);
     options.order = TileOrder::kQMajor;
+    options.causal = features.causal;
     const auto expected = whole_device.Run(options, AttentionKernels::kPortable);
     for (const AttentionKernels kernels : Families()) {
       options.order = TileOrder::kKMajor;
-      CAPTURE(shape.head_dim, split_size, softcap, learned, num_sinks);
+      CAPTURE(shape.head_dim, split_size, features.softcap, features.learned);
+      CAPTURE(features.num_sinks, features.bias_reach, features.causal);
       CAPTURE(kernels == AttentionKernels::kPortable);
       CHECK(SameBits(whole_device.Run(options, kernels), expected));
       options.order.reset();
@@ -122,13 +175,18 @@ void CheckRowBits(const AttentionShape& shape, float softcap, bool learned, int3
 
 TEST_CASE("a row's bits are its own in the general cuda kernels too") {
   for (const int32_t head_dim : {40, 64, 96, 128, 256}) {
-    CheckRowBits(DeviceShape(8, 2, head_dim), 0, false, 4);
-    CheckRowBits(DeviceShape(8, 2, head_dim), 30, true, 0);
-    CheckRowBits(DeviceShape(8, 2, head_dim), 0, true, 64);
+    const AttentionShape shape = DeviceShape(8, 2, head_dim);
+    CheckRowBits(shape, {.num_sinks = 4});
+    CheckRowBits(shape, {.softcap = 30, .learned = true});
+    CheckRowBits(shape, {.learned = true, .num_sinks = 64});
+    CheckRowBits(shape, {.bias_reach = 128});
+    CheckRowBits(shape, {.bias_reach = 128, .causal = false});
+    CheckRowBits(shape, {.causal = false});
   }
 }
 
-// Sequences that begin alike over shared blocks, each with some blocks of its own.
+// Sequences that begin alike over shared blocks, each with some blocks of its own. Biases by
+// position are each row's own.
 TEST_CASE("rows of many sequences over shared keys get the same bits on cuda") {
   for (const int32_t head_dim : {64, 96, 128, 256}) {
     for (const auto& [heads, kv_heads] : {std::pair{8, 2}, {4, 4}, {40, 1}}) {
@@ -138,8 +196,13 @@ TEST_CASE("rows of many sequences over shared keys get the same bits on cuda") {
         sequences.push_back({.first_position = 600 + 5 * s, .num_rows = 1 + s % 2});
       }
       sequences.push_back({.first_position = 300, .num_rows = 1, .seed = 9});
+      const bool biased = heads == 4;
       AttentionCase apart(shape, sequences, false);
       AttentionCase shared(shape, sequences, true);
+      if (biased) {
+        apart.BiasPositions(3, 500);
+        shared.BiasPositions(3, 500);
+      }
       DeviceCase apart_device(apart);
       DeviceCase shared_device(shared);
       for (const int64_t split_size : {128, 256, 2048}) {
@@ -148,7 +211,7 @@ TEST_CASE("rows of many sequences over shared keys get the same bits on cuda") {
           options.order = TileOrder::kKMajor;
           options.window = window;
           for (const AttentionKernels kernels : Families()) {
-            CAPTURE(head_dim, heads, kv_heads, split_size, window);
+            CAPTURE(head_dim, heads, kv_heads, split_size, window, biased);
             const auto expected = apart_device.Run(options, kernels);
             CHECK(SameBits(shared_device.Run(options, kernels), expected));
             if (split_size == 128 && window == kNoWindow) {
@@ -172,6 +235,12 @@ TEST_CASE("a little of everything that the general cuda kernels do", "[brief]") 
     c.args().softcap = 20;
     c.LearnSinks(3);
     CheckAgainstReference(c, {kNoWindow});
+    AttentionCase biased(shape,
+                         {{.first_position = 0, .num_rows = 140},
+                          {.first_position = 9, .seed = 2, .num_keys = 200}});
+    CheckAgainstReference(biased, {kNoWindow}, DType::kBf16, false);
+    biased.BiasPositions(4, 50);
+    CheckAgainstReference(biased, {kNoWindow}, DType::kBf16, false);
     std::vector<AttentionSequence> sequences;
     for (int32_t s = 0; s < 9; ++s) {
       sequences.push_back({.first_position = 270 + 9 * s});

@@ -35,6 +35,11 @@ struct AttentionSequence {
   int64_t first_key = 0;  // a multiple of block_size: the blocks before it are gone
   int32_t num_sinks = 0;
   uint64_t seed = 1;
+  int64_t num_keys = 0;  // from first_key on; 0: up to the last row's own
+
+  int64_t end_key() const {
+    return num_keys > 0 ? first_key + num_keys : first_position + num_rows;
+  }
 };
 
 class AttentionCase {
@@ -53,7 +58,7 @@ class AttentionCase {
     Random random(seed);
     int64_t num_blocks = 8;
     for (const AttentionSequence& s : sequences) {
-      num_blocks += (s.first_position + s.num_rows - s.first_key) / shape.block_size + 4;
+      num_blocks += (s.end_key() - s.first_key) / shape.block_size + 4;
     }
     std::vector<int32_t> free(num_blocks);
     for (int64_t i = 0; i < num_blocks; ++i) {
@@ -159,6 +164,16 @@ class AttentionCase {
     args_.sink_logits = sink_logits_.data();
   }
 
+  // Of every distance up to `reach` either way.
+  void BiasPositions(uint64_t seed, int32_t reach) {
+    Random random(seed);
+    position_bias_ = Values(random, int64_t{shape_.num_heads} * (2 * reach + 1), 2);
+    args_.position_bias = position_bias_.data();
+    args_.bias_reach = reach;
+  }
+
+  const std::vector<float>& position_bias() const { return position_bias_; }
+
   int64_t num_rows() const { return num_rows_; }
 
   const std::vector<TileSequence>& sequences() const { return sequences_; }
@@ -216,7 +231,7 @@ class AttentionCase {
                              .num_rows = s.num_rows,
                              .first_position = s.first_position,
                              .first_entry = static_cast<int32_t>(entries_.size())};
-    const int64_t end = s.first_position + s.num_rows;
+    const int64_t end = s.end_key();
     if (s.num_sinks > 0) {
       const BlockEntry sinks = {
           .block = free.back(),
@@ -274,6 +289,7 @@ class AttentionCase {
   std::vector<std::byte> out_;
   std::vector<float> angles_;
   std::vector<float> sink_logits_;
+  std::vector<float> position_bias_;
   std::vector<float> workspace_;
 };
 

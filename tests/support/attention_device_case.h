@@ -54,7 +54,8 @@ class DeviceCase {
         pool_(Upload(c.pool())),
         q_(Upload(c.queries())),
         angles_(c.angles()),
-        sink_logits_(c.sink_logits()) {}
+        sink_logits_(c.sink_logits()),
+        position_bias_(c.position_bias()) {}
 
   // The output's 16-bit words; every element must have been written.
   std::vector<uint16_t> Run(const TileOptions& options, AttentionKernels kernels) {
@@ -93,6 +94,8 @@ class DeviceCase {
     args.softcap = host.softcap;
     args.sink_logits = host.sink_logits == nullptr ? nullptr : sink_logits_.as<float>();
     args.angles = angles_.as<float>();
+    args.position_bias = host.position_bias == nullptr ? nullptr : position_bias_.as<float>();
+    args.bias_reach = host.bias_reach;
     args.dtype = dtype_;
     args.workspace = workspace.as();
     args.max_partials = packed.num_partials;
@@ -125,6 +128,7 @@ class DeviceCase {
   DeviceMemory q_;
   DeviceMemory angles_;
   DeviceMemory sink_logits_;
+  DeviceMemory position_bias_;
 };
 
 // What the kernels need of a plan: splits are whole tiles.
@@ -137,11 +141,13 @@ inline TileOptions Options(const AttentionCase& c, int64_t split_size = 128) {
 // The rule of STYLE.md section 11, for every kernel family and order.
 inline void CheckAgainstReference(AttentionCase& c,
                                   const std::vector<int64_t>& windows,
-                                  DType dtype = DType::kBf16) {
+                                  DType dtype = DType::kBf16,
+                                  bool causal = true) {
   DeviceCase device(c, dtype);
   for (const int64_t window : windows) {
     TileOptions options = Options(c);
     options.window = window;
+    options.causal = causal;
     c.Plan(options);
     const std::vector<double> truth = c.Reference<double>(DType::kF32);
     const std::vector<float> plain =
@@ -154,7 +160,7 @@ inline void CheckAgainstReference(AttentionCase& c,
         const AttentionArgs& args = c.args();
         CAPTURE(args.num_heads, args.kv.layout.num_kv_heads, args.kv.layout.head_dim);
         CAPTURE(args.kv.layout.block_size, args.softcap, args.sink_logits != nullptr, window);
-        CAPTURE(portable, order == TileOrder::kQMajor, DTypeName(dtype));
+        CAPTURE(portable, order == TileOrder::kQMajor, DTypeName(dtype), causal, args.bias_reach);
         CHECK(MaxError(device.Values(device.Run(options, kernels)), truth) <= limit);
       }
     }

@@ -153,7 +153,7 @@ class FakeBackend final : public Backend {
     return matrix;
   }
 
-  absl::Status BeginStep(const TilePlan&, const TilePlan*) override {
+  absl::Status BeginStep(const StepTiles&) override {
     ids_before_ = std::move(ids_);
     ids_.clear();
     return Call();

@@ -93,9 +93,7 @@ class RecordingBackend final : public Backend {
     return matrix;
   }
 
-  absl::Status BeginStep(const TilePlan& /*tiles*/, const TilePlan* /*local*/) override {
-    return absl::OkStatus();
-  }
+  absl::Status BeginStep(const StepTiles& /*tiles*/) override { return absl::OkStatus(); }
 
   absl::StatusOr<const std::byte*> Upload(const std::byte* from, size_t /*bytes*/) override {
     return from;
