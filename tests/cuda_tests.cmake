@@ -51,6 +51,11 @@ ringserve_gpu_program(prefix_cuda_bench
   bench/prefix_cuda_bench.cu)
 set_target_properties(prefix_cuda_bench PROPERTIES CUDA_ARCHITECTURES "80")
 
+# Of what the kernels are told; needs no GPU.
+ringserve_test(kernels_attention_plan_cuda_test
+  kernels/attention_plan_cuda_test.cc
+  LIBRARIES engine_plan kernels_cuda)
+
 # The engine on the CUDA backend. Its other tests (engine_hugging_face_test and so on) take the GPU
 # where they find one.
 ringserve_test(engine_backend_cuda_test
@@ -64,7 +69,8 @@ ringserve_test(engine_cuda_fault_test
   support/cuda_trap.cu
   LIBRARIES engine engine_backend Threads::Threads)
 set_target_properties(engine_cuda_fault_test PROPERTIES LINKER_LANGUAGE CXX)
-add_dependencies(cuda engine_backend_cuda_test engine_portable_cuda_test engine_cuda_fault_test
+add_dependencies(cuda kernels_attention_plan_cuda_test engine_backend_cuda_test
+  engine_portable_cuda_test engine_cuda_fault_test
   engine_hugging_face_test engine_families_test engine_encoder_decoder_test
   engine_determinism_test)
 
