@@ -48,12 +48,6 @@ absl::StatusOr<ModelConfig> LoadDraftConfig(const EngineConfig& config,
                                             const ModelConfig& model,
                                             const Backend& backend) {
   const EngineConfig::Speculation& speculation = config.speculation;
-  if (backend.info().runs_ahead) {
-    return Invalid(
-        "method: \"draft\" does not run on device \"{}\" yet; say \"lookup\", or device "
-        "\"cpu\"",
-        backend.info().device);
-  }
   absl::StatusOr<ModelConfig> draft = LoadModelConfig(speculation.draft_path);
   if (!draft.ok()) {
     return Invalid("draft_path: {}", std::string(draft.status().message()));
@@ -114,8 +108,9 @@ absl::Status PlanDraft(const EngineConfig& config,
         own.rings.block_size);
   }
   plan.draft_weight_bytes = Weights::SlabBytes(draft, dtype, backend);
-  plan.draft_workspace_bytes = Model::WorkspaceBytes(draft, dtype, limits) +
-                               backend.StepMemory(draft, dtype, limits).device_bytes;
+  const BackendMemory steps = backend.StepMemory(draft, dtype, limits);
+  plan.draft_workspace_bytes = Model::WorkspaceBytes(draft, dtype, limits) + steps.device_bytes;
+  plan.staging_bytes += steps.pinned_bytes;
   return absl::OkStatus();
 }
 

@@ -10,8 +10,7 @@
 namespace ringserve {
 
 // Of speculation.draft_path. INVALID_ARGUMENT naming the config key if it cannot draft for `model`:
-// another vocabulary or tokenizer, windows of its own, too little context for max_draft, or a
-// backend that launches steps ahead.
+// another vocabulary or tokenizer, windows of its own, or too little context for max_draft.
 absl::StatusOr<ModelConfig> LoadDraftConfig(const EngineConfig& config,
                                             const ModelConfig& model,
                                             const Backend& backend);
@@ -20,7 +19,7 @@ absl::StatusOr<ModelConfig> LoadDraftConfig(const EngineConfig& config,
 EngineConfig DraftEngineConfig(const EngineConfig& config, const ModelConfig& draft);
 
 // Adds to `plan` what the draft model takes: its weights, a KV pool of scheduler.max_batch whole
-// readers, and its workspace.
+// readers, its workspace and what its steps send.
 absl::Status PlanDraft(const EngineConfig& config,
                        const ModelConfig& draft,
                        const Backend& backend,

@@ -39,6 +39,7 @@ struct Engine::State {
   std::unique_ptr<SessionFiles> files;  // null: there is no disk tier
   // Of the model that drafts, if there is one.
   ModelConfig draft_config;
+  std::unique_ptr<Backend> draft_backend;  // null: it runs on that of the other
   std::unique_ptr<Weights> draft_weights;
   Buffer draft_pool;
   std::unique_ptr<Model> draft_model;
@@ -53,6 +54,9 @@ struct Engine::State {
   absl::Status Prepare(const MakeBackendFunction& make_backend);
   absl::Status Allocate(const LoadProgress& progress);
   absl::Status AllocateDraft();
+
+  Backend& BackendOfDraft() { return draft_backend != nullptr ? *draft_backend : *backend; }
+
   std::unique_ptr<Drafter> MakeDrafter();
   SnapshotKey MakeSnapshotKey(const SessionShape& shape) const;
   void Start(EventSink& sink);
@@ -62,12 +66,17 @@ struct Engine::State {
 
 absl::Status Engine::State::Prepare(const MakeBackendFunction& make_backend) {
   ASSIGN_OR_RETURN(model_config, LoadModelConfig(config.model.path));
-  ASSIGN_OR_RETURN(backend,
-                   make_backend ? make_backend() : MakeBackend(config.device, config.num_threads));
+  const auto make = [&] {
+    return make_backend ? make_backend() : MakeBackend(config.device, config.num_threads);
+  };
+  ASSIGN_OR_RETURN(backend, make());
   const DType dtype = RunDType(config.model.dtype, model_config, backend->info());
   RETURN_IF_ERROR(backend->CheckModel(model_config, dtype));
   ASSIGN_OR_RETURN(plan, PlanMemory(config, model_config, dtype, *backend));
   if (has_draft_model()) {
+    if (backend->info().serves_one_model) {
+      ASSIGN_OR_RETURN(draft_backend, make());
+    }
     ASSIGN_OR_RETURN(draft_config, LoadDraftConfig(config, model_config, *backend));
     RETURN_IF_ERROR(PlanDraft(config, draft_config, *backend, plan));
   }
@@ -102,18 +111,16 @@ absl::Status Engine::State::Allocate(const LoadProgress& progress) {
 
 absl::Status Engine::State::AllocateDraft() {
   const EngineConfig own = DraftEngineConfig(config, draft_config);
+  Backend& runs = BackendOfDraft();
   ASSIGN_OR_RETURN(
       draft_weights,
-      Weights::Load(
-          config.speculation.draft_path, draft_config, plan.draft_kv.dtype, *backend, {}));
+      Weights::Load(config.speculation.draft_path, draft_config, plan.draft_kv.dtype, runs, {}));
+  ASSIGN_OR_RETURN(draft_pool,
+                   runs.Allocate(static_cast<size_t>(plan.draft_kv_bytes()), MemoryKind::kDevice));
   ASSIGN_OR_RETURN(
-      draft_pool,
-      backend->Allocate(static_cast<size_t>(plan.draft_kv_bytes()), MemoryKind::kDevice));
-  ASSIGN_OR_RETURN(draft_model,
-                   Model::Create(draft_config,
-                                 *draft_weights,
-                                 MakeStepLimits(own, draft_config, backend->info()),
-                                 *backend));
+      draft_model,
+      Model::Create(
+          draft_config, *draft_weights, MakeStepLimits(own, draft_config, runs.info()), runs));
   return absl::OkStatus();
 }
 
@@ -128,7 +135,7 @@ std::unique_ptr<Drafter> Engine::State::MakeDrafter() {
   }
   const EngineConfig own = DraftEngineConfig(config, draft_config);
   DraftModel::Parts parts;
-  parts.runner = {.backend = backend.get(),
+  parts.runner = {.backend = &BackendOfDraft(),
                   .model = draft_model.get(),
                   .kv_pool = draft_pool.data(),
                   .kv = plan.draft_kv,

@@ -76,6 +76,8 @@ struct BackendInfo {
   bool runs_f16 = false;
   // A step may be enqueued before the step before it has ended.
   bool runs_ahead = false;
+  // What PrepareSteps sets up serves one model: the steps of another take a backend of their own.
+  bool serves_one_model = false;
   // Kernels may be given pointers to any host memory where args ask for device memory.
   bool reads_host_memory = false;
 };

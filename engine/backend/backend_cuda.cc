@@ -70,7 +70,8 @@ class CudaBackend final : public Backend {
             .split_size = kSplitSize,
             .row_major = true,
             .runs_f16 = true,
-            .runs_ahead = true};
+            .runs_ahead = true,
+            .serves_one_model = true};
   }
 
   absl::Status CheckModel(const ModelConfig& config, DType dtype) const override {

@@ -215,9 +215,6 @@ TEST_CASE("nor do answers depend on what was guessed ahead") {
   CHECK(load.drafted_tokens == 0);
   config.speculation.method = SpeculationMethod::kLookup;
   if (GENERATE(false, true)) {
-    if (config.device == DevicePolicy::kCuda) {
-      return;  // refused by name: engine_config_test
-    }
     // Itself: right but for what only the request knows, and where its ring began again.
     config.speculation.method = SpeculationMethod::kDraft;
     config.speculation.draft_path = config.model.path;

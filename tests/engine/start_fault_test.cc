@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "tests/support/engine_run.h"
 #include "tests/support/recording_backend.h"
@@ -55,13 +56,15 @@ TEST_CASE("what a draft model takes is planned, and is what is allocated") {
   CHECK(without->draft_bytes() == 0);
   config.speculation.method = SpeculationMethod::kDraft;
   config.speculation.draft_path = config.model.path;
+  // On one backend, or on one each.
+  const bool serves_one_model = GENERATE(false, true);
   FakeSink sink;
-  RecordingBackend* backend = nullptr;
+  std::vector<RecordingBackend*> backends;
   Engine::Options options;
   options.config = config;
-  options.make_backend = [&backend]() -> absl::StatusOr<std::unique_ptr<Backend>> {
-    auto made = std::make_unique<RecordingBackend>();
-    backend = made.get();
+  options.make_backend = [&]() -> absl::StatusOr<std::unique_ptr<Backend>> {
+    auto made = std::make_unique<RecordingBackend>(true, serves_one_model);
+    backends.push_back(made.get());
     return made;
   };
   const absl::StatusOr<std::unique_ptr<Engine>> engine = Engine::Create(std::move(options), sink);
@@ -71,7 +74,16 @@ TEST_CASE("what a draft model takes is planned, and is what is allocated") {
   CHECK(plan.draft_blocks == plan.device_blocks);  // of itself, for as many sequences
   CHECK(plan.draft_weight_bytes == plan.weight_bytes);
   CHECK(plan.draft_kv_bytes() == plan.device_kv_bytes());
-  CHECK(backend->device_bytes() == plan.device_bytes());
+  CHECK(backends.size() == (serves_one_model ? 2 : 1));
+  int64_t device_bytes = 0;
+  int64_t pinned_bytes = 0;
+  for (const RecordingBackend* backend : backends) {
+    device_bytes += backend->device_bytes();
+    pinned_bytes += backend->pinned_bytes();
+  }
+  CHECK(device_bytes == plan.device_bytes());
+  CHECK(pinned_bytes == plan.pinned_bytes());
+  CHECK((plan.staging_bytes > 0) == serves_one_model);
   const std::string table = FormatMemoryPlan(plan);
   for (const char* part : {"draft weights", "draft KV pool", "draft workspace"}) {
     CHECK(table.find(part) != std::string::npos);

@@ -15,8 +15,8 @@ namespace ringserve {
 
 class RecordingBackend final : public Backend {
  public:
-  explicit RecordingBackend(bool reads_host_memory = true)
-      : reads_host_memory_(reads_host_memory) {}
+  explicit RecordingBackend(bool reads_host_memory = true, bool serves_one_model = false)
+      : reads_host_memory_(reads_host_memory), serves_one_model_(serves_one_model) {}
 
   int64_t device_bytes() const { return device_bytes_; }
 
@@ -34,6 +34,7 @@ class RecordingBackend final : public Backend {
     BackendInfo info;
     info.device = "recording";
     info.reads_host_memory = reads_host_memory_;
+    info.serves_one_model = serves_one_model_;
     return info;
   }
 
@@ -44,10 +45,15 @@ class RecordingBackend final : public Backend {
   absl::Status CheckSteps(const StepLimits&) const override { return absl::OkStatus(); }
 
   BackendMemory StepMemory(const ModelConfig&, DType, const StepLimits&) const override {
-    return {};
+    return serves_one_model_ ? kStepMemory : BackendMemory{};
   }
 
   absl::Status PrepareSteps(const ModelConfig&, DType, const StepLimits&) override {
+    if (serves_one_model_) {
+      RS_CHECK(step_device_.data() == nullptr);
+      ASSIGN_OR_RETURN(step_device_, Allocate(kStepMemory.device_bytes, MemoryKind::kDevice));
+      ASSIGN_OR_RETURN(step_pinned_, Allocate(kStepMemory.pinned_bytes, MemoryKind::kPinned));
+    }
     return absl::OkStatus();
   }
 
@@ -147,7 +153,12 @@ class RecordingBackend final : public Backend {
                 static_cast<size_t>(DTypeBytes(dtype)));
   }
 
+  static constexpr BackendMemory kStepMemory = {.device_bytes = 4096, .pinned_bytes = 512};
+
   bool reads_host_memory_;
+  bool serves_one_model_;
+  Buffer step_device_;
+  Buffer step_pinned_;
   int64_t device_bytes_ = 0;
   int64_t pinned_bytes_ = 0;
   int32_t num_allocations_ = 0;
