@@ -85,7 +85,7 @@ absl::Status Engine::State::Prepare(const MakeBackendFunction& make_backend) {
 
 absl::Status Engine::State::Allocate(const LoadProgress& progress) {
   RETURN_IF_ERROR(backend->CheckMemory(
-      {.device_bytes = plan.device_bytes(), .pinned_bytes = plan.pinned_bytes()}));
+      {.device_bytes = plan.device_bytes(), .pinned_bytes = plan.host_bytes()}));
   ASSIGN_OR_RETURN(
       weights, Weights::Load(config.model.path, model_config, plan.kv.dtype, *backend, progress));
   ASSIGN_OR_RETURN(identity, IdentifyModel(config.model.path));
@@ -184,6 +184,8 @@ void Engine::State::Start(EventSink& sink) {
   parts.host_pool = pinned_pool.data();
   parts.eos_token_ids = model_config.eos_token_ids;
   parts.decoder_start_token_id = model_config.decoder_start_token_id;
+  parts.hidden_floats =
+      HiddenFloats(model_config, MakeStepLimits(config, model_config, backend->info()));
   drafter = MakeDrafter();
   parts.drafter = drafter.get();
   parts.max_draft = config.speculation.max_draft;

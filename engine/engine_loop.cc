@@ -67,6 +67,9 @@ EngineLoop::EngineLoop(const Parts& parts, EventSink& sink)
   counters_.max_queue = parts.scheduler.max_queue;
   counters_.device_blocks = parts.device_blocks;
   counters_.host_blocks = parts.host_blocks;
+  for (size_t i = 0; i < (runs_ahead_ ? flights_.size() : 1); ++i) {
+    flights_[i].batch.hidden.reserve(static_cast<size_t>(parts.hidden_floats));
+  }
   if (parts.disk.files != nullptr) {
     disk_.AddFound(parts.disk.files->Scan(
         parts_.snapshot_key,

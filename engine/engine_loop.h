@@ -60,6 +60,7 @@ class EngineLoop {
     int32_t decoder_start_token_id = 0;  // where shape.has_source
     Drafter* drafter = nullptr;          // null: nothing is drafted
     int32_t max_draft = 0;               // of one sequence in one step
+    int64_t hidden_floats = 0;           // HiddenFloats
     std::function<absl::Time()> clock = absl::Now;
     // For the length of steps.
     std::function<std::chrono::steady_clock::time_point()> stopwatch =

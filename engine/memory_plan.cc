@@ -187,6 +187,10 @@ StepLimits MakeStepLimits(const EngineConfig& config,
   return limits;
 }
 
+int64_t HiddenFloats(const ModelConfig& model, const StepLimits& limits) {
+  return model.has_encoder() ? 0 : int64_t{limits.max_rows} * model.hidden_dim;
+}
+
 SessionShape MakeSessionShape(const EngineConfig& config, const ModelConfig& model) {
   const int64_t window = LayerGroups(model).front().window;
   if (window == kNoWindow) {
@@ -253,6 +257,9 @@ absl::StatusOr<MemoryPlan> PlanMemory(const EngineConfig& config,
   const BackendMemory steps = backend.StepMemory(model, dtype, limits);
   plan.workspace_bytes = Model::WorkspaceBytes(model, dtype, limits) + steps.device_bytes;
   plan.staging_bytes = steps.pinned_bytes;
+  const int64_t num_flights = backend.info().runs_ahead ? 2 : 1;
+  plan.hidden_bytes =
+      num_flights * HiddenFloats(model, limits) * static_cast<int64_t>(sizeof(float));
   plan.blocks_per_session = BlocksPerSession(config, model);
   ASSIGN_OR_RETURN(plan.device_blocks, DeviceBlocks(config, plan.kv, plan.blocks_per_session));
   ASSIGN_OR_RETURN(plan.pinned_blocks, PinnedBlocks(config, plan.kv, plan.device_blocks));
@@ -298,6 +305,9 @@ std::string FormatMemoryPlan(const MemoryPlan& plan) {
   }
   if (plan.staging_bytes > 0) {
     add("host staging", plan.staging_bytes, "");
+  }
+  if (plan.hidden_bytes > 0) {
+    add("host embeddings", plan.hidden_bytes, "");
   }
   const int64_t session_bytes = plan.blocks_per_session * plan.kv.block_bytes();
   table += fmt::format("{} at once, each of at most {} blocks, {}\n",

@@ -25,6 +25,7 @@ struct MemoryPlan {
   int64_t pinned_blocks = 0;       // of the host KV pool
   int64_t workspace_bytes = 0;     // device: activations, logits, attention partials
   int64_t staging_bytes = 0;       // pinned: what steps send to a device and get back
+  int64_t hidden_bytes = 0;        // host: hidden states on their way into embeddings
   int64_t blocks_per_session = 0;  // the most that one session can hold, sinks and slack included
   int64_t max_sessions = 0;        // that fit the device pool at their worst case
   // Of a model that drafts (draft_plan.h), if there is one; on the device.
@@ -38,6 +39,8 @@ struct MemoryPlan {
   int64_t pinned_kv_bytes() const { return pinned_blocks * kv.block_bytes(); }
 
   int64_t pinned_bytes() const { return pinned_kv_bytes() + staging_bytes; }
+
+  int64_t host_bytes() const { return pinned_bytes() + hidden_bytes; }
 
   int64_t draft_kv_bytes() const { return draft_blocks * draft_kv.block_bytes(); }
 
@@ -70,6 +73,9 @@ std::optional<TileOptions> MakeLocalTileOptions(const EngineConfig& config,
 StepLimits MakeStepLimits(const EngineConfig& config,
                           const ModelConfig& model,
                           const BackendInfo& backend);
+
+// Floats of the hidden states that one step may bring to the host; 0: the model does not embed.
+int64_t HiddenFloats(const ModelConfig& model, const StepLimits& limits);
 
 // The rings of a session of this model, those of its first window group.
 SessionShape MakeSessionShape(const EngineConfig& config, const ModelConfig& model);

@@ -85,7 +85,7 @@ absl::Status StepRunner::LaunchModel(StepBatch& batch) {
 // As many rows at once as the workspace gathers.
 absl::Status StepRunner::FetchHidden(StepBatch& batch) {
   const auto hidden_dim = static_cast<size_t>(parts_.model->hidden_dim());
-  batch.hidden.resize(batch.hidden_rows.size() * hidden_dim);
+  batch.hidden.resize(batch.hidden_rows.size() * hidden_dim);  // the loop has reserved it
   const auto max_rows = static_cast<size_t>(parts_.model->limits().max_logits_rows);
   for (size_t first = 0; first < batch.hidden_rows.size(); first += max_rows) {
     const size_t count = std::min(max_rows, batch.hidden_rows.size() - first);

@@ -12,13 +12,26 @@
 #include <utility>
 
 #include "tests/support/engine_run.h"
+#include "tests/support/reading_requests.h"
 
 namespace {
 
 // Allocations until one fails; below 0: none does.
 std::atomic<int64_t> allocations_left{-1};
+// Allocations of so many bytes or more, since these were last set.
+std::atomic<std::size_t> watched_size{0};
+std::atomic<int64_t> num_of_size{0};
+std::atomic<int64_t> num_larger{0};
+
+void Watch(std::size_t size) {
+  num_of_size = 0;
+  num_larger = 0;
+  watched_size = size;
+}
 
 void* Allocate(std::size_t size, std::size_t alignment) {
+  num_of_size += size == watched_size ? 1 : 0;
+  num_larger += size > watched_size ? 1 : 0;
   int64_t left = allocations_left.load();
   while (left >= 0 && !allocations_left.compare_exchange_weak(left, left - 1)) {
   }
@@ -82,6 +95,26 @@ enum Outcome { kStarted = 10, kRefused = 11, kNoMemory = 12 };
     allocations_left = -1;
   }
   _exit(outcome);
+}
+
+TEST_CASE("embeddings take the host memory that is planned for them, at start and no more later") {
+  const EngineConfig config = FairytaleConfig();
+  const absl::StatusOr<MemoryPlan> plan = Engine::Plan(config);
+  REQUIRE(plan.ok());
+  const auto planned = static_cast<std::size_t>(plan->hidden_bytes);
+  CHECK(planned == sizeof(float) * 256 * (512 + 8));  // of the rows of a step
+  FakeSink sink;
+  Watch(planned);
+  const std::unique_ptr<Engine> engine = StartEngine(config, sink);
+  CHECK(num_of_size == 1);
+  Watch(planned / 4);
+  const std::vector<int32_t> input(512, 9);
+  for (uint64_t id = 1; id <= 3; ++id) {
+    REQUIRE(engine->Submit(EmbedRequest(id, {input}, {.pooling = Pooling::kMean})).ok());
+    sink.AwaitEnd(id);
+    REQUIRE(sink.transcript(id).finished.has_value());
+  }
+  CHECK(num_of_size + num_larger == 0);
 }
 
 TEST_CASE("whichever allocation fails while an engine starts, the start ends and says so") {
