@@ -1,7 +1,10 @@
 // Scores and embeddings of real engines: against the reference in float64 for every family, against
 // what Generate echoes, and the same to the bit whatever the company.
+#include <algorithm>
 #include <cmath>
+#include <limits>
 #include <memory>
+#include <optional>
 #include <random>
 #include <string>
 #include <utility>
@@ -21,13 +24,69 @@ namespace {
 
 using Tokens = std::vector<int32_t>;
 
-Tokens RandomTokens(Random& random, int32_t vocab_size, size_t length) {
-  Tokens tokens(length);
-  for (int32_t& token : tokens) {
-    token = static_cast<int32_t>(random.Int(3, vocab_size - 1));
+// How far the experts that are taken stand before those that are not, in the router's logits.
+double Margin(const ReferenceRoute& route) {
+  double margin = std::numeric_limits<double>::infinity();
+  for (size_t layer = 0; layer < route.logits.size(); ++layer) {
+    const std::vector<double>& logits = route.logits[layer];
+    const std::vector<int32_t>& taken = route.experts[layer];
+    for (size_t expert = 0; expert < logits.size(); ++expert) {
+      if (std::find(taken.begin(), taken.end(), static_cast<int32_t>(expert)) == taken.end()) {
+        for (const int32_t other : taken) {
+          margin = std::min(margin, logits[static_cast<size_t>(other)] - logits[expert]);
+        }
+      }
+    }
   }
-  return tokens;
+  return margin;
 }
+
+double RouterError(const ReferenceRoute& a, const ReferenceRoute& b) {
+  double error = 0;
+  for (size_t layer = 0; layer < a.logits.size(); ++layer) {
+    for (size_t expert = 0; expert < a.logits[layer].size(); ++expert) {
+      error = std::max(error, std::abs(a.logits[layer][expert] - b.logits[layer][expert]));
+    }
+  }
+  return error;
+}
+
+// A text of which a mixture's experts are beyond doubt: arithmetic within the error that the tests
+// allow takes the truth's (routed_reference.h says what else would happen).
+class DecidedText {
+ public:
+  DecidedText(const ReferenceModel<double>& truth, const ReferenceModel<float>& plain)
+      : truth_(truth), plain_(plain) {}
+
+  // Goes on with random tokens.
+  Tokens Add(Random& random, int32_t vocab_size, size_t length) {
+    Tokens tokens;
+    for (int tries = 0; tokens.size() < length; ++tries) {
+      REQUIRE(tries < 2000);
+      const auto token_id = static_cast<int32_t>(random.Int(3, vocab_size - 1));
+      ReferenceModel<double> truth = *truth_;
+      ReferenceModel<float> plain = *plain_;
+      ReferenceRoute route;
+      truth.Push(token_id, route);
+      ReferenceRoute same = {.experts = route.experts, .logits = {}};
+      plain.Push(token_id, same);
+      router_error_ = std::max(router_error_, RouterError(route, same));
+      // Each of two logits may be twice as wrong as the yardstick's.
+      if (Margin(route) > 4 * router_error_) {
+        tokens.push_back(token_id);
+        truth_.emplace(std::move(truth));
+        plain_.emplace(std::move(plain));
+      }
+    }
+    return tokens;
+  }
+
+ private:
+  // Optional: they hold references and cannot be assigned to.
+  std::optional<ReferenceModel<double>> truth_;
+  std::optional<ReferenceModel<float>> plain_;
+  double router_error_ = 0;
+};
 
 Tokens Join(Tokens a, const Tokens& b) {
   a.insert(a.end(), b.begin(), b.end());
@@ -145,16 +204,22 @@ TEST_CASE("every family scores and embeds as the reference in float64") {
                                     "zoo/gemma3-text",
                                     "zoo/gpt2",
                                     "families/gemma2",
-                                    "families/phi3");
+                                    "families/phi3",
+                                    "zoo/qwen3-moe",
+                                    "families/qwen3-moe-mixed",
+                                    "families/mixtral",
+                                    "families/gpt-oss");
   INFO(name);
   const Subject subject(name);
   FakeSink sink;
   const auto engine = StartEngine(Config(subject.folder), sink);
   Random random(7);
-  const Tokens prompt = RandomTokens(random, subject.config.vocab_size, 37);
+  DecidedText text(subject.Reference<double>(false), subject.Reference<float>(true));
+  const Tokens prompt = text.Add(random, subject.config.vocab_size, 37);
   std::vector<Tokens> continuations;
   for (const size_t length : {11, 1, 23, 16}) {
-    continuations.push_back(RandomTokens(random, subject.config.vocab_size, length));
+    DecidedText branch = text;
+    continuations.push_back(branch.Add(random, subject.config.vocab_size, length));
   }
   REQUIRE(engine->Submit(ScoreRequest(1, prompt, continuations)).ok());
   std::vector<double> got;
