@@ -13,19 +13,6 @@ namespace {
 constexpr int32_t kMaxThreads = kMaxNormThreads;
 constexpr int32_t kMaxQuads = 4;  // of four elements, a thread
 
-// The sum over the block, in one order; every thread gets it. partial: 32 floats of shared memory,
-// of this call alone.
-__device__ __forceinline__ float SumOfBlock(float sum, float* partial) {
-  sum = SumOfWarp(sum);
-  const auto warps = static_cast<int32_t>(blockDim.x) / 32;
-  const auto lane = static_cast<int32_t>(threadIdx.x) % 32;
-  if (lane == 0) {
-    partial[threadIdx.x / 32] = sum;
-  }
-  __syncthreads();
-  return SumOfWarp(lane < warps ? partial[lane] : 0.0F);
-}
-
 // kQuads: four-element groups of a row that a thread holds in registers. The mean first, then the
 // squares of what is left.
 template <typename T, int32_t kQuads>

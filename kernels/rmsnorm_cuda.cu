@@ -13,18 +13,6 @@ namespace {
 constexpr int32_t kMaxThreads = kMaxNormThreads;
 constexpr int32_t kMaxQuads = 4;  // of four elements, a thread
 
-// The sum over the block, in one order; every thread gets it.
-__device__ __forceinline__ float SumOfBlock(float sum, float* partial) {
-  sum = SumOfWarp(sum);
-  const auto warps = static_cast<int32_t>(blockDim.x) / 32;
-  const auto lane = static_cast<int32_t>(threadIdx.x) % 32;
-  if (lane == 0) {
-    partial[threadIdx.x / 32] = sum;
-  }
-  __syncthreads();
-  return SumOfWarp(lane < warps ? partial[lane] : 0.0F);
-}
-
 // kQuads: four-element groups of a row that a thread holds in registers.
 template <typename T, int32_t kQuads>
 __global__ void __launch_bounds__(kMaxThreads) RmsNormKernel(const RmsNormArgs args) {

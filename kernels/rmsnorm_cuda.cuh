@@ -1,6 +1,7 @@
-// The arithmetic of an RMSNorm, shared by the kernel of its own and the chain of a step's ops:
-// equal bits from both. Thread t of NormThreads holds the four-element groups t, t + NormThreads,
-// ...; squares are summed within a thread, then over warps, then over the warps' sums.
+// The arithmetic of norms: of an RMSNorm's own kernel and the chain of a step's ops, which give
+// equal bits, and in part of a LayerNorm's. Thread t of NormThreads holds the four-element groups
+// t, t + NormThreads, ...; squares are summed within a thread, then over warps, then over the
+// warps' sums.
 #pragma once
 
 #include <cstdint>
@@ -28,6 +29,19 @@ __device__ __forceinline__ float SumOfWarp(float sum) {
     sum += __shfl_xor_sync(0xffffffffU, sum, distance);
   }
   return sum;
+}
+
+// The sum over the block, in one order; every thread gets it. partial: 32 floats of shared memory,
+// of this call alone.
+__device__ __forceinline__ float SumOfBlock(float sum, float* partial) {
+  sum = SumOfWarp(sum);
+  const auto warps = static_cast<int32_t>(blockDim.x) / 32;
+  const auto lane = static_cast<int32_t>(threadIdx.x) % 32;
+  if (lane == 0) {
+    partial[threadIdx.x / 32] = sum;
+  }
+  __syncthreads();
+  return SumOfWarp(lane < warps ? partial[lane] : 0.0F);
 }
 
 __device__ __forceinline__ float AddSquares(float4 value, float sum) {
