@@ -303,6 +303,24 @@ const Value* Dict::FindString(std::string_view key) const {
   return found == index_.end() ? nullptr : &entries_[found->second].second;
 }
 
+namespace {
+
+bool EqualObjects(const Value& a, const Value& b) {
+  if (a.IsSame(b)) {
+    return true;
+  }
+  const auto* const range = a.As<Range>();
+  const auto* const other_range = b.As<Range>();
+  if (range != nullptr && other_range != nullptr) {
+    return range->IsEqual(*other_range);
+  }
+  const auto* const view = a.As<DictView>();
+  const auto* const other_view = b.As<DictView>();
+  return view != nullptr && other_view != nullptr && view->IsEqual(*other_view);
+}
+
+}  // namespace
+
 bool Equal(const Value& a, const Value& b) {
   if (a.is_number() && b.is_number()) {
     return a.is_integral() && b.is_integral() ? a.AsInt() == b.AsInt()
@@ -319,6 +337,8 @@ bool Equal(const Value& a, const Value& b) {
       return EqualElements(a.elements(), b.elements());
     case Value::Type::kDict:
       return EqualDicts(a.dict(), b.dict());
+    case Value::Type::kObject:
+      return EqualObjects(a, b);
     default:
       return a.IsSame(b);
   }
@@ -452,38 +472,6 @@ List Characters(const Text& text, Budget* budget) {
     characters.push_back(Value::String(std::string(character), budget));
   }
   return characters;
-}
-
-std::string DictView::Print() const {
-  return ReprElements(elements_, std::string(name_) + "([", "])");
-}
-
-std::string Range::Print() const {
-  return step_ == 1 ? fmt::format("range({}, {})", start_, stop_)
-                    : fmt::format("range({}, {}, {})", start_, stop_, step_);
-}
-
-std::optional<int64_t> Range::Length() const {
-  const int64_t span = step_ > 0 ? stop_ - start_ : start_ - stop_;
-  const int64_t stride = std::abs(step_);
-  return span <= 0 ? 0 : (span + stride - 1) / stride;
-}
-
-std::optional<List> Range::Elements() {
-  List elements;
-  for (int64_t i = 0; i < *Length(); ++i) {
-    elements.push_back(Value::Int(start_ + i * step_));
-  }
-  return elements;
-}
-
-std::optional<Value> Range::Item(int64_t index) const {
-  const int64_t length = *Length();
-  const int64_t at = index < 0 ? index + length : index;
-  if (at < 0 || at >= length) {
-    return std::nullopt;
-  }
-  return Value::Int(start_ + at * step_);
 }
 
 }  // namespace ringserve::jinja

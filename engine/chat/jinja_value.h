@@ -274,6 +274,9 @@ class DictView final : public Object {
 
   Extent extent() const override { return ExtentOf(elements_); }
 
+  // As sets are, in any order; values only to themselves.
+  bool IsEqual(const DictView& other) const;
+
  private:
   std::string_view name_;
   List elements_;
@@ -295,6 +298,9 @@ class Range final : public Object {
   std::optional<int64_t> Length() const override;
   std::optional<List> Elements() override;
   std::optional<Value> Item(int64_t index) const override;
+
+  // If both have the same numbers in the same order.
+  bool IsEqual(const Range& other) const;
 
   // Of indices within the range, or one past its ends.
   Range Slice(int64_t start, int64_t stop, int64_t step) const {

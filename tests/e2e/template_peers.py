@@ -13,6 +13,7 @@ expressions. Where jinja2 raises, we must fail too. Exits 1 at the first differe
 import argparse
 import collections
 import datetime
+import functools
 import json
 import pathlib
 import random
@@ -64,10 +65,15 @@ def make_environment():
     return environment
 
 
+@functools.lru_cache(maxsize=64)
+def compiled(environment, template):
+    return environment.from_string(template)
+
+
 def render(environment, template, context):
     """The text, or None where jinja2 fails."""
     try:
-        return environment.from_string(template).render(**context)
+        return compiled(environment, template).render(**context)
     except Exception:  # whatever Python raises in there
         return None
 
@@ -124,8 +130,6 @@ def main():
     answers = ask(arguments.dump, cases)
     differences = 0
     for (name, template, context), want, got in zip(cases, expected, answers):
-        if want is not None and (" at 0x" in want or "Markup(" in want):
-            continue  # an address or the type of an escaped text: no template prints one
         if want is not None and (" at 0x" in want or "Markup(" in want):
             continue  # an address, or the type of an escaped text: no template prints one
         if "cannot be sliced" in got.get("error", ""):
