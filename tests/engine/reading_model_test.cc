@@ -13,6 +13,7 @@
 #include "engine/model/safetensors.h"
 #include "engine/model/tensor_source.h"
 #include "tests/support/compare.h"
+#include "tests/support/devices.h"
 #include "tests/support/engine_run.h"
 #include "tests/support/fixture_files.h"
 #include "tests/support/random.h"
@@ -183,8 +184,9 @@ struct Subject {
   ReferenceModel<double>::Tensors tensors;
 };
 
-EngineConfig Config(const std::string& folder) {
+EngineConfig Config(const std::string& folder, DevicePolicy device) {
   EngineConfig config = FairytaleConfig();
+  config.device = device;
   config.model = {.name = "family", .path = folder};
   config.rings = {.buffer_size = 128, .block_size = 16};
   config.attention = {.tile_size = 16};
@@ -209,10 +211,11 @@ TEST_CASE("every family scores and embeds as the reference in float64") {
                                     "families/qwen3-moe-mixed",
                                     "families/mixtral",
                                     "families/gpt-oss");
-  INFO(name);
+  const DevicePolicy device = GENERATE(from_range(TestDevices()));
+  CAPTURE(name, device == DevicePolicy::kCuda);
   const Subject subject(name);
   FakeSink sink;
-  const auto engine = StartEngine(Config(subject.folder), sink);
+  const auto engine = StartEngine(Config(subject.folder, device), sink);
   Random random(7);
   DecidedText text(subject.Reference<double>(false), subject.Reference<float>(true));
   const Tokens prompt = text.Add(random, subject.config.vocab_size, 37);
@@ -304,6 +307,7 @@ Readings ReadAll(EngineConfig config, int32_t max_batch, int32_t prefill_size, i
 
 TEST_CASE("scores and embeddings do not depend on batch, chunks, company or threads") {
   EngineConfig config = FairytaleConfig();
+  config.device = GENERATE(from_range(TestDevices()));
   const bool slides = GENERATE(false, true);
   if (slides) {
     config.rings = {
@@ -317,8 +321,10 @@ TEST_CASE("scores and embeddings do not depend on batch, chunks, company or thre
 }
 
 TEST_CASE("scores are the log probabilities that Generate echoes") {
+  EngineConfig config = FairytaleConfig();
+  config.device = GENERATE(from_range(TestDevices()));
   FakeSink sink;
-  const auto engine = StartEngine(FairytaleConfig(), sink);
+  const auto engine = StartEngine(config, sink);
   const Tokens document = FairytaleReference()[4]["document_token_ids"];
   const Tokens prompt(document.begin(), document.begin() + 70);
   const std::vector<Tokens> continuations = {{document.begin() + 70, document.begin() + 200},
