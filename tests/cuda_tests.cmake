@@ -71,7 +71,7 @@ ringserve_test(engine_cuda_fault_test
 set_target_properties(engine_cuda_fault_test PROPERTIES LINKER_LANGUAGE CXX)
 add_dependencies(cuda kernels_attention_plan_cuda_test engine_backend_cuda_test
   engine_portable_cuda_test engine_cuda_fault_test
-  engine_hugging_face_test engine_families_test engine_encoder_decoder_test
+  engine_hugging_face_test engine_families_test engine_mixture_test engine_encoder_decoder_test
   engine_reading_model_test engine_determinism_test)
 
 # A library that the driver loads into a program to time its kernels.
