@@ -2,13 +2,14 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <vector>
 
 #include "kernels/rmsnorm_cuda.h"
 #include "tests/support/catch.h"
 #include "tests/support/compare.h"
 #include "tests/support/device_memory.h"
+#include "tests/support/half_words.h"
+#include "tests/support/hopper_device.h"
 #include "tests/support/random.h"
 
 namespace ringserve {
@@ -23,18 +24,7 @@ struct Shape {
 };
 
 std::vector<uint16_t> Words(Random& random, int64_t count, float scale, DType dtype) {
-  std::vector<uint16_t> words;
-  for (const float value : random.NormalVector(count, scale)) {
-    if (dtype == DType::kBf16) {
-      words.push_back(ToBf16(value).bits);
-    } else {
-      const auto half = static_cast<_Float16>(value);
-      uint16_t word;
-      std::memcpy(&word, &half, sizeof word);
-      words.push_back(word);
-    }
-  }
-  return words;
+  return ToWords(random.NormalVector(count, scale), dtype);
 }
 
 // What lies between two attentions of a model: o_proj, norm, gate and up, down, norm, qkv.
@@ -114,31 +104,14 @@ class Layer {
   DeviceMemory x_, projected_, normed_, activated_, out_;
 };
 
-const cuda::HopperDevice& Device() {
-  static const cuda::HopperDevice device = [] {
-    cuda::HopperDevice found;
-    CheckCuda(cuda::FindHopperDevice(0, found), "FindHopperDevice");
-    return found;
-  }();
-  return device;
-}
-
-bool IsHopper() {
-  if (Device().encode_tensor_map == nullptr) {
-    WARN("SKIPPED: the device is not sm_90");
-    return false;
-  }
-  return true;
-}
-
 void LaunchApart(const std::vector<cuda::ChainOp>& ops) {
   for (const cuda::ChainOp& op : ops) {
     if (const auto* norm = std::get_if<RmsNormArgs>(&op)) {
       CheckCuda(cuda::LaunchRmsNorm(*norm, nullptr), "norm");
     } else if (const auto* gated = std::get_if<cuda::GatedMatMulArgs>(&op)) {
-      CheckCuda(cuda::LaunchHopperGatedMatMul(Device(), *gated, nullptr), "gated matmul");
+      CheckCuda(cuda::LaunchHopperGatedMatMul(Hopper(), *gated, nullptr), "gated matmul");
     } else {
-      CheckCuda(cuda::LaunchHopperMatMul(Device(), std::get<MatMulArgs>(op), nullptr), "matmul");
+      CheckCuda(cuda::LaunchHopperMatMul(Hopper(), std::get<MatMulArgs>(op), nullptr), "matmul");
     }
   }
 }
@@ -186,15 +159,15 @@ TEST_CASE("a chain has the bits of its ops one by one", "[cuda][chain]") {
       INFO("ahead " << tuning.ahead_bytes << " shared " << tuning.shared_bytes << " units "
                     << tuning.max_units);
       layer.Reset();
-      CheckCuda(cuda::LaunchChain(Device(), ops, counters.get(), nullptr, tuning), "chain");
+      CheckCuda(cuda::LaunchChain(Hopper(), ops, counters.get(), nullptr, tuning), "chain");
       CHECK(layer.Results() == expected);
       CHECK(counters.AreZero());
     }
     // Any run of the ops is a chain.
     layer.Reset();
-    CheckCuda(cuda::LaunchChain(Device(), {ops.data(), 1}, counters.get(), nullptr), "chain");
-    CheckCuda(cuda::LaunchChain(Device(), {ops.data() + 1, 2}, counters.get(), nullptr), "chain");
-    CheckCuda(cuda::LaunchChain(Device(), {ops.data() + 3, 3}, counters.get(), nullptr), "chain");
+    CheckCuda(cuda::LaunchChain(Hopper(), {ops.data(), 1}, counters.get(), nullptr), "chain");
+    CheckCuda(cuda::LaunchChain(Hopper(), {ops.data() + 1, 2}, counters.get(), nullptr), "chain");
+    CheckCuda(cuda::LaunchChain(Hopper(), {ops.data() + 3, 3}, counters.get(), nullptr), "chain");
     CHECK(layer.Results() == expected);
   }
 }
@@ -214,7 +187,7 @@ TEST_CASE("chains that follow each other leave nothing behind", "[cuda][chain]")
     const auto expected = layer.Results();
     layer.Reset();
     for (int32_t i = 0; i < 100; ++i) {
-      CheckCuda(cuda::LaunchChain(Device(), ops, counters.get(), nullptr), "chain");
+      CheckCuda(cuda::LaunchChain(Hopper(), ops, counters.get(), nullptr), "chain");
     }
     CHECK(layer.Results() == expected);
     CHECK(counters.AreZero());
@@ -244,8 +217,8 @@ TEST_CASE("what a chain cannot do is refused", "[cuda][chain]") {
     args = product;
     args.num_rows = 2;
     const std::vector<cuda::ChainOp> uneven = {product, args};
-    CHECK(cuda::LaunchChain(Device(), uneven, counters.get(), nullptr) != cudaSuccess);
-    CHECK(cuda::LaunchChain(Device(), {}, counters.get(), nullptr) != cudaSuccess);
+    CHECK(cuda::LaunchChain(Hopper(), uneven, counters.get(), nullptr) != cudaSuccess);
+    CHECK(cuda::LaunchChain(Hopper(), {}, counters.get(), nullptr) != cudaSuccess);
   }
 }
 

@@ -1,40 +1,23 @@
 #include "kernels/matmul_cuda.h"
 
 #include <cmath>
-#include <cstring>
 #include <memory>
 #include <tuple>
 #include <utility>
 #include <vector>
 
-#include "kernels/matmul_hopper_cuda.h"
 #include "kernels/swiglu_cuda.h"
 #include "tests/support/catch.h"
 #include "tests/support/compare.h"
 #include "tests/support/device_memory.h"
+#include "tests/support/half_words.h"
+#include "tests/support/hopper_device.h"
 #include "tests/support/random.h"
 
 namespace ringserve {
 namespace {
 
 using cuda::matmul::HopperTuning;
-
-const cuda::HopperDevice& Device() {
-  static const cuda::HopperDevice device = [] {
-    cuda::HopperDevice found;
-    CheckCuda(cuda::FindHopperDevice(0, found), "FindHopperDevice");
-    return found;
-  }();
-  return device;
-}
-
-bool IsHopper() {
-  if (Device().encode_tensor_map == nullptr) {
-    WARN("SKIPPED: the device is not sm_90");
-    return false;
-  }
-  return true;
-}
 
 // 16-bit words of `dtype` and the values they stand for.
 struct Operand {
@@ -43,19 +26,8 @@ struct Operand {
 };
 
 Operand MakeOperand(Random& random, int64_t count, float scale, DType dtype) {
-  Operand operand;
-  for (const float value : random.NormalVector(count, scale)) {
-    uint16_t word;
-    if (dtype == DType::kBf16) {
-      word = ToBf16(value).bits;
-      operand.values.push_back(ToFloat(Bf16{word}));
-    } else {
-      const auto half = static_cast<_Float16>(value);
-      std::memcpy(&word, &half, sizeof word);
-      operand.values.push_back(static_cast<float>(half));
-    }
-    operand.words.push_back(word);
-  }
+  Operand operand = {.words = ToWords(random.NormalVector(count, scale), dtype), .values = {}};
+  operand.values = Widen(operand.words, dtype);
   return operand;
 }
 
@@ -82,7 +54,7 @@ class Product {
     out.Fill(0xff);
     CheckCuda(
         cuda::LaunchHopperMatMul(
-            Device(),
+            Hopper(),
             {.x = device_x_.as(), .weight = weight(), .out = out.as<float>(), .num_rows = rows},
             nullptr,
             tuning),
@@ -124,7 +96,7 @@ class Product {
     const DeviceMemory out(static_cast<size_t>(rows) * static_cast<size_t>(c_.n));
     out.Fill(0xff);
     CheckCuda(cuda::LaunchHopperGatedMatMul(
-                  Device(),
+                  Hopper(),
                   {.x = device_x_.as(), .weight = weight(), .out = out.as(), .num_rows = rows},
                   nullptr,
                   tuning),
