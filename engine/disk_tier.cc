@@ -44,9 +44,12 @@ int64_t DiskTier::BlocksPerPiece() const {
   return std::max<int64_t>(kPieceBytes / static_cast<int64_t>(memory_.block_bytes()), 1);
 }
 
-bool DiskTier::MakeRoom(std::span<SessionEntry* const> others) {
+bool DiskTier::MakeRoom(std::span<SessionEntry* const> others, const SessionEntry* kept) {
   if (parts_.files == nullptr) {
     return false;
+  }
+  if (kept != nullptr) {
+    Keep(*kept);
   }
   if (spill_.has_value()) {
     return true;
@@ -57,7 +60,7 @@ bool DiskTier::MakeRoom(std::span<SessionEntry* const> others) {
   std::vector<SessionEntry*> candidates = sessions_.LeastRecentlyUsed();
   candidates.insert(candidates.end(), others.begin(), others.end());
   for (SessionEntry* const entry : candidates) {
-    if (entry->num_held() > 0 && Spill(*entry)) {
+    if (entry != kept && entry->num_held() > 0 && Spill(*entry)) {
       return true;
     }
   }

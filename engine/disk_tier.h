@@ -69,8 +69,9 @@ class DiskTier {
   void AddFound(std::vector<SessionFiles::Found> found);
 
   // True if some session is on its way out, now at the latest: there will be more room. Idle ones
-  // go first, longest unused first, then `others`, which are in memory and have a turn that waits.
-  bool MakeRoom(std::span<SessionEntry* const> others = {});
+  // go first, longest unused first, then `others`, which are in memory and have a turn that waits;
+  // `kept`, if not null, stays.
+  bool MakeRoom(std::span<SessionEntry* const> others, const SessionEntry* kept = nullptr);
 
   // False: there is none, or it was full when it was asked last.
   bool MayTakeMore() const { return parts_.files != nullptr && !counts_.is_full; }

@@ -249,23 +249,34 @@ void Engine::ListSessions(std::string owner, SessionListReply reply) {
 void Engine::ForkSession(std::string owner,
                          std::string id,
                          std::optional<int64_t> position,
+                         const CallOptions& options,
                          SessionReply reply) {
-  state_->loop->ForkSession(std::move(owner), std::move(id), position, std::move(reply));
+  state_->loop->ForkSession(std::move(owner), std::move(id), position, options, std::move(reply));
 }
 
 void Engine::RollbackSession(std::string owner,
                              std::string id,
                              int64_t position,
+                             const CallOptions& options,
                              SessionReply reply) {
-  state_->loop->RollbackSession(std::move(owner), std::move(id), position, std::move(reply));
+  state_->loop->RollbackSession(
+      std::move(owner), std::move(id), position, options, std::move(reply));
 }
 
-void Engine::ExportSession(std::string owner, std::string id, ExportReply reply) {
-  state_->loop->ExportSession(std::move(owner), std::move(id), std::move(reply));
+void Engine::ExportSession(std::string owner,
+                           std::string id,
+                           const CallOptions& options,
+                           ExportReply reply) {
+  state_->loop->ExportSession(std::move(owner), std::move(id), options, std::move(reply));
 }
 
-std::unique_ptr<SessionImport> Engine::ImportSession(std::string owner) {
-  return state_->loop->ImportSession(std::move(owner));
+std::unique_ptr<SessionImport> Engine::ImportSession(std::string owner,
+                                                     const CallOptions& options) {
+  return state_->loop->ImportSession(std::move(owner), options);
+}
+
+void Engine::CancelCall(uint64_t call_id) {
+  state_->loop->CancelCall(call_id);
 }
 
 void Engine::CloseSession(std::string owner, std::string id, SessionReply reply) {

@@ -92,6 +92,13 @@ class Engine {
   // does not exist: NOT_FOUND. A turn is a GenerateRequest with a SessionTurn; one session runs one
   // turn at a time.
 
+  // Where memory is short, Fork, Rollback and Import wait for it in the order in which they came,
+  // between requests, as long as more can come free: something runs or is on its way to the disk.
+  // So does what needs a session that is on the disk. A call that waits ends DEADLINE_EXCEEDED at
+  // its deadline, CANCELLED by CancelCall, ABORTED if a turn of its session begins meanwhile, and
+  // RESOURCE_EXHAUSTED if sessions that stay where they are hold the memory, or
+  // scheduler.max_queue calls wait already.
+
   // INVALID_ARGUMENT (a bad size), RESOURCE_EXHAUSTED (sessions.max_sessions).
   void CreateSession(std::string owner, SessionOptions options, SessionReply reply);
   void GetSession(std::string owner, std::string id, SessionReply reply);
@@ -104,15 +111,26 @@ class Engine {
   void ForkSession(std::string owner,
                    std::string id,
                    std::optional<int64_t> position,
+                   const CallOptions& options,
                    SessionReply reply);
   // Makes the session's text end at `position`. ABORTED (busy), INVALID_ARGUMENT (position is not
-  // in [rollback_floor, position of the session]).
-  void RollbackSession(std::string owner, std::string id, int64_t position, SessionReply reply);
+  // in [rollback_floor, position of the session]), RESOURCE_EXHAUSTED (memory, for a copy of a
+  // block that is shared).
+  void RollbackSession(std::string owner,
+                       std::string id,
+                       int64_t position,
+                       const CallOptions& options,
+                       SessionReply reply);
   // The session as a snapshot (session_transfer.h). ABORTED (busy), RESOURCE_EXHAUSTED (too many
   // are on their way).
-  void ExportSession(std::string owner, std::string id, ExportReply reply);
-  // A new session of `owner` from a snapshot that is to come.
-  std::unique_ptr<SessionImport> ImportSession(std::string owner);
+  void ExportSession(std::string owner,
+                     std::string id,
+                     const CallOptions& options,
+                     ExportReply reply);
+  // A new session of `owner` from a snapshot that is to come; the options are those of each piece.
+  std::unique_ptr<SessionImport> ImportSession(std::string owner, const CallOptions& options);
+  // Whoever's call it is that waits under that id; unknown ids are ignored.
+  void CancelCall(uint64_t call_id);
   // Frees what the session holds. If it is busy its turn ends CANCELLED. Answers what it was.
   void CloseSession(std::string owner, std::string id, SessionReply reply);
 

@@ -43,19 +43,13 @@ EngineLoop::EngineLoop(const Parts& parts, EventSink& sink)
       sessions_(
           {parts.shape,
            parts.sessions,
-           [this](int64_t num_blocks) {
-             const bool has_room = HasRoomFor(num_blocks);
-             if (!has_room) {
-               disk_.MakeRoom();  // for who comes again
-             }
-             return has_room;
-           },
+           [this](int64_t num_blocks) { return may_take_room_ && HasRoomFor(num_blocks); },
            parts.make_session_id,
            parts.clock,
            [this](const std::string& owner, const HeldMemory& held) { sink_.Charge(owner, held); },
            [this](SessionEntry& entry) {
              disk_.Forget(entry);
-             Answer(entry, absl::NotFoundError("the session was closed"));
+             FailCallsOf(entry, absl::NotFoundError("the session was closed"));
            }},
           pool_,
           memory_),
@@ -103,7 +97,6 @@ bool EngineLoop::Step() {
   TakeNews();
   Expire(now);
   sessions_.Expire(now);
-  BringBackWanted();
   Admit(now);
   const bool has_run = RunStep();
   RemoveEnded();
@@ -128,7 +121,11 @@ absl::Time EngineLoop::NextDeadline() const {
   for (const auto& sequence : running_) {
     next = std::min(next, sequence->request().deadline);
   }
-  return waiting_.empty() && running_.empty() ? next : std::min(next, queue_.drain_deadline());
+  for (const WaitingCall& call : calls_) {
+    next = std::min(next, call.options.deadline);
+  }
+  const bool is_idle = waiting_.empty() && running_.empty() && calls_.empty();
+  return is_idle ? next : std::min(next, queue_.drain_deadline());
 }
 
 void EngineLoop::EndAll(const absl::Status& status) {
@@ -145,10 +142,7 @@ void EngineLoop::EndAll(const absl::Status& status) {
     FailWaiting(waiting, status);
   }
   waiting_.clear();
-  for (SessionEntry* const entry : sessions_.WaitedFor()) {
-    Answer(*entry, status);
-  }
-  wanted_back_.clear();
+  FailCalls([](const WaitingCall&) { return true; }, status);
   Publish();
 }
 
@@ -251,6 +245,8 @@ void EngineLoop::Expire(absl::Time now) {
     }
     return is_late;
   });
+  FailCalls([now](const WaitingCall& call) { return now >= call.options.deadline; },
+            absl::DeadlineExceededError("the deadline passed while the call waited"));
 }
 
 void EngineLoop::Fault(const absl::Status& status) {
@@ -266,6 +262,7 @@ void EngineLoop::Fault(const absl::Status& status) {
     FailWaiting(waiting, absl::UnavailableError(message));
   }
   waiting_.clear();
+  FailCalls([](const WaitingCall&) { return true; }, absl::UnavailableError(message));
   disk_.StopSpilling();
   counters_.healthy = false;
 }

@@ -6,8 +6,8 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
-#include <deque>
 #include <functional>
+#include <list>
 #include <map>
 #include <memory>
 #include <optional>
@@ -43,6 +43,7 @@
 #include "engine/snapshot.h"
 #include "engine/step_batch.h"
 #include "engine/step_runner.h"
+#include "engine/waiting_call.h"
 
 namespace ringserve {
 
@@ -87,11 +88,20 @@ class EngineLoop {
   void ForkSession(std::string owner,
                    std::string id,
                    std::optional<int64_t> position,
+                   const CallOptions& options,
                    SessionReply reply);
-  void RollbackSession(std::string owner, std::string id, int64_t position, SessionReply reply);
+  void RollbackSession(std::string owner,
+                       std::string id,
+                       int64_t position,
+                       const CallOptions& options,
+                       SessionReply reply);
   void CloseSession(std::string owner, std::string id, SessionReply reply);
-  void ExportSession(std::string owner, std::string id, ExportReply reply);
-  std::unique_ptr<SessionImport> ImportSession(std::string owner);
+  void ExportSession(std::string owner,
+                     std::string id,
+                     const CallOptions& options,
+                     ExportReply reply);
+  std::unique_ptr<SessionImport> ImportSession(std::string owner, const CallOptions& options);
+  void CancelCall(uint64_t call_id);
 
   // Cancel, pause, drain, stop, wait.
   RequestQueue& queue() { return queue_; }
@@ -148,9 +158,13 @@ class EngineLoop {
   // RESOURCE_EXHAUSTED if the pool cannot hold that many whatever else it holds.
   absl::Status CheckFits(int64_t num_blocks) const;
   absl::StatusOr<SessionEntry*> BeginTurn(const GenerateRequest& request);
+  using WaitingIterator = std::map<WaitingKey, Waiting>::iterator;
   // Whose turn it is: of the highest priority, the owner with the fewest that run, by arrival.
-  std::map<WaitingKey, Waiting>::iterator MostUrgent();
+  WaitingIterator MostUrgent();
+  // Serves requests and calls until none is left, or one waits for room.
   void Admit(absl::Time now);
+  // False if it waits for room.
+  bool AdmitRequest(WaitingIterator most_urgent, absl::Time now);
 
   // A step that was launched. Its sequences may end before it lands; their results are nobody's.
   struct Flight {
@@ -226,18 +240,29 @@ class EngineLoop {
   void UpdateLoad();
   // Sessions in files: those that calls or turns want come back, one at a time.
   DiskTier::Hooks DiskHooks();
-  // True if it waits for the disk, whatever room there is.
+  // True if who wants it waits for the disk, whatever room there is.
+  bool IsOnItsWay(const SessionEntry& entry) const;
   bool IsOnItsWay(const Waiting& waiting) const;
   // In memory, the least urgent first.
-  std::vector<SessionEntry*> WaitingSessions(const Waiting& but) const;
-  void BringBackWanted();
-  void FailWhoWaits(SessionEntry& entry, const absl::Status& status);
-  static void Answer(SessionEntry& entry, const absl::Status& status);
-  // As Ask, of a session whose blocks the call needs: it waits until they are in memory.
+  std::vector<SessionEntry*> WaitingSessions(const SessionEntry* but) const;
+  void FailWhoWaits(const SessionEntry& entry, const absl::Status& status);
+  // As Ask, of a call that needs blocks in memory, its session's or more of them: it waits for both
+  // if it has to.
   template <typename Reply, typename Call>
-  void AskOfBlocks(std::string owner, std::string id, Reply reply, Call call);
-  template <typename Reply, typename Call>
-  void CallOnBlocks(const std::string& owner, const std::string& id, Reply reply, Call call);
+  void AskForBlocks(WaitingCall asked, Reply reply, Call call);
+  void BeginCall(WaitingCall call);
+  absl::Status CheckMayWait(const WaitingCall& call) const;
+  // The session that the call needs, if it is not in memory and the call is not to be refused.
+  SessionEntry* AwayFor(const WaitingCall& call) const;
+  // Of those that do not wait for the disk alone.
+  std::list<WaitingCall>::iterator FirstCall();
+  // 0: it was answered; else the blocks that it lacks.
+  int64_t Attempt(const WaitingCall& call, bool may_take_room);
+  // False if it waits for room.
+  bool ServeCall(std::list<WaitingCall>::iterator at);
+  void RetryCalls(const SessionEntry& entry);
+  void FailCalls(const std::function<bool(const WaitingCall&)>& is_one, const absl::Status& status);
+  void FailCallsOf(const SessionEntry& entry, const absl::Status& status);
   // Sessions that leave or arrive.
   struct ExportTicket;
   class Export;
@@ -261,7 +286,10 @@ class EngineLoop {
   Residency residency_;
   SessionStore sessions_;
   DiskTier disk_;
-  std::deque<std::string> wanted_back_;  // ids
+  std::list<WaitingCall> calls_;  // by arrival
+  int64_t last_arrival_ = -1;     // of a request
+  bool is_short_ = false;         // somebody waits for room, as of the last step
+  bool may_take_room_ = true;     // the call that is attempted
   StepRunner runner_;
   const bool runs_ahead_;
   PrefillBudget prefill_budget_;
@@ -308,37 +336,22 @@ void EngineLoop::Ask(Reply reply, Call call) {
 }
 
 template <typename Reply, typename Call>
-void EngineLoop::AskOfBlocks(std::string owner, std::string id, Reply reply, Call call) {
-  const absl::Status posted =
-      queue_.Post([this, owner = std::move(owner), id = std::move(id), reply, call] {
-        CallOnBlocks(owner, id, reply, call);
-      });
+void EngineLoop::AskForBlocks(WaitingCall asked, Reply reply, Call call) {
+  asked.attempt = [this, reply, call = std::move(call)] {
+    auto answer = call();
+    const int64_t num_lacking = sessions_.TakeShortage();
+    if (num_lacking == 0) {
+      replies_.push_back([reply, answer = std::move(answer)]() mutable { reply(answer); });
+    }
+    return num_lacking;
+  };
+  asked.fail = [this, reply](const absl::Status& status) {
+    replies_.push_back([reply, status] { reply(status); });
+  };
+  const absl::Status posted = queue_.Post([this, asked = std::move(asked)] { BeginCall(asked); });
   if (!posted.ok()) {
     reply(posted);
   }
-}
-
-template <typename Reply, typename Call>
-void EngineLoop::CallOnBlocks(const std::string& owner,
-                              const std::string& id,
-                              Reply reply,
-                              Call call) {
-  SessionEntry* const entry = sessions_.Find(owner, id);
-  if (entry == nullptr || entry->is_busy() || entry->residence == Residence::kMemory) {
-    if (entry != nullptr) {
-      disk_.Keep(*entry);
-    }
-    replies_.push_back([reply, answer = call()]() mutable { reply(std::move(answer)); });
-    return;
-  }
-  entry->when_back.push_back([this, owner, id, reply, call](const absl::Status& status) {
-    if (status.ok()) {
-      CallOnBlocks(owner, id, reply, call);
-    } else {
-      replies_.push_back([reply, status] { reply(status); });
-    }
-  });
-  wanted_back_.push_back(id);
 }
 
 }  // namespace ringserve

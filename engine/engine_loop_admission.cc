@@ -30,6 +30,7 @@ absl::Status EngineLoop::CheckFits(int64_t num_blocks) const {
 
 void EngineLoop::Enqueue(QueuedRequest queued) {
   const WaitingKey key = {-queued.request.priority, queued.arrival};
+  last_arrival_ = queued.arrival;
   Waiting waiting{.queued = std::move(queued)};
   if (waiting.queued.request.turn.has_value()) {
     absl::StatusOr<SessionEntry*> entry = BeginTurn(waiting.queued.request);
@@ -54,7 +55,7 @@ absl::StatusOr<SessionEntry*> EngineLoop::BeginTurn(const GenerateRequest& reque
   return entry;
 }
 
-std::map<EngineLoop::WaitingKey, EngineLoop::Waiting>::iterator EngineLoop::MostUrgent() {
+EngineLoop::WaitingIterator EngineLoop::MostUrgent() {
   const auto begin = std::find_if(waiting_.begin(), waiting_.end(), [this](const auto& entry) {
     return !IsOnItsWay(entry.second);
   });
@@ -85,68 +86,82 @@ std::map<EngineLoop::WaitingKey, EngineLoop::Waiting>::iterator EngineLoop::Most
   return best;
 }
 
-// In the order of urgency, and nobody overtakes: a request that needs much memory gets its turn.
+// In the order of urgency, calls by arrival among them, and nobody overtakes: a request that needs
+// much memory gets its turn.
 void EngineLoop::Admit(absl::Time now) {
+  is_short_ = false;
   auto num_active = std::count_if(
       running_.begin(), running_.end(), [](const auto& sequence) { return sequence->is_active(); });
-  while (!waiting_.empty() && num_active < parts_.scheduler.max_batch) {
-    const auto most_urgent = MostUrgent();
-    if (most_urgent == waiting_.end()) {
-      return;  // all wait for the disk
+  for (;;) {
+    const size_t num_running = running_.size();
+    const auto call = FirstCall();
+    const auto request = num_active < parts_.scheduler.max_batch ? MostUrgent() : waiting_.end();
+    if (call == calls_.end() && request == waiting_.end()) {
+      return;  // who is left waits for a place in the batch, or for the disk
     }
-    Waiting& head = most_urgent->second;
-    const bool is_stored = head.entry != nullptr && head.entry->residence == Residence::kDisk;
-    prefix_.clear();
-    if (!is_stored) {
-      FindPrefix(head, prefix_);
+    const bool is_call = call != calls_.end() && (request == waiting_.end() ||
+                                                  call->arrival < request->second.queued.arrival);
+    if (is_call ? !ServeCall(call) : !AdmitRequest(request, now)) {
+      is_short_ = true;
+      LetLeadersGo();
+      return;
     }
-    const auto spared = static_cast<int64_t>(prefix_.size());
-    if (!HasRoomFor(GrowthOf(head) - spared)) {
-      for (const int32_t block : prefix_) {
-        pool_.Release(block);
-      }
-      if (disk_.MakeRoom(WaitingSessions(head)) || MayComeFree(GrowthOf(head))) {
-        LetLeadersGo();
-        return;
-      }
-      // Whatever ends, idle sessions hold what it needs.
-      FailWaiting(head,
-                  absl::ResourceExhaustedError(
-                      fmt::format("sessions hold {} of {} blocks of KV memory, the request may "
-                                  "need {}: close some, or give more memory",
-                                  NumUsedBlocks(),
-                                  pool_.num_blocks(),
-                                  GrowthOf(head))));
-      waiting_.erase(most_urgent);
-      continue;
-    }
-    if (is_stored) {
-      disk_.Restore(*head.entry);
-      continue;
-    }
-    if (head.entry != nullptr) {
-      disk_.Keep(*head.entry);
-    }
-    Sequence::Setup setup;
-    setup.now = now;
-    setup.eos_token_ids = parts_.eos_token_ids;
-    setup.entry = head.entry;
-    setup.shape = parts_.shape;
-    setup.start_token_id = parts_.decoder_start_token_id;
-    setup.pool = &pool_;
-    setup.max_draft = parts_.drafter == nullptr ? 0 : parts_.max_draft;
-    setup.prefix = prefix_;
-    running_.push_back(std::make_unique<Sequence>(std::move(head.queued), setup));
-    num_active += running_.back()->is_paused() ? 0 : 1;
-    if (most_urgent != waiting_.begin()) {
-      ++waiting_.begin()->second.num_overtaken;
-    }
-    waiting_.erase(most_urgent);
-    queue_.OnAdmitted();
-    FindLeaders();
-    counters_.cached_tokens += running_.back()->usage().cached_tokens;
-    Tell(running_.back()->request_id(), running_.back()->Accepted());
+    num_active += running_.size() > num_running && !running_.back()->is_paused() ? 1 : 0;
   }
+}
+
+bool EngineLoop::AdmitRequest(WaitingIterator most_urgent, absl::Time now) {
+  Waiting& head = most_urgent->second;
+  const bool is_stored = head.entry != nullptr && head.entry->residence == Residence::kDisk;
+  prefix_.clear();
+  if (!is_stored) {
+    FindPrefix(head, prefix_);
+  }
+  const auto spared = static_cast<int64_t>(prefix_.size());
+  if (!HasRoomFor(GrowthOf(head) - spared)) {
+    for (const int32_t block : prefix_) {
+      pool_.Release(block);
+    }
+    if (disk_.MakeRoom(WaitingSessions(head.entry)) || MayComeFree(GrowthOf(head))) {
+      return false;
+    }
+    // Whatever ends, idle sessions hold what it needs.
+    FailWaiting(head,
+                absl::ResourceExhaustedError(
+                    fmt::format("sessions hold {} of {} blocks of KV memory, the request may "
+                                "need {}: close some, or give more memory",
+                                NumUsedBlocks(),
+                                pool_.num_blocks(),
+                                GrowthOf(head))));
+    waiting_.erase(most_urgent);
+    return true;
+  }
+  if (is_stored) {
+    disk_.Restore(*head.entry);
+    return true;
+  }
+  if (head.entry != nullptr) {
+    disk_.Keep(*head.entry);
+  }
+  Sequence::Setup setup;
+  setup.now = now;
+  setup.eos_token_ids = parts_.eos_token_ids;
+  setup.entry = head.entry;
+  setup.shape = parts_.shape;
+  setup.start_token_id = parts_.decoder_start_token_id;
+  setup.pool = &pool_;
+  setup.max_draft = parts_.drafter == nullptr ? 0 : parts_.max_draft;
+  setup.prefix = prefix_;
+  running_.push_back(std::make_unique<Sequence>(std::move(head.queued), setup));
+  if (most_urgent != waiting_.begin()) {
+    ++waiting_.begin()->second.num_overtaken;
+  }
+  waiting_.erase(most_urgent);
+  queue_.OnAdmitted();
+  FindLeaders();
+  counters_.cached_tokens += running_.back()->usage().cached_tokens;
+  Tell(running_.back()->request_id(), running_.back()->Accepted());
+  return true;
 }
 
 int64_t EngineLoop::GrowthOf(const Waiting& waiting) const {
@@ -172,7 +187,7 @@ int64_t EngineLoop::NumUsedBlocks() const {
 }
 
 // False if requests that end give back too little: the rest is held by sessions, which stay where
-// they are.
+// they are. A session that is being exported or imported may go to the disk afterwards.
 bool EngineLoop::MayComeFree(int64_t num_blocks) const {
   int64_t num_held = NumUsedBlocks() + disk_.num_reserved();
   for (const auto& sequence : running_) {
@@ -180,10 +195,10 @@ bool EngineLoop::MayComeFree(int64_t num_blocks) const {
       num_held -= sequence->session().num_blocks();
     }
   }
-  const bool will_end =
-      !running_.empty() || std::any_of(waiting_.begin(), waiting_.end(), [this](const auto& entry) {
-        return IsOnItsWay(entry.second);
-      });
+  const bool will_end = !running_.empty() || (sessions_.has_transfers() && disk_.MayTakeMore()) ||
+                        std::any_of(waiting_.begin(), waiting_.end(), [this](const auto& entry) {
+                          return IsOnItsWay(entry.second);
+                        });
   return will_end && (disk_.MayTakeMore() || num_held + num_blocks <= pool_.num_blocks());
 }
 

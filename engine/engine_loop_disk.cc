@@ -1,7 +1,5 @@
 // Sessions in files, as the loop sees them: who waits for one, and what becomes of those that stay
 // in memory when the engine ends.
-#include <utility>
-
 #include "engine/engine_loop.h"
 
 namespace ringserve {
@@ -10,7 +8,7 @@ DiskTier::Hooks EngineLoop::DiskHooks() {
   return {.clock = parts_.clock,
           .post = [this](std::function<void()> call) { queue_.PostOwn(std::move(call)); },
           .on_fault = [this](const absl::Status& status) { copied_.Update(status); },
-          .on_back = [](SessionEntry& entry) { Answer(entry, absl::OkStatus()); },
+          .on_back = [this](SessionEntry& entry) { RetryCalls(entry); },
           .on_unread = [this](SessionEntry& entry,
                               const absl::Status& status) { FailWhoWaits(entry, status); },
           .on_lost =
@@ -20,55 +18,28 @@ DiskTier::Hooks EngineLoop::DiskHooks() {
               }};
 }
 
-bool EngineLoop::IsOnItsWay(const Waiting& waiting) const {
-  if (waiting.entry == nullptr || waiting.entry->residence == Residence::kMemory) {
-    return false;
-  }
-  return waiting.entry->residence == Residence::kMoving || disk_.is_restoring();
+bool EngineLoop::IsOnItsWay(const SessionEntry& entry) const {
+  return entry.residence == Residence::kMoving ||
+         (entry.residence == Residence::kDisk && disk_.is_restoring());
 }
 
-std::vector<SessionEntry*> EngineLoop::WaitingSessions(const Waiting& but) const {
+bool EngineLoop::IsOnItsWay(const Waiting& waiting) const {
+  return waiting.entry != nullptr && IsOnItsWay(*waiting.entry);
+}
+
+std::vector<SessionEntry*> EngineLoop::WaitingSessions(const SessionEntry* but) const {
   std::vector<SessionEntry*> entries;
   for (auto at = waiting_.rbegin(); at != waiting_.rend(); ++at) {
     SessionEntry* const entry = at->second.entry;
-    if (entry != nullptr && entry != but.entry && entry->residence == Residence::kMemory) {
+    if (entry != nullptr && entry != but && entry->residence == Residence::kMemory) {
       entries.push_back(entry);
     }
   }
   return entries;
 }
 
-void EngineLoop::Answer(SessionEntry& entry, const absl::Status& status) {
-  // A call may want the session back again.
-  for (const auto& call : std::exchange(entry.when_back, {})) {
-    call(status);
-  }
-}
-
-void EngineLoop::BringBackWanted() {
-  while (!wanted_back_.empty() && !disk_.is_restoring()) {
-    SessionEntry* const entry = sessions_.FindById(wanted_back_.front());
-    const bool is_wanted = entry != nullptr && !entry->when_back.empty();
-    if (is_wanted && entry->residence == Residence::kMoving) {
-      return;  // its file is being named
-    }
-    if (is_wanted && entry->residence == Residence::kDisk) {
-      if (HasRoomFor(entry->num_blocks())) {
-        disk_.Restore(*entry);
-      } else if (disk_.MakeRoom()) {
-        return;
-      } else {
-        Answer(*entry,
-               absl::ResourceExhaustedError(
-                   "there is no KV memory for the session, which is on disk: close some"));
-      }
-    }
-    wanted_back_.pop_front();
-  }
-}
-
-void EngineLoop::FailWhoWaits(SessionEntry& entry, const absl::Status& status) {
-  Answer(entry, status);
+void EngineLoop::FailWhoWaits(const SessionEntry& entry, const absl::Status& status) {
+  FailCallsOf(entry, status);
   for (auto at = waiting_.begin(); at != waiting_.end(); ++at) {
     if (at->second.entry == &entry) {
       FailWaiting(at->second, status);

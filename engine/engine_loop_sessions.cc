@@ -25,19 +25,24 @@ void EngineLoop::ListSessions(std::string owner, SessionListReply reply) {
 void EngineLoop::ForkSession(std::string owner,
                              std::string id,
                              std::optional<int64_t> position,
+                             const CallOptions& options,
                              SessionReply reply) {
-  AskOfBlocks(owner, id, std::move(reply), [this, owner, id, position] {
-    return sessions_.Fork(owner, id, position, parts_.clock());
-  });
+  AskForBlocks(
+      {.owner = owner, .session_id = id, .options = options},
+      std::move(reply),
+      [this, owner, id, position] { return sessions_.Fork(owner, id, position, parts_.clock()); });
 }
 
 void EngineLoop::RollbackSession(std::string owner,
                                  std::string id,
                                  int64_t position,
+                                 const CallOptions& options,
                                  SessionReply reply) {
-  AskOfBlocks(owner, id, std::move(reply), [this, owner, id, position] {
-    return sessions_.Rollback(owner, id, position, parts_.clock());
-  });
+  AskForBlocks({.owner = owner, .session_id = id, .options = options},
+               std::move(reply),
+               [this, owner, id, position] {
+                 return sessions_.Rollback(owner, id, position, parts_.clock());
+               });
 }
 
 void EngineLoop::CloseSession(std::string owner, std::string id, SessionReply reply) {

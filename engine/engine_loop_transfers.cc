@@ -83,9 +83,10 @@ class EngineLoop::Export final : public SessionExport {
 
 class EngineLoop::Import final : public SessionImport {
  public:
-  Import(EngineLoop& loop, std::string owner)
+  Import(EngineLoop& loop, std::string owner, const CallOptions& options)
       : loop_(loop),
         owner_(std::move(owner)),
+        options_(options),
         reader_(loop.parts_.snapshot_key,
                 [&loop](int64_t buffer_size) { return loop.sessions_.ShapeOf(buffer_size); }) {}
 
@@ -110,12 +111,14 @@ class EngineLoop::Import final : public SessionImport {
     // The engine's calls are copied about; what they carry is not.
     auto begins = std::make_shared<std::optional<Snapshot>>(std::move(snapshot));
     auto bytes = std::make_shared<std::string>(std::move(blocks));
-    loop_.Ask(std::move(reply), [this, begins, bytes, first]() -> absl::Status {
-      if (begins->has_value()) {
-        ASSIGN_OR_RETURN(transfer_id_, loop_.BeginImport(owner_, **begins));
-      }
-      return loop_.WriteBlocks(*transfer_id_, first, *bytes);
-    });
+    loop_.AskForBlocks({.owner = owner_, .options = options_, .is_import = true},
+                       std::move(reply),
+                       [this, begins, bytes, first]() -> absl::Status {
+                         if (begins->has_value()) {
+                           ASSIGN_OR_RETURN(transfer_id_, loop_.BeginImport(owner_, **begins));
+                         }
+                         return loop_.WriteBlocks(*transfer_id_, first, *bytes);
+                       });
   }
 
   void Finish(SessionReply reply) override {
@@ -129,24 +132,28 @@ class EngineLoop::Import final : public SessionImport {
  private:
   EngineLoop& loop_;
   const std::string owner_;
+  const CallOptions options_;
   SnapshotReader reader_;
   std::optional<uint64_t> transfer_id_;  // once it was begun
 };
 
-void EngineLoop::ExportSession(std::string owner, std::string id, ExportReply reply) {
+void EngineLoop::ExportSession(std::string owner,
+                               std::string id,
+                               const CallOptions& options,
+                               ExportReply reply) {
   using Ticket = absl::StatusOr<ExportTicket>;
-  AskOfBlocks(owner,
-              id,
-              std::function<void(Ticket)>([this, reply = std::move(reply)](Ticket ticket) {
-                reply(ticket.ok() ? absl::StatusOr<std::unique_ptr<SessionExport>>(
-                                        std::make_unique<Export>(*this, *std::move(ticket)))
-                                  : ticket.status());
-              }),
-              [this, owner, id] { return BeginExport(owner, id); });
+  AskForBlocks({.owner = owner, .session_id = id, .options = options},
+               std::function<void(Ticket)>([this, reply = std::move(reply)](Ticket ticket) {
+                 reply(ticket.ok() ? absl::StatusOr<std::unique_ptr<SessionExport>>(
+                                         std::make_unique<Export>(*this, *std::move(ticket)))
+                                   : ticket.status());
+               }),
+               [this, owner, id] { return BeginExport(owner, id); });
 }
 
-std::unique_ptr<SessionImport> EngineLoop::ImportSession(std::string owner) {
-  return std::make_unique<Import>(*this, std::move(owner));
+std::unique_ptr<SessionImport> EngineLoop::ImportSession(std::string owner,
+                                                         const CallOptions& options) {
+  return std::make_unique<Import>(*this, std::move(owner), options);
 }
 
 absl::StatusOr<EngineLoop::ExportTicket> EngineLoop::BeginExport(const std::string& owner,

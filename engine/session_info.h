@@ -49,6 +49,12 @@ struct SessionInfo {
   SessionCounters counters;
 };
 
+// How long a call may wait where it has to: for memory, or for a session that is on the disk.
+struct CallOptions {
+  absl::Time deadline = absl::InfiniteFuture();
+  uint64_t call_id = 0;  // by which Engine::CancelCall knows it; 0: nothing cancels it
+};
+
 // What lies on the disk, where there is a disk tier.
 struct DiskCounts {
   int64_t num_sessions = 0;

@@ -93,10 +93,11 @@ absl::Status SessionStore::CheckCount() const {
       fmt::format("there are {} sessions, as many as sessions.max_sessions allows", size()));
 }
 
-absl::Status SessionStore::CheckRoom(int64_t num_blocks) const {
+absl::Status SessionStore::CheckRoom(int64_t num_blocks) {
   if (num_blocks == 0 || parts_.has_room(num_blocks)) {
     return absl::OkStatus();
   }
+  shortage_ = num_blocks;
   return absl::ResourceExhaustedError(
       fmt::format("there is no KV memory for {} blocks more: close some sessions", num_blocks));
 }

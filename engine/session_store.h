@@ -84,8 +84,6 @@ struct SessionEntry {
   std::unique_ptr<Session> session;     // null: its rings are in a file
   std::optional<StoredSession> stored;  // there while it has a file
   Residence residence = Residence::kMemory;
-  // Calls that wait until it is in memory; told why it will not be.
-  std::vector<std::function<void(const absl::Status&)>> when_back;
   std::optional<int32_t> pending_token;
   std::optional<uint64_t> request_id;   // of the turn that is queued or running
   std::optional<uint64_t> transfer_id;  // under which it is read or written
@@ -105,7 +103,7 @@ class SessionStore {
   struct Parts {
     SessionShape shape;  // of a session that asks for no sizes of its own
     EngineConfig::Sessions limits;
-    // True if so many blocks more can be taken and all that was admitted still gets its own.
+    // True if so many blocks more can be taken now and all that was admitted still gets its own.
     std::function<bool(int64_t num_blocks)> has_room;
     // Unguessable and unique; empty: 128 random bits.
     std::function<std::string()> make_id;
@@ -169,8 +167,8 @@ class SessionStore {
   void Store(SessionEntry& entry, int64_t bytes);
   // Those in memory that are not busy, longest unused first.
   std::vector<SessionEntry*> LeastRecentlyUsed() const;
-  // Those that calls wait for.
-  std::vector<SessionEntry*> WaitedFor() const;
+
+  bool has_transfers() const { return !transfers_.empty(); }
 
   static constexpr size_t kMaxTransfers = 16;  // each holds a block or a MiB
   static constexpr absl::Duration kMaxImportPause = absl::Minutes(1);
@@ -197,6 +195,13 @@ class SessionStore {
   // Charges the entry with what it held since it was charged last.
   void Charge(SessionEntry& entry);
 
+  // Blocks for want of which a call was answered RESOURCE_EXHAUSTED since this was asked last; 0:
+  // none was. Nothing has changed then, and the same call may find more room.
+  int64_t TakeShortage() { return std::exchange(shortage_, 0); }
+
+  // RESOURCE_EXHAUSTED if so many transfers beside those that have begun are as many as may be.
+  absl::Status CheckTransfers(size_t num_waiting = 0) const;
+
   // The first error of a copy since the last call: then blocks do not hold what they are to hold,
   // and the device is lost.
   absl::Status TakeCopyStatus();
@@ -209,8 +214,7 @@ class SessionStore {
   SessionInfo Add(std::unique_ptr<SessionEntry> added, const std::string& owner, absl::Time now);
   void BeginTransfer(SessionEntry& entry);
   absl::Status CheckCount() const;
-  absl::Status CheckTransfers() const;
-  absl::Status CheckRoom(int64_t num_blocks) const;
+  absl::Status CheckRoom(int64_t num_blocks);
   absl::Status CopyBlocks(const std::vector<BlockCopy>& copies);
   SessionInfo InfoOf(const SessionEntry& entry) const;
   // Files an idle entry under when it expires; takes a busy one out.
@@ -218,6 +222,7 @@ class SessionStore {
   void Unfile(SessionEntry& entry);
 
   absl::Status copy_status_;
+  int64_t shortage_ = 0;
   const Parts parts_;
   BlockPool& pool_;
   KvMemory& memory_;

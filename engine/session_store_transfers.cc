@@ -9,8 +9,8 @@
 
 namespace ringserve {
 
-absl::Status SessionStore::CheckTransfers() const {
-  if (transfers_.size() < kMaxTransfers) {
+absl::Status SessionStore::CheckTransfers(size_t num_waiting) const {
+  if (transfers_.size() + num_waiting < kMaxTransfers) {
     return absl::OkStatus();
   }
   return absl::ResourceExhaustedError(
@@ -125,16 +125,6 @@ void SessionStore::Store(SessionEntry& entry, int64_t bytes) {
   entry.stored = {.image = std::move(image), .shape = entry.session->shape(), .bytes = bytes};
   entry.session.reset();
   entry.residence = Residence::kDisk;
-}
-
-std::vector<SessionEntry*> SessionStore::WaitedFor() const {
-  std::vector<SessionEntry*> entries;
-  for (const auto& [id, entry] : entries_) {
-    if (!entry->when_back.empty()) {
-      entries.push_back(entry.get());
-    }
-  }
-  return entries;
 }
 
 std::vector<SessionEntry*> SessionStore::LeastRecentlyUsed() const {

@@ -1,5 +1,6 @@
 #include "server/caller.h"
 
+#include <atomic>
 #include <chrono>
 #include <iterator>
 
@@ -28,6 +29,11 @@ absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
   const auto deadline = context.deadline();
   return deadline == std::chrono::system_clock::time_point::max() ? absl::InfiniteFuture()
                                                                   : absl::FromChrono(deadline);
+}
+
+CallOptions OptionsOf(const grpc::CallbackServerContext& context) {
+  static std::atomic<uint64_t> last_id = 0;
+  return {.deadline = DeadlineOf(context), .call_id = ++last_id};
 }
 
 }  // namespace ringserve

@@ -9,6 +9,7 @@
 
 #include "engine/base/status.h"
 #include "engine/request.h"
+#include "engine/session_info.h"
 
 namespace ringserve {
 
@@ -21,5 +22,7 @@ absl::StatusOr<std::string> CallerIdentity(const grpc::ServerContextBase& contex
 
 // When the call is to have ended.
 absl::Time DeadlineOf(const grpc::CallbackServerContext& context);
+// The call's deadline, and an id that no other call of this process has.
+CallOptions OptionsOf(const grpc::CallbackServerContext& context);
 
 }  // namespace ringserve

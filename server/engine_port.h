@@ -46,6 +46,7 @@ class EnginePort {
   virtual void ForkSession(std::string /*owner*/,
                            std::string /*id*/,
                            std::optional<int64_t> /*position*/,
+                           const CallOptions& /*options*/,
                            SessionReply reply) {
     reply(NoSessions());
   }
@@ -53,16 +54,25 @@ class EnginePort {
   virtual void RollbackSession(std::string /*owner*/,
                                std::string /*id*/,
                                int64_t /*position*/,
+                               const CallOptions& /*options*/,
                                SessionReply reply) {
     reply(NoSessions());
   }
 
-  virtual void ExportSession(std::string /*owner*/, std::string /*id*/, ExportReply reply) {
+  virtual void ExportSession(std::string /*owner*/,
+                             std::string /*id*/,
+                             const CallOptions& /*options*/,
+                             ExportReply reply) {
     reply(NoSessions());
   }
 
   // Null: there are none.
-  virtual std::unique_ptr<SessionImport> ImportSession(std::string /*owner*/) { return nullptr; }
+  virtual std::unique_ptr<SessionImport> ImportSession(std::string /*owner*/,
+                                                       const CallOptions& /*options*/) {
+    return nullptr;
+  }
+
+  virtual void CancelCall(uint64_t /*call_id*/) {}
 
   virtual void CloseSession(std::string /*owner*/, std::string /*id*/, SessionReply reply) {
     reply(NoSessions());

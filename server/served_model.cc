@@ -51,24 +51,32 @@ class RealEngine final : public EnginePort {
   void ForkSession(std::string owner,
                    std::string id,
                    std::optional<int64_t> position,
+                   const CallOptions& options,
                    SessionReply reply) override {
-    engine_->ForkSession(std::move(owner), std::move(id), position, std::move(reply));
+    engine_->ForkSession(std::move(owner), std::move(id), position, options, std::move(reply));
   }
 
   void RollbackSession(std::string owner,
                        std::string id,
                        int64_t position,
+                       const CallOptions& options,
                        SessionReply reply) override {
-    engine_->RollbackSession(std::move(owner), std::move(id), position, std::move(reply));
+    engine_->RollbackSession(std::move(owner), std::move(id), position, options, std::move(reply));
   }
 
-  void ExportSession(std::string owner, std::string id, ExportReply reply) override {
-    engine_->ExportSession(std::move(owner), std::move(id), std::move(reply));
+  void ExportSession(std::string owner,
+                     std::string id,
+                     const CallOptions& options,
+                     ExportReply reply) override {
+    engine_->ExportSession(std::move(owner), std::move(id), options, std::move(reply));
   }
 
-  std::unique_ptr<SessionImport> ImportSession(std::string owner) override {
-    return engine_->ImportSession(std::move(owner));
+  std::unique_ptr<SessionImport> ImportSession(std::string owner,
+                                               const CallOptions& options) override {
+    return engine_->ImportSession(std::move(owner), options);
   }
+
+  void CancelCall(uint64_t call_id) override { engine_->CancelCall(call_id); }
 
   void CloseSession(std::string owner, std::string id, SessionReply reply) override {
     engine_->CloseSession(std::move(owner), std::move(id), std::move(reply));

@@ -92,8 +92,11 @@ class SessionsService final : public RawImport {
                 }
                 reply(info);
               };
-          question.engine.RollbackSession(
-              std::move(question.owner), in.id(), in.position(), std::move(counts));
+          question.engine.RollbackSession(std::move(question.owner),
+                                          in.id(),
+                                          in.position(),
+                                          question.options,
+                                          std::move(counts));
           return absl::OkStatus();
         });
   }
@@ -124,8 +127,11 @@ class SessionsService final : public RawImport {
           RETURN_IF_ERROR(CheckSessionId(in.id()));
           const std::optional<int64_t> position =
               in.has_position() ? std::optional<int64_t>(in.position()) : std::nullopt;
-          question.engine.ForkSession(
-              std::move(question.owner), in.id(), position, std::move(question.reply));
+          question.engine.ForkSession(std::move(question.owner),
+                                      in.id(),
+                                      position,
+                                      question.options,
+                                      std::move(question.reply));
           return absl::OkStatus();
         });
   }
@@ -136,15 +142,17 @@ class SessionsService final : public RawImport {
     absl::StatusOr<Target> target = FindTarget(*call, *request, in);
     absl::Status status = target.status();
     status.Update(CheckSessionId(in.id()));
-    return status.ok() ? ExportSession(*target->model, std::move(target->owner), in.id())
-                       : RefuseExport(status);
+    return status.ok()
+               ? ExportSession(*target->model, std::move(target->owner), in.id(), OptionsOf(*call))
+               : RefuseExport(status);
   }
 
   grpc::ServerReadReactor<grpc::ByteBuffer>* Import(grpc::CallbackServerContext* call,
                                                     grpc::ByteBuffer* response) override {
     absl::StatusOr<std::string> owner = CallerIdentity(*call, context_.calls.identity_header);
-    return owner.ok() ? ImportSession(context_.calls.models, *std::move(owner), response)
-                      : RefuseImport(owner.status());
+    return owner.ok()
+               ? ImportSession(context_.calls.models, *std::move(owner), OptionsOf(*call), response)
+               : RefuseImport(owner.status());
   }
 
   grpc::ServerUnaryReactor* List(grpc::CallbackServerContext* call,
@@ -184,7 +192,27 @@ class SessionsService final : public RawImport {
   struct Question {
     EnginePort& engine;
     std::string owner;
+    CallOptions options;
     SessionReply reply;
+  };
+
+  // One that may have to wait. Owned by itself from its start to OnDone.
+  class AskCall final : public grpc::ServerUnaryReactor {
+   public:
+    AskCall(EnginePort* engine, uint64_t call_id) : engine_(engine), call_id_(call_id) {}
+
+    // The engine lets go of what waits, and says so: then the call ends.
+    void OnCancel() override {
+      if (engine_ != nullptr) {
+        engine_->CancelCall(call_id_);
+      }
+    }
+
+    void OnDone() override { delete this; }
+
+   private:
+    EnginePort* const engine_;  // null: nothing was asked
+    const uint64_t call_id_;
   };
 
   template <typename Request>
@@ -205,13 +233,16 @@ class SessionsService final : public RawImport {
                                 const grpc::ByteBuffer* bytes,
                                 grpc::ByteBuffer* answer,
                                 const AskEngine& ask) const {
-    grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
     Request request;
     absl::StatusOr<Target> target = FindTarget(*call, *bytes, request);
     absl::Status status = target.status();
+    const CallOptions options = OptionsOf(*call);
+    auto* const reactor =
+        new AskCall(status.ok() ? target->model->engine.get() : nullptr, options.call_id);
     if (status.ok()) {
       Question question{.engine = *target->model->engine,
                         .owner = std::move(target->owner),
+                        .options = options,
                         .reply = [reactor, answer, model = target->model->name()](
                                      const absl::StatusOr<SessionInfo>& info) {
                           if (info.ok()) {

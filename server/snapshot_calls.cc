@@ -23,9 +23,11 @@ class ExportCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
  public:
   explicit ExportCall(const absl::Status& status) { End(status); }
 
-  ExportCall(ServedModel& model, std::string owner, std::string id) {
+  ExportCall(ServedModel& model, std::string owner, std::string id, const CallOptions& options)
+      : engine_(model.engine.get()), call_id_(options.call_id) {
     model.engine->ExportSession(std::move(owner),
                                 std::move(id),
+                                options,
                                 [this](absl::StatusOr<std::unique_ptr<SessionExport>> begun) {
                                   if (!begun.ok()) {
                                     End(begun.status());
@@ -44,7 +46,12 @@ class ExportCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     }
   }
 
-  void OnCancel() override { is_cancelled_ = true; }
+  void OnCancel() override {
+    is_cancelled_ = true;
+    if (engine_ != nullptr) {
+      engine_->CancelCall(call_id_);  // it may be waiting
+    }
+  }
 
   void OnDone() override { delete this; }
 
@@ -71,6 +78,8 @@ class ExportCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     Finish(ToGrpcStatus(status));
   }
 
+  EnginePort* const engine_ = nullptr;  // null: nothing is asked
+  const uint64_t call_id_ = 0;
   std::unique_ptr<SessionExport> export_;
   grpc::ByteBuffer message_;  // of the write in flight
   std::atomic<bool> is_cancelled_ = false;
@@ -81,8 +90,11 @@ class ImportCall final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
  public:
   explicit ImportCall(const absl::Status& status) { End(status); }
 
-  ImportCall(const ModelSet& models, std::string owner, grpc::ByteBuffer* response)
-      : models_(&models), owner_(std::move(owner)), response_(response) {
+  ImportCall(const ModelSet& models,
+             std::string owner,
+             const CallOptions& options,
+             grpc::ByteBuffer* response)
+      : models_(&models), owner_(std::move(owner)), options_(options), response_(response) {
     StartRead(&message_);
   }
 
@@ -100,7 +112,12 @@ class ImportCall final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
     }
   }
 
-  void OnCancel() override { is_cancelled_ = true; }
+  void OnCancel() override {
+    is_cancelled_ = true;
+    if (EnginePort* const engine = engine_; engine != nullptr) {
+      engine->CancelCall(options_.call_id);  // it may be waiting
+    }
+  }
 
   void OnDone() override { delete this; }
 
@@ -112,10 +129,11 @@ class ImportCall final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
     if (import_ == nullptr) {
       ASSIGN_OR_RETURN(ServedModel * model, models_->Find(request.model()));
       model_name_ = model->name();
-      import_ = model->engine->ImportSession(owner_);
+      import_ = model->engine->ImportSession(owner_, options_);
       if (import_ == nullptr) {
         return absl::UnimplementedError("this engine keeps no sessions");
       }
+      engine_ = model->engine.get();
     } else if (!request.model().empty()) {
       return absl::InvalidArgumentError("model: set in a message that is not the first");
     }
@@ -126,6 +144,9 @@ class ImportCall final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
         End(added);
       }
     });
+    if (is_cancelled_) {
+      engine_.load()->CancelCall(options_.call_id);  // the cancel may have come before the question
+    }
     return absl::OkStatus();
   }
 
@@ -150,6 +171,8 @@ class ImportCall final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
 
   const ModelSet* const models_ = nullptr;
   const std::string owner_;
+  const CallOptions options_;
+  std::atomic<EnginePort*> engine_ = nullptr;  // once it was asked
   grpc::ByteBuffer* const response_ = nullptr;
   std::string model_name_;
   std::unique_ptr<SessionImport> import_;
@@ -178,14 +201,16 @@ grpc::ServerReadReactor<grpc::ByteBuffer>* RefuseImport(const absl::Status& stat
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* ExportSession(ServedModel& model,
                                                           std::string owner,
-                                                          std::string id) {
-  return new ExportCall(model, std::move(owner), std::move(id));
+                                                          std::string id,
+                                                          const CallOptions& options) {
+  return new ExportCall(model, std::move(owner), std::move(id), options);
 }
 
 grpc::ServerReadReactor<grpc::ByteBuffer>* ImportSession(const ModelSet& models,
                                                          std::string owner,
+                                                         const CallOptions& options,
                                                          grpc::ByteBuffer* response) {
-  return new ImportCall(models, std::move(owner), response);
+  return new ImportCall(models, std::move(owner), options, response);
 }
 
 }  // namespace ringserve

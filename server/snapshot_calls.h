@@ -21,10 +21,12 @@ grpc::ServerReadReactor<grpc::ByteBuffer>* RefuseImport(const absl::Status& stat
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* ExportSession(ServedModel& model,
                                                           std::string owner,
-                                                          std::string id);
+                                                          std::string id,
+                                                          const CallOptions& options);
 // `models` must outlive the call, as must `response`.
 grpc::ServerReadReactor<grpc::ByteBuffer>* ImportSession(const ModelSet& models,
                                                          std::string owner,
+                                                         const CallOptions& options,
                                                          grpc::ByteBuffer* response);
 
 }  // namespace ringserve

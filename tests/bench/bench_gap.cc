@@ -98,7 +98,7 @@ absl::StatusOr<Load> LoadPrompt(BenchEngine& bench,
 
 absl::StatusOr<SessionInfo> Fork(BenchEngine& bench, const std::string& id) {
   return bench.Ask([&](SessionReply reply) {
-    bench.engine().ForkSession("", id, std::nullopt, std::move(reply));
+    bench.engine().ForkSession("", id, std::nullopt, {}, std::move(reply));
   });
 }
 

@@ -77,7 +77,7 @@ TEST_CASE("calls that wait for sessions on the disk are answered when the engine
   std::vector<absl::Status> answers;
   for (const std::string& id : ids) {  // one is on its way back, the other waits for that
     REQUIRE(std::filesystem::exists(world.PathOf(id)));
-    world.engine().loop().ForkSession("", id, 11, [&](const absl::StatusOr<SessionInfo>& fork) {
+    world.engine().loop().ForkSession("", id, 11, {}, [&](const absl::StatusOr<SessionInfo>& fork) {
       answers.push_back(fork.status());
     });
   }

@@ -58,6 +58,9 @@ void Simulation::Restart() {
   for (auto& [id, live] : live_) {
     live.was_cancelled = true;
   }
+  for (AskedCall& call : asked_) {
+    call.was_cancelled = true;
+  }
   engine_->loop().EndAll(absl::CancelledError("stopped"));
   engine_->loop().SaveSessions();
   Check();
@@ -115,12 +118,18 @@ FakeEngineOptions Simulation::RandomOptions(std::mt19937_64& random, OracleDraft
 }
 
 void Simulation::Operate() {
-  const uint64_t kind = random_() % 28;
+  const uint64_t kind = random_() % 30;
   if (disk_.has_value() && OneIn(2)) {
     for (uint64_t count = random_() % 4; count > 0 && disk_->io.RunOne(); --count) {
     }
   }
-  if (kind == 27) {
+  if (kind >= 28) {
+    if (!sessions_.empty()) {
+      auto at = sessions_.begin();
+      std::advance(at, static_cast<std::ptrdiff_t>(random_() % sessions_.size()));
+      Ask(at->first);
+    }
+  } else if (kind == 27) {
     if (disk_.has_value() && OneIn(6) && !may_fault_) {
       Restart();
     }
@@ -136,7 +145,10 @@ void Simulation::Operate() {
       Check();
     }
   } else if (kind < 16) {
-    if (Live* live = Pick(); live != nullptr) {
+    if (!asked_.empty() && OneIn(4)) {
+      asked_.front().was_cancelled = true;
+      engine_->loop().CancelCall(asked_.front().options.call_id);
+    } else if (Live* live = Pick(); live != nullptr) {
       live->was_cancelled = true;
       engine_->loop().queue().Command({.request_id = live->request.request_id});
     }
@@ -271,6 +283,7 @@ void Simulation::Finish() {
   }
   Check();
   REQUIRE(live_.empty());
+  REQUIRE(asked_.empty());
   for (const auto& [id, session] : sessions_) {
     REQUIRE(!session.request_id.has_value());
     const absl::StatusOr<SessionInfo> closed = engine_->Close(id);

@@ -4,11 +4,13 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <list>
 #include <map>
 #include <memory>
 #include <optional>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/engine_loop.h"
@@ -50,6 +52,18 @@ struct ModelSession {
   std::vector<int32_t> text;
   SessionShape shape;
   std::optional<uint64_t> request_id = std::nullopt;  // of its live turn
+};
+
+// A fork, or a rollback to `position`, that was asked for and may have to wait.
+struct AskedCall {
+  bool is_fork = false;
+  std::string session;
+  int64_t position = 0;
+  CallOptions options;
+  uint64_t last_before = 0;  // id of the last request that came before it
+  bool may_be_busy = false;  // the session has had a turn since
+  bool was_closed = false;   // the session
+  bool was_cancelled = false;
 };
 
 // Mostly right, for it knows the answers.
@@ -98,6 +112,9 @@ class Simulation {
 
   int64_t num_operations() const { return num_operations_; }
 
+  // Calls that were not answered by the next step.
+  int64_t num_waited() const { return num_waited_; }
+
   EngineLoad load() const { return engine_->loop().load(); }
 
  private:
@@ -136,9 +153,16 @@ class Simulation {
 
   void SubmitTurn(const std::string& id, ModelSession& session);
 
-  void RollbackSession(const std::string& id);
+  // A fork or a rollback.
+  void Ask(const std::string& id);
 
-  void ForkSession(const std::string& id);
+  // What came of those that were answered, in the order of the answers.
+  void TakeAnswers();
+
+  void TakeAnswer(const AskedCall& call, const absl::StatusOr<SessionInfo>& answer);
+
+  // No request was admitted before a call that has waited for longer.
+  void CheckCallsInTurn();
 
   Live* Pick();
 
@@ -166,6 +190,10 @@ class Simulation {
   FakeEngineOptions options_;
   std::optional<FakeEngine> engine_;
   std::map<std::string, ModelSession> sessions_;
+  std::list<AskedCall> asked_;
+  std::vector<std::pair<const AskedCall*, absl::StatusOr<SessionInfo>>> answers_;
+  int64_t num_waited_ = 0;
+  uint64_t last_call_id_ = 1000;
   int num_operations_ = 0;
   uint64_t last_id_ = 0;
   bool may_fault_ = false;

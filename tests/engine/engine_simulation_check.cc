@@ -34,6 +34,8 @@ void Simulation::Check() {
     CheckEnd(found->second, engine_->sink().Take(id));
     live_.erase(found);
   }
+  TakeAnswers();
+  CheckCallsInTurn();
   const EngineLoad load = engine_->loop().load();
   REQUIRE(load.queued <=
           engine_->options().scheduler.max_queue + engine_->options().scheduler.max_batch);

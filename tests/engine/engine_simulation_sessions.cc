@@ -6,6 +6,14 @@
 #include "tests/engine/engine_simulation.h"
 
 namespace ringserve {
+namespace {
+
+// Refused, or waited for who is paused.
+bool IsForWantOfRoom(const absl::Status& status) {
+  return absl::IsResourceExhausted(status) || absl::IsCancelled(status);
+}
+
+}  // namespace
 
 void Simulation::OperateOnSessions(uint64_t kind) {
   if (sessions_.empty() || OneIn(8)) {
@@ -17,10 +25,13 @@ void Simulation::OperateOnSessions(uint64_t kind) {
   if (kind < 24) {
     SubmitTurn(at->first, at->second);
   } else if (kind == 24) {
-    OneIn(2) ? RollbackSession(at->first) : ForkSession(at->first);
+    Ask(at->first);
   } else if (OneIn(3)) {
     if (at->second.request_id.has_value()) {
       live_.at(*at->second.request_id).was_cancelled = true;
+    }
+    for (AskedCall& call : asked_) {
+      call.was_closed = call.was_closed || call.session == at->first;
     }
     const absl::StatusOr<SessionInfo> closed = engine_->Close(at->first);
     if (closed.ok()) {
@@ -38,17 +49,23 @@ void Simulation::TakeAbroad() {
   }
   auto at = sessions_.begin();
   std::advance(at, static_cast<std::ptrdiff_t>(random_() % sessions_.size()));
+  const bool is_asked = std::any_of(asked_.begin(), asked_.end(), [&](const AskedCall& call) {
+    return call.session == at->first;
+  });
+  if (is_asked) {
+    return;  // its text may change meanwhile
+  }
   const bool was_busy = at->second.request_id.has_value();
   const absl::StatusOr<std::string> bytes = engine_->Export(at->first);
   Check();
   if (!bytes.ok()) {
-    REQUIRE((was_busy || may_fault_ || absl::IsResourceExhausted(bytes.status())));
+    REQUIRE((was_busy || may_fault_ || IsForWantOfRoom(bytes.status())));
     return;
   }
   const absl::StatusOr<SessionInfo> copy = engine_->Import(*bytes, 1 + random_() % 4000);
   Check();
   if (!copy.ok()) {
-    REQUIRE((may_fault_ || absl::IsResourceExhausted(copy.status())));
+    REQUIRE((may_fault_ || IsForWantOfRoom(copy.status())));
     return;
   }
   ModelSession session = at->second;
@@ -71,6 +88,7 @@ void Simulation::CreateSession() {
     session.shape.feedback_size = std::min(shape.feedback_size, options.buffer_size);
   }
   const absl::StatusOr<SessionInfo> made = engine_->Create(options);
+  Check();  // of forks that were made in the same step
   if (made.ok()) {
     sessions_.emplace(made->id, std::move(session));
   } else {
@@ -117,35 +135,83 @@ void Simulation::SubmitTurn(const std::string& id, ModelSession& session) {
   if (!live.refusal.has_value()) {
     session.request_id = request_id;
   }
+  for (AskedCall& call : asked_) {
+    call.may_be_busy = call.may_be_busy || call.session == id;
+  }
   live_.emplace(request_id, std::move(live));
 }
 
-void Simulation::RollbackSession(const std::string& id) {
-  const auto wanted = static_cast<int64_t>(random_() % (sessions_.at(id).text.size() + 2));
-  const bool was_busy = sessions_.at(id).request_id.has_value();
-  const absl::StatusOr<SessionInfo> done = engine_->Rollback(id, wanted);
-  Check();
-  ModelSession& session = sessions_.at(id);
-  if (done.ok()) {
-    session.text.resize(static_cast<size_t>(wanted));
-    REQUIRE(done->position == wanted);
-  } else {
-    REQUIRE((was_busy || may_fault_ || absl::IsResourceExhausted(done.status()) ||
-             wanted > static_cast<int64_t>(session.text.size()) || session.shape.slides));
+void Simulation::Ask(const std::string& id) {
+  const ModelSession& session = sessions_.at(id);
+  AskedCall& call = asked_.emplace_back();
+  call.is_fork = OneIn(2);
+  call.session = id;
+  call.position = static_cast<int64_t>(random_() % (session.text.size() + 2));
+  call.options.call_id = ++last_call_id_;
+  if (OneIn(4)) {
+    call.options.deadline = engine_->now() + absl::Seconds(1 + random_() % 5);
   }
+  call.last_before = last_id_;
+  call.may_be_busy = session.request_id.has_value();
+  const SessionReply reply = [this, asked = &call](absl::StatusOr<SessionInfo> answer) {
+    answers_.emplace_back(asked, std::move(answer));
+  };
+  if (call.is_fork) {
+    engine_->loop().ForkSession("", id, std::nullopt, call.options, reply);
+  } else {
+    engine_->loop().RollbackSession("", id, call.position, call.options, reply);
+  }
+  engine_->loop().Step();
+  num_waited_ += answers_.empty() ? 1 : 0;
+  Check();
 }
 
-void Simulation::ForkSession(const std::string& id) {
-  const bool was_busy = sessions_.at(id).request_id.has_value();
-  const absl::StatusOr<SessionInfo> fork = engine_->Fork(id);
-  Check();
-  if (fork.ok()) {
-    ModelSession copy = sessions_.at(id);
+void Simulation::TakeAnswers() {
+  for (const auto& [asked, answer] : answers_) {
+    TakeAnswer(*asked, answer);
+    const auto at =
+        std::find_if(asked_.begin(), asked_.end(), [&, asked = asked](const AskedCall& call) {
+          return &call == asked;
+        });
+    REQUIRE(at != asked_.end());  // answered once
+    asked_.erase(at);
+  }
+  answers_.clear();
+}
+
+void Simulation::TakeAnswer(const AskedCall& call, const absl::StatusOr<SessionInfo>& answer) {
+  CAPTURE(call.session, call.is_fork, call.position, answer.status().ToString());
+  if (answer.ok() && call.is_fork) {
+    ModelSession copy = sessions_.at(call.session);
     copy.request_id.reset();
-    REQUIRE(fork->position == static_cast<int64_t>(copy.text.size()));
-    sessions_.emplace(fork->id, std::move(copy));
-  } else {
-    REQUIRE((was_busy || may_fault_ || absl::IsResourceExhausted(fork.status())));
+    REQUIRE(answer->position == static_cast<int64_t>(copy.text.size()));
+    sessions_.emplace(answer->id, std::move(copy));
+    return;
+  }
+  if (answer.ok()) {
+    sessions_.at(call.session).text.resize(static_cast<size_t>(call.position));
+    REQUIRE(answer->position == call.position);
+    return;
+  }
+  const absl::Status& status = answer.status();
+  const auto found = sessions_.find(call.session);
+  const bool is_outside = !call.is_fork && found != sessions_.end() &&
+                          (found->second.shape.slides ||
+                           call.position > static_cast<int64_t>(found->second.text.size()));
+  REQUIRE((may_fault_ || absl::IsResourceExhausted(status) ||
+           (absl::IsAborted(status) && call.may_be_busy) ||
+           (absl::IsNotFound(status) && call.was_closed) ||
+           (absl::IsCancelled(status) && call.was_cancelled) ||
+           (absl::IsDeadlineExceeded(status) && engine_->now() >= call.options.deadline) ||
+           (absl::IsInvalidArgument(status) && is_outside)));
+}
+
+void Simulation::CheckCallsInTurn() {
+  if (asked_.empty() || disk_.has_value()) {
+    return;  // who waits for the disk is no hindrance
+  }
+  for (const auto& [id, live] : live_) {
+    REQUIRE((id <= asked_.front().last_before || !live.was_accepted));
   }
 }
 

@@ -35,6 +35,7 @@ TEST_CASE("random operations leave every answer as its text demands") {
   int64_t num_operations = 0;
   int64_t num_drafted = 0;
   int64_t num_accepted = 0;
+  int64_t num_waited = 0;
   for (uint64_t seed = first; seed < first + count; ++seed) {
     CAPTURE(seed);
     Simulation simulation(seed);
@@ -42,11 +43,13 @@ TEST_CASE("random operations leave every answer as its text demands") {
     num_operations += simulation.num_operations();
     num_drafted += simulation.load().drafted_tokens;
     num_accepted += simulation.load().accepted_tokens;
+    num_waited += simulation.num_waited();
   }
   WARN(num_operations << " operations; " << num_drafted << " tokens drafted, " << num_accepted
-                      << " held");
+                      << " held; " << num_waited << " forks and rollbacks waited");
   if (!one.has_value()) {
     CHECK(num_accepted > 0);
+    CHECK(num_waited > 0);
     CHECK(num_drafted > num_accepted);
   }
 }

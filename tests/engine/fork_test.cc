@@ -140,9 +140,9 @@ TEST_CASE("forks are refused where there is no place for them") {
   std::vector<int32_t> text;
   CheckTurn(engine, TurnRequest(1, id, SeededTokens(1, 55), 4), options.shape, text);
   REQUIRE(absl::IsResourceExhausted(engine.Fork(id).status()));  // 8 of 8 blocks
-  REQUIRE(
-      engine.Fork(id, 59).status() ==
-      absl::ResourceExhaustedError("there is no KV memory for 1 blocks more: close some sessions"));
+  REQUIRE(engine.Fork(id, 59).status() ==
+          absl::ResourceExhaustedError("sessions hold 8 of 8 blocks of KV memory, the call needs 1 "
+                                       "more: close some, or give more memory"));
   REQUIRE(engine.Fork(id, 56).ok());  // no partial block
   REQUIRE(absl::IsResourceExhausted(engine.Fork(id, 48).status()));
   REQUIRE(absl::IsNotFound(engine.Fork("nobody").status()));

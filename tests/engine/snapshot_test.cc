@@ -270,10 +270,11 @@ TEST_CASE("a session that is being exported waits, and may be closed") {
   CheckTurn(engine, TurnRequest(1, id, SeededTokens(1, 20), 1), options.shape, text);
   std::unique_ptr<SessionExport> leaving;
   const auto begin = [&] {
-    engine.loop().ExportSession("", id, [&](absl::StatusOr<std::unique_ptr<SessionExport>> begun) {
-      REQUIRE(begun.ok());
-      leaving = *std::move(begun);
-    });
+    engine.loop().ExportSession(
+        "", id, {}, [&](absl::StatusOr<std::unique_ptr<SessionExport>> begun) {
+          REQUIRE(begun.ok());
+          leaving = *std::move(begun);
+        });
     engine.loop().Step();
   };
   const auto next = [&] {
@@ -313,7 +314,7 @@ TEST_CASE("imports that stop, or for which there is no room, leave nothing") {
   CHECK(absl::IsResourceExhausted(engine.Import(bytes).status()));  // 3 are left
   REQUIRE(engine.Rollback(id, 20).ok());
   const std::string smaller = *engine.Export(id);
-  std::unique_ptr<SessionImport> arriving = engine.loop().ImportSession("");
+  std::unique_ptr<SessionImport> arriving = engine.loop().ImportSession("", {});
   arriving->Add(smaller.substr(0, smaller.size() - 1),
                 [](const absl::Status& status) { CHECK(status.ok()); });
   engine.loop().Step();

@@ -134,51 +134,55 @@ class FakeEngine {
 
   void Sleep(absl::Duration duration) { now_ += duration; }
 
-  // Session calls, answered by one step.
+  // Session calls, answered by one step, or by more if they have to wait; cancelled if all else has
+  // come to rest.
   absl::StatusOr<SessionInfo> Create(const SessionOptions& options = {},
                                      const std::string& owner = "") {
-    return Await<SessionInfo>(
+    return Await<absl::StatusOr<SessionInfo>>(
         [&](SessionReply reply) { loop_->CreateSession(owner, options, std::move(reply)); });
   }
 
   absl::StatusOr<SessionInfo> Get(const std::string& id, const std::string& owner = "") {
-    return Await<SessionInfo>(
+    return Await<absl::StatusOr<SessionInfo>>(
         [&](SessionReply reply) { loop_->GetSession(owner, id, std::move(reply)); });
   }
 
   absl::StatusOr<std::vector<SessionInfo>> List(const std::string& owner = "") {
-    return Await<std::vector<SessionInfo>>(
+    return Await<absl::StatusOr<std::vector<SessionInfo>>>(
         [&](SessionListReply reply) { loop_->ListSessions(owner, std::move(reply)); });
   }
 
   absl::StatusOr<SessionInfo> Fork(const std::string& id,
                                    std::optional<int64_t> position = std::nullopt,
                                    const std::string& owner = "") {
-    return Await<SessionInfo>(
-        [&](SessionReply reply) { loop_->ForkSession(owner, id, position, std::move(reply)); });
+    return Await<absl::StatusOr<SessionInfo>>([&](SessionReply reply) {
+      loop_->ForkSession(owner, id, position, {.call_id = kCallId}, std::move(reply));
+    });
   }
 
   absl::StatusOr<SessionInfo> Rollback(const std::string& id,
                                        int64_t position,
                                        const std::string& owner = "") {
-    return Await<SessionInfo>(
-        [&](SessionReply reply) { loop_->RollbackSession(owner, id, position, std::move(reply)); });
+    return Await<absl::StatusOr<SessionInfo>>([&](SessionReply reply) {
+      loop_->RollbackSession(owner, id, position, {.call_id = kCallId}, std::move(reply));
+    });
   }
 
   absl::StatusOr<SessionInfo> Close(const std::string& id, const std::string& owner = "") {
-    return Await<SessionInfo>(
+    return Await<absl::StatusOr<SessionInfo>>(
         [&](SessionReply reply) { loop_->CloseSession(owner, id, std::move(reply)); });
   }
 
   // A snapshot, all of it, by one step per piece.
   absl::StatusOr<std::string> Export(const std::string& id, const std::string& owner = "") {
-    auto begun = Await<std::unique_ptr<SessionExport>>(
-        [&](ExportReply reply) { loop_->ExportSession(owner, id, std::move(reply)); });
+    auto begun = Await<absl::StatusOr<std::unique_ptr<SessionExport>>>([&](ExportReply reply) {
+      loop_->ExportSession(owner, id, {.call_id = kCallId}, std::move(reply));
+    });
     RETURN_IF_ERROR(begun.status());
     std::string bytes;
     for (;;) {
       ASSIGN_OR_RETURN(const std::string piece,
-                       Await<std::string>([&](SessionExport::PieceReply reply) {
+                       Await<absl::StatusOr<std::string>>([&](SessionExport::PieceReply reply) {
                          (*begun)->Next(std::move(reply));
                        }));
       if (piece.empty()) {
@@ -194,22 +198,20 @@ class FakeEngine {
   absl::StatusOr<SessionInfo> Import(const std::string& bytes,
                                      size_t piece_bytes = 1000,
                                      const std::string& owner = "") {
-    std::unique_ptr<SessionImport> arriving = loop_->ImportSession(owner);
+    std::unique_ptr<SessionImport> arriving = loop_->ImportSession(owner, {.call_id = kCallId});
     for (size_t at = 0; at < bytes.size(); at += piece_bytes) {
-      std::optional<absl::Status> added;
-      arriving->Add(bytes.substr(at, piece_bytes),
-                    [&added](const absl::Status& status) { added = status; });
-      if (!added.has_value()) {
-        loop_->Step();
-      }
-      if (!added->ok()) {
+      const auto added = Await<absl::Status>([&](SessionImport::AddReply reply) {
+        arriving->Add(bytes.substr(at, piece_bytes), std::move(reply));
+      });
+      if (!added.ok()) {
         arriving.reset();
         loop_->Step();  // it hears of the end
-        return *added;
+        return added;
       }
     }
 
-    auto info = Await<SessionInfo>([&](SessionReply reply) { arriving->Finish(std::move(reply)); });
+    auto info = Await<absl::StatusOr<SessionInfo>>(
+        [&](SessionReply reply) { arriving->Finish(std::move(reply)); });
     arriving.reset();
     loop_->Step();
     return info;
@@ -255,10 +257,12 @@ class FakeEngine {
     return stopwatch_;
   }
 
+  static constexpr uint64_t kCallId = 1;  // one at a time
+
   template <typename Answer, typename Call>
-  absl::StatusOr<Answer> Await(const Call& call) {
-    std::optional<absl::StatusOr<Answer>> answer;
-    call([&answer](absl::StatusOr<Answer> got) {
+  Answer Await(const Call& call) {
+    std::optional<Answer> answer;
+    call([&answer](Answer got) {
       RS_CHECK(!answer.has_value());
       answer = std::move(got);
     });
@@ -266,6 +270,10 @@ class FakeEngine {
       loop_->Step();
     }
     while (!answer.has_value() && Advance()) {
+    }
+    if (!answer.has_value()) {
+      loop_->CancelCall(kCallId);
+      loop_->Step();
     }
     RS_CHECK(answer.has_value());
     return *std::move(answer);
