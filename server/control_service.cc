@@ -7,8 +7,8 @@
 #include "server/answer.h"
 #include "server/caller.h"
 #include "server/convert.h"
-#include "server/generate_stream.h"
 #include "server/services.h"
+#include "server/stream_registry.h"
 
 namespace ringserve {
 namespace {
@@ -85,8 +85,7 @@ class ControlService final : public RawGetUsage {
           v1::AbortResponse out;
           for (const std::string& id : in.request_ids()) {
             RETURN_IF_ERROR(CheckRequestId(id));
-            const auto stream = context_.calls.registry.Find(owner, id);
-            if (stream != nullptr && stream->Abort()) {
+            if (context_.calls.registry.Abort(owner, id)) {
               out.add_request_ids(id);
             }
           }

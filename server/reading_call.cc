@@ -4,6 +4,9 @@
 #include <string>
 #include <utility>
 
+#include <absl/base/thread_annotations.h>
+#include <absl/synchronization/mutex.h>
+
 #include "ringserve/v1/inference.pb.h"
 #include "server/call_gate.h"
 #include "server/caller.h"
@@ -11,6 +14,7 @@
 #include "server/convert_reading.h"
 #include "server/reading.h"
 #include "server/status.h"
+#include "server/stream_registry.h"
 #include "server/wire.h"
 
 namespace ringserve {
@@ -20,13 +24,16 @@ namespace {
 using MakeResponse = std::function<grpc::ByteBuffer(const Reading&)>;
 
 // Owned by itself from its start to OnDone.
-class ReadingCall final : public grpc::ServerUnaryReactor {
+class ReadingCall final : public grpc::ServerUnaryReactor, public NamedReading {
  public:
   ReadingCall(EnginePort& engine,
               const CallServices& services,
               grpc::ByteBuffer& response,
+              std::string request_id,
               MakeResponse make_response)
       : gate_(services.gate),
+        registry_(services.registry),
+        request_id_(std::move(request_id)),
         response_(response),
         make_response_(std::move(make_response)),
         reading_({.engine = engine,
@@ -38,9 +45,34 @@ class ReadingCall final : public grpc::ServerUnaryReactor {
   ReadingCall& operator=(const ReadingCall&) = delete;
 
   void Begin(GenerateRequest request) {
-    if (const absl::Status begun = reading_.Begin(std::move(request)); !begun.ok()) {
-      Finish(ToGrpcStatus(begun));
+    owner_ = request.owner;
+    if (!request_id_.empty()) {
+      if (const absl::Status named = registry_.AddReading(owner_, request_id_, *this);
+          !named.ok()) {
+        Finish(ToGrpcStatus(named));
+        return;
+      }
     }
+    const absl::Status begun = reading_.Begin(std::move(request));
+    if (!begun.ok()) {
+      Forget();
+      Finish(ToGrpcStatus(begun));
+      return;
+    }
+    const absl::MutexLock lock(&mutex_);  // this lives until the method has returned
+    has_begun_ = true;
+    if (is_aborted_) {
+      reading_.Cancel();
+    }
+  }
+
+  bool Abort() override {
+    const absl::MutexLock lock(&mutex_);
+    is_aborted_ = true;
+    if (has_begun_) {
+      reading_.Cancel();
+    }
+    return true;  // it is forgotten before it ends
   }
 
   // The engine frees what the request holds and says so: then the call ends.
@@ -51,14 +83,33 @@ class ReadingCall final : public grpc::ServerUnaryReactor {
  private:
   ~ReadingCall() override { gate_.open.fetch_sub(1); }
 
+  void Forget() {
+    if (!request_id_.empty()) {
+      registry_.RemoveReading(owner_, request_id_);
+    }
+  }
+
   void End(const absl::Status& status) {
+    Forget();
     if (status.ok()) {
       response_ = make_response_(reading_);
     }
-    Finish(ToGrpcStatus(status));
+    const bool is_aborted = absl::IsCancelled(status) && WasAborted();
+    Finish(ToGrpcStatus(is_aborted ? absl::CancelledError("aborted by Control.Abort") : status));
+  }
+
+  bool WasAborted() {
+    const absl::MutexLock lock(&mutex_);
+    return is_aborted_;
   }
 
   CallGate& gate_;
+  StreamRegistry& registry_;
+  const std::string request_id_;  // "": it has none
+  std::string owner_;
+  absl::Mutex mutex_;
+  bool has_begun_ ABSL_GUARDED_BY(mutex_) = false;
+  bool is_aborted_ ABSL_GUARDED_BY(mutex_) = false;
   grpc::ByteBuffer& response_;
   const MakeResponse make_response_;
   Reading reading_;
@@ -74,6 +125,7 @@ class RefusedCall final : public grpc::ServerUnaryReactor {
 struct Task {
   ServedModel& model;
   GenerateRequest request;
+  std::string request_id;
   MakeResponse make_response;
 };
 
@@ -87,6 +139,9 @@ absl::StatusOr<Task> MakeTask(const grpc::CallbackServerContext& context,
   Request message;
   RETURN_IF_ERROR(ParseMessage(bytes, message));
   RETURN_IF_ERROR(RefuseUnknownFields(message));
+  if (!message.request_id().empty()) {
+    RETURN_IF_ERROR(CheckRequestId(message.request_id()));
+  }
   ASSIGN_OR_RETURN(std::string owner, CallerIdentity(context, services.identity_header));
   ASSIGN_OR_RETURN(ServedModel * model, services.models.Find(message.model()));
   if (services.models.state() == ModelSet::State::kDraining) {
@@ -95,7 +150,7 @@ absl::StatusOr<Task> MakeTask(const grpc::CallbackServerContext& context,
   ASSIGN_OR_RETURN(GenerateRequest request, convert(message, *model));
   request.owner = std::move(owner);
   request.deadline = DeadlineOf(context);
-  return Task{*model, std::move(request), to_response(message, *model)};
+  return Task{*model, std::move(request), message.request_id(), to_response(message, *model)};
 }
 
 template <typename Request, typename Convert, typename ToResponse>
@@ -113,8 +168,11 @@ grpc::ServerUnaryReactor* Run(const grpc::CallbackServerContext& context,
   if (!task.ok()) {
     return new RefusedCall(task.status());
   }
-  auto* call =
-      new ReadingCall(*task->model.engine, services, response, std::move(task->make_response));
+  auto* call = new ReadingCall(*task->model.engine,
+                               services,
+                               response,
+                               std::move(task->request_id),
+                               std::move(task->make_response));
   place.Release();
   call->Begin(std::move(task->request));
   return call;  // even if it has ended already: OnDone comes after this returns

@@ -42,9 +42,9 @@ absl::Status StreamRegistry::Add(const std::shared_ptr<GenerateStream>& stream) 
     return absl::ResourceExhaustedError(
         fmt::format("resumable: {} streams are kept, the most that this server keeps", num_kept_));
   }
-  if (!streams_.emplace(Key(stream->owner(), stream->request_id()), stream).second) {
-    return absl::AlreadyExistsError(fmt::format(
-        "request_id: \"{}\" is that of a request that is live or kept", stream->request_id()));
+  const std::string key = Key(stream->owner(), stream->request_id());
+  if (readings_.contains(key) || !streams_.emplace(key, stream).second) {
+    return AlreadyExists(stream->request_id());
   }
   ++num_live_;
   num_kept_ += stream->resumable() ? 1 : 0;
@@ -56,6 +56,42 @@ std::shared_ptr<GenerateStream> StreamRegistry::Find(const std::string& owner,
   absl::MutexLock lock(&mutex_);
   const auto found = streams_.find(Key(owner, request_id));
   return found == streams_.end() ? nullptr : found->second;
+}
+
+absl::Status StreamRegistry::AlreadyExists(const std::string& request_id) {
+  return absl::AlreadyExistsError(
+      fmt::format("request_id: \"{}\" is that of a request that is live or kept", request_id));
+}
+
+bool StreamRegistry::Abort(const std::string& owner, const std::string& request_id) {
+  std::shared_ptr<GenerateStream> stream;
+  {
+    absl::MutexLock lock(&mutex_);
+    const std::string key = Key(owner, request_id);
+    if (const auto reading = readings_.find(key); reading != readings_.end()) {
+      return reading->second->Abort();
+    }
+    if (const auto found = streams_.find(key); found != streams_.end()) {
+      stream = found->second;
+    }
+  }
+  return stream != nullptr && stream->Abort();
+}
+
+absl::Status StreamRegistry::AddReading(const std::string& owner,
+                                        const std::string& request_id,
+                                        NamedReading& reading) {
+  absl::MutexLock lock(&mutex_);
+  const std::string key = Key(owner, request_id);
+  if (streams_.contains(key) || !readings_.emplace(key, &reading).second) {
+    return AlreadyExists(request_id);
+  }
+  return absl::OkStatus();
+}
+
+void StreamRegistry::RemoveReading(const std::string& owner, const std::string& request_id) {
+  absl::MutexLock lock(&mutex_);
+  readings_.erase(Key(owner, request_id));
 }
 
 void StreamRegistry::Ended(const std::shared_ptr<GenerateStream>& stream, bool keep) {

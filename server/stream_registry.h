@@ -1,5 +1,5 @@
-// The streams of live requests, and of resumable ones that dropped or ended lately, by caller and
-// request id.
+// Requests by caller and request id: the streams of live ones, those of resumable ones that dropped
+// or ended lately, and calls that only read.
 #pragma once
 
 #include <cstdint>
@@ -19,6 +19,14 @@
 namespace ringserve {
 
 class GenerateStream;
+
+// A call that only reads (Score, Embed), under the id that it gave itself.
+class NamedReading {
+ public:
+  virtual ~NamedReading() = default;
+  // Cancels it; false if it has ended already. Any thread; must not call the registry.
+  virtual bool Abort() = 0;
+};
 
 // Any thread.
 class StreamRegistry {
@@ -43,6 +51,16 @@ class StreamRegistry {
   std::shared_ptr<GenerateStream> Find(const std::string& owner,
                                        const std::string& request_id) const;
 
+  // Ends a request of the caller's; false if none of that id is live.
+  bool Abort(const std::string& owner, const std::string& request_id);
+
+  // ALREADY_EXISTS. `reading` must live until it is removed.
+  absl::Status AddReading(const std::string& owner,
+                          const std::string& request_id,
+                          NamedReading& reading);
+  // When this returns nobody will abort it.
+  void RemoveReading(const std::string& owner, const std::string& request_id);
+
   // The engine has said its last word to the stream, or never took its request (`keep` false).
   // The stream's last act here.
   void Ended(const std::shared_ptr<GenerateStream>& stream, bool keep);
@@ -66,6 +84,7 @@ class StreamRegistry {
   };
 
   void Run();
+  static absl::Status AlreadyExists(const std::string& request_id);
   void Erase(const GenerateStream& stream) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   bool HasExpiries() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
@@ -75,8 +94,9 @@ class StreamRegistry {
   bool IsQuiet() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return num_live_ == 0; }
 
   const Options options_;
-  mutable absl::Mutex mutex_;  // taken after a stream's
+  mutable absl::Mutex mutex_;  // taken after a stream's and before a reading's
   std::unordered_map<std::string, std::shared_ptr<GenerateStream>> streams_ ABSL_GUARDED_BY(mutex_);
+  std::unordered_map<std::string, NamedReading*> readings_ ABSL_GUARDED_BY(mutex_);
   std::deque<Expiry> expiries_ ABSL_GUARDED_BY(mutex_);  // in order of time
   int64_t num_live_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t num_kept_ ABSL_GUARDED_BY(mutex_) = 0;
