@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstring>
 #include <span>
 #include <utility>
 
@@ -12,10 +13,14 @@
 namespace ringserve {
 namespace {
 
-// One write or read; a block if that is larger.
 constexpr int64_t kPieceBytes = int64_t{4} << 20;
 // A disk that took nothing is not asked again before.
 constexpr absl::Duration kFullPause = absl::Seconds(10);
+
+absl::Status CheckEnd(SessionFiles::Reader& file) {
+  ASSIGN_OR_RETURN(const std::string more, file.Read(1));
+  return more.empty() ? absl::OkStatus() : absl::DataLossError("it goes on after its end");
+}
 
 }  // namespace
 
@@ -30,7 +35,15 @@ DiskTier::DiskTier(const Parts& parts,
       hooks_(std::move(hooks)),
       sessions_(sessions),
       memory_(memory),
-      pool_(pool) {}
+      pool_(pool) {
+  RS_CHECK(parts.files == nullptr ||
+           (parts.read_buffer.size() >= stride() && parts.write_buffer.size() >= stride()));
+}
+
+int64_t DiskTier::BufferBytes(const KvLayout& kv) {
+  const int64_t stride = kv.block_bytes() + static_cast<int64_t>(kBlockChecksumBytes);
+  return std::max<int64_t>(kPieceBytes / stride, 1) * stride;
+}
 
 void DiskTier::AddFound(std::vector<SessionFiles::Found> found) {
   for (SessionFiles::Found& file : found) {
@@ -38,10 +51,6 @@ void DiskTier::AddFound(std::vector<SessionFiles::Found> found) {
     counts_.bytes += file.bytes;
     ++counts_.num_sessions;
   }
-}
-
-int64_t DiskTier::BlocksPerPiece() const {
-  return std::max<int64_t>(kPieceBytes / static_cast<int64_t>(memory_.block_bytes()), 1);
 }
 
 bool DiskTier::MakeRoom(std::span<SessionEntry* const> others, const SessionEntry* kept) {
@@ -81,30 +90,22 @@ bool DiskTier::Spill(SessionEntry& entry) {
             .file = nullptr,
             .num_blocks = NumBlocks(snapshot.image, key_.kv.block_size),
             .bytes = bytes};
-  Append(SnapshotBeginning(key_, snapshot), /*first_block=*/-1);
+  Write([beginning = SnapshotBeginning(key_, snapshot)](SessionFiles::Writer& file) {
+    return file.Append(beginning);
+  });
   return true;
 }
 
-// Bytes of the beginning, or of blocks from `first_block` on.
-void DiskTier::Append(std::string bytes, int64_t first_block) {
+void DiskTier::Write(Append append) {
   parts_.writes->Add([this,
                       files = parts_.files,
                       id = spill_->id,
                       file = spill_->file,
-                      bytes = std::move(bytes),
-                      first_block]() mutable {
-    absl::Status status;
-    if (first_block < 0) {
+                      append = std::move(append)]() mutable {
+    if (file == nullptr) {
       file = std::make_shared<SessionFiles::Writer>(*files, id);
-      status = file->Append(bytes);
     }
-    const size_t block_bytes = memory_.block_bytes();
-    for (size_t at = 0; first_block >= 0 && at < bytes.size() && status.ok(); at += block_bytes) {
-      const std::string_view block = std::string_view(bytes).substr(at, block_bytes);
-      status = file->Append(block);
-      status.Update(file->Append(
-          BlockChecksum(std::as_bytes(std::span(block.data(), block.size())), first_block++)));
-    }
+    const absl::Status status = append(*file);
     // Moved on, for the call may outlive the spill, and the file of one that was given up must be
     // gone before another of the session begins.
     hooks_.post([this, file = std::move(file), status]() mutable {
@@ -112,6 +113,19 @@ void DiskTier::Append(std::string bytes, int64_t first_block) {
       OnWritten(status);
     });
   });
+}
+
+// On the thread that writes: the engine's does not wait for checksums.
+absl::Status DiskTier::AppendBlocks(SessionFiles::Writer& file,
+                                    int64_t first,
+                                    int64_t count) const {
+  std::byte* at = parts_.write_buffer.data();
+  for (int64_t i = 0; i < count; ++i, at += stride()) {
+    const std::string sum = BlockChecksum({at, memory_.block_bytes()}, first + i);
+    std::memcpy(at + memory_.block_bytes(), sum.data(), kBlockChecksumBytes);
+  }
+  return file.Append(std::string_view(reinterpret_cast<const char*>(parts_.write_buffer.data()),
+                                      static_cast<size_t>(count) * stride()));
 }
 
 void DiskTier::OnWritten(const absl::Status& status) {
@@ -133,15 +147,12 @@ void DiskTier::OnWritten(const absl::Status& status) {
 void DiskTier::WriteNext(SessionEntry& entry) {
   blocks_.clear();
   entry.session->CollectBlocks(blocks_);
-  const size_t block_bytes = memory_.block_bytes();
   const int64_t first = spill_->next_block;
-  const int64_t count = std::min(BlocksPerPiece(), spill_->num_blocks - first);
-  std::string bytes(static_cast<size_t>(count) * block_bytes, '\0');
-  auto* const to = reinterpret_cast<std::byte*>(bytes.data());
+  const int64_t count = std::min(BlocksPerPiece(parts_.write_buffer), spill_->num_blocks - first);
+  std::byte* to = parts_.write_buffer.data();
   absl::Status status;
-  for (int64_t i = 0; i < count; ++i) {
-    status.Update(memory_.Read(blocks_.at(static_cast<size_t>(first + i)),
-                               to + static_cast<size_t>(i) * block_bytes));
+  for (int64_t i = 0; i < count; ++i, to += stride()) {
+    status.Update(memory_.Read(blocks_.at(static_cast<size_t>(first + i)), to));
   }
   status.Update(memory_.Synchronize());
   if (!status.ok()) {
@@ -150,7 +161,9 @@ void DiskTier::WriteNext(SessionEntry& entry) {
     return;
   }
   spill_->next_block += count;
-  Append(std::move(bytes), first);
+  Write([this, first, count](SessionFiles::Writer& file) {
+    return AppendBlocks(file, first, count);
+  });
 }
 
 // `status` is what the disk said.
@@ -200,40 +213,40 @@ void DiskTier::Restore(SessionEntry& entry) {
   RS_CHECK(entry.residence == Residence::kDisk);
   RS_CHECK(!restore_.has_value());
   entry.residence = Residence::kMoving;
+  const int64_t num_blocks = NumBlocks(entry.stored->image, key_.kv.block_size);
   restore_ = {.id = entry.id,
               .file = nullptr,
-              .reader = std::make_shared<SnapshotReader>(
-                  key_, [this](int64_t buffer_size) { return sessions_.ShapeOf(buffer_size); }),
-              .num_reserved = NumBlocks(entry.stored->image, key_.kv.block_size),
+              .num_reserved = num_blocks,
+              .num_blocks = num_blocks,
               .bytes = entry.stored->bytes};
-  ReadNext();
-}
-
-void DiskTier::ReadNext() {
-  const size_t count = static_cast<size_t>(BlocksPerPiece()) * (memory_.block_bytes() + 8);
-  parts_.reads->Add([this,
-                     files = parts_.files,
-                     id = restore_->id,
-                     file = restore_->file,
-                     reader = restore_->reader,
-                     count]() mutable {
-    if (file == nullptr) {
-      file = std::make_shared<SessionFiles::Reader>(*files, id);
+  const int64_t beginning = restore_->bytes - num_blocks * static_cast<int64_t>(stride());
+  parts_.reads->Add([this, files = parts_.files, id = entry.id, num_blocks, beginning] {
+    auto file = std::make_shared<SessionFiles::Reader>(*files, id);
+    absl::StatusOr<Snapshot> snapshot = ReadBeginning(*file, beginning);
+    if (const absl::Status end = num_blocks == 0 ? CheckEnd(*file) : absl::OkStatus(); !end.ok()) {
+      snapshot = snapshot.ok() ? end : snapshot.status();
     }
-    const absl::StatusOr<std::string> bytes = file->Read(count);
-    absl::Status status = bytes.ok() ? reader->Add(*bytes) : bytes.status();
-    const bool is_end = status.ok() && bytes->size() < count;
-    if (is_end) {
-      status = reader->Finish();
-    }
-    hooks_.post([this, file = std::move(file), status, is_end] {
-      restore_->file = file;
-      OnRead(status, is_end);
+    hooks_.post([this, file = std::move(file), snapshot = std::move(snapshot)]() mutable {
+      restore_->file = std::move(file);
+      OnBeginning(std::move(snapshot));
     });
   });
 }
 
-void DiskTier::OnRead(const absl::Status& status, bool is_end) {
+absl::StatusOr<Snapshot> DiskTier::ReadBeginning(SessionFiles::Reader& file,
+                                                 int64_t num_bytes) const {
+  ASSIGN_OR_RETURN(const std::string bytes, file.Read(static_cast<size_t>(num_bytes)));
+  SnapshotReader reader(key_,
+                        [this](int64_t buffer_size) { return sessions_.ShapeOf(buffer_size); });
+  RETURN_IF_ERROR(reader.Add(bytes));
+  std::optional<Snapshot> snapshot = reader.TakeSnapshot();
+  if (!snapshot.has_value()) {
+    return absl::DataLossError("it ends in its beginning");
+  }
+  return *std::move(snapshot);
+}
+
+SessionEntry* DiskTier::Returned(const absl::Status& status) {
   SessionEntry* const entry = sessions_.FindById(restore_->id);
   if (entry == nullptr) {
     // It was closed meanwhile.
@@ -241,32 +254,72 @@ void DiskTier::OnRead(const absl::Status& status, bool is_end) {
     counts_.bytes -= restore_->bytes;
     --counts_.num_sessions;
     restore_.reset();
-    return;
+    return nullptr;
+  }
+  if (status.ok()) {
+    return entry;
   }
   if (absl::IsUnavailable(status)) {
     PutBack(*entry, status);
+  } else {
+    Lose(*entry, status);
+  }
+  return nullptr;
+}
+
+void DiskTier::OnBeginning(absl::StatusOr<Snapshot> snapshot) {
+  SessionEntry* const entry = Returned(snapshot.status());
+  if (entry == nullptr) {
     return;
   }
-  absl::Status sound = status;
-  if (std::optional<Snapshot> snapshot = restore_->reader->TakeSnapshot();
-      sound.ok() && snapshot.has_value()) {
-    sound = Begin(*entry, *snapshot);
-  }
-  if (!sound.ok()) {
-    Lose(*entry, sound);
+  if (const absl::Status begun = Begin(*entry, *snapshot); !begun.ok()) {
+    Lose(*entry, begun);
     return;
   }
-  int64_t first = 0;
-  const std::string bytes = restore_->reader->TakeBlocks(first);
-  WriteBlocks(*entry, bytes, first);
-  if (!is_end) {
-    ReadNext();
+  ReadNext();
+}
+
+// On the thread that reads.
+absl::Status DiskTier::ReadBlocks(SessionFiles::Reader& file, int64_t first, int64_t count) const {
+  const std::span<std::byte> piece =
+      parts_.read_buffer.first(static_cast<size_t>(count) * stride());
+  ASSIGN_OR_RETURN(const size_t num_read, file.Read(piece));
+  if (num_read < piece.size()) {
+    return absl::DataLossError("it ends in its blocks");
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    RETURN_IF_ERROR(
+        CheckBlock(piece.subspan(static_cast<size_t>(i) * stride(), stride()), first + i));
+  }
+  return absl::OkStatus();
+}
+
+void DiskTier::ReadNext() {
+  const int64_t first = restore_->next_block;
+  const int64_t count = std::min(BlocksPerPiece(parts_.read_buffer), restore_->num_blocks - first);
+  if (count == 0) {
+    parts_.reads->Add([this, files = parts_.files, id = restore_->id] {
+      const absl::Status removed = files->Remove(id);
+      hooks_.post([this, removed] { OnRemoved(removed); });
+    });
     return;
   }
-  parts_.reads->Add([this, files = parts_.files, id = restore_->id] {
-    const absl::Status removed = files->Remove(id);
-    hooks_.post([this, removed] { OnRemoved(removed); });
+  const bool is_last = first + count == restore_->num_blocks;
+  parts_.reads->Add([this, file = restore_->file, first, count, is_last] {
+    absl::Status status = ReadBlocks(*file, first, count);
+    if (status.ok() && is_last) {
+      status = CheckEnd(*file);
+    }
+    hooks_.post([this, status, count] { OnRead(status, count); });
   });
+}
+
+void DiskTier::OnRead(const absl::Status& status, int64_t count) {
+  if (const SessionEntry* const entry = Returned(status); entry != nullptr) {
+    WriteBlocks(*entry, restore_->next_block, count);
+    restore_->next_block += count;
+    ReadNext();
+  }
 }
 
 // What the file says must be what went into it.
@@ -285,20 +338,15 @@ absl::Status DiskTier::Begin(SessionEntry& entry, const Snapshot& snapshot) {
   return absl::OkStatus();
 }
 
-void DiskTier::WriteBlocks(const SessionEntry& entry, const std::string& bytes, int64_t first) {
-  if (bytes.empty()) {
-    return;
-  }
+void DiskTier::WriteBlocks(const SessionEntry& entry, int64_t first, int64_t count) {
   blocks_.clear();
   entry.session->CollectBlocks(blocks_);
-  const size_t block_bytes = memory_.block_bytes();
-  const auto* const from = reinterpret_cast<const std::byte*>(bytes.data());
+  const std::byte* from = parts_.read_buffer.data();
   absl::Status status;
-  for (size_t i = 0; i * block_bytes < bytes.size(); ++i) {
-    status.Update(
-        memory_.Write(blocks_.at(static_cast<size_t>(first) + i), from + i * block_bytes));
+  for (int64_t i = 0; i < count; ++i, from += stride()) {
+    status.Update(memory_.Write(blocks_.at(static_cast<size_t>(first + i)), from));
   }
-  status.Update(memory_.Synchronize());  // the bytes go
+  status.Update(memory_.Synchronize());  // the buffer is to be filled again
   if (!status.ok()) {
     hooks_.on_fault(status);
   }

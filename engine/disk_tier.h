@@ -6,8 +6,8 @@
 //   file --- restore ---> memory  the file is gone, for good, before a turn may change the session:
 //                                 what a process that was killed leaves is never an old state
 //
-// One session is on its way in each direction at a time. A full disk is a state: sessions stay in
-// memory, and who needs memory is refused.
+// One session is on its way in each direction at a time, a piece of it in a buffer of the plan's. A
+// full disk is a state: sessions stay in memory, and who needs memory is refused.
 #pragma once
 
 #include <cstdint>
@@ -40,7 +40,13 @@ class DiskTier {
     int64_t max_bytes = 0;
     IoQueue* reads = nullptr;
     IoQueue* writes = nullptr;
+    // Of BufferBytes(kv) each; used until the queues have ended.
+    std::span<std::byte> read_buffer = {};
+    std::span<std::byte> write_buffer = {};
   };
+
+  // A piece of a session: some MiB of blocks with their checksums, or one block if that is more.
+  static int64_t BufferBytes(const KvLayout& kv);
 
   struct Hooks {
     std::function<absl::Time()> clock;
@@ -115,21 +121,37 @@ class DiskTier {
   struct Returning {
     std::string id;
     std::shared_ptr<SessionFiles::Reader> file;
-    std::shared_ptr<SnapshotReader> reader;
     int64_t num_reserved = 0;
+    int64_t num_blocks = 0;
+    int64_t next_block = 0;
     int64_t bytes = 0;
   };
 
-  int64_t BlocksPerPiece() const;
+  // Of a block in a buffer, and in a file.
+  size_t stride() const { return memory_.block_bytes() + kBlockChecksumBytes; }
+
+  int64_t BlocksPerPiece(const std::span<std::byte>& buffer) const {
+    return static_cast<int64_t>(buffer.size() / stride());
+  }
+
+  // Writes what `append` says, and goes on.
+  using Append = std::function<absl::Status(SessionFiles::Writer& file)>;
+  void Write(Append append);
+  absl::Status AppendBlocks(SessionFiles::Writer& file, int64_t first, int64_t count) const;
   void WriteNext(SessionEntry& entry);
-  void Append(std::string bytes, int64_t first_block);
   void OnWritten(const absl::Status& status);
   void OnCommitted(const absl::Status& status);
   void GiveUpSpill(const absl::Status& status);
+  // The entry that is on its way back, if the read was well and it is still there; else null, and
+  // what follows from that was done.
+  SessionEntry* Returned(const absl::Status& status);
+  absl::StatusOr<Snapshot> ReadBeginning(SessionFiles::Reader& file, int64_t num_bytes) const;
+  void OnBeginning(absl::StatusOr<Snapshot> snapshot);
+  absl::Status ReadBlocks(SessionFiles::Reader& file, int64_t first, int64_t count) const;
   void ReadNext();
-  void OnRead(const absl::Status& status, bool is_end);
+  void OnRead(const absl::Status& status, int64_t count);
   absl::Status Begin(SessionEntry& entry, const Snapshot& snapshot);
-  void WriteBlocks(const SessionEntry& entry, const std::string& bytes, int64_t first);
+  void WriteBlocks(const SessionEntry& entry, int64_t first, int64_t count);
   void OnRemoved(const absl::Status& removed);
   void PutBack(SessionEntry& entry, const absl::Status& why);
   void Lose(SessionEntry& entry, const absl::Status& why);

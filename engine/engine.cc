@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 #include <optional>
+#include <span>
 #include <utility>
 
 #include <fmt/format.h>
@@ -35,6 +36,7 @@ struct Engine::State {
   std::unique_ptr<Weights> weights;
   Buffer device_pool;
   Buffer pinned_pool;
+  Buffer disk_buffers;  // one for each direction
   std::unique_ptr<Model> model;
   std::unique_ptr<SessionFiles> files;  // null: there is no disk tier
   // Of the model that drafts, if there is one.
@@ -93,6 +95,9 @@ absl::Status Engine::State::Allocate(const LoadProgress& progress) {
     // A folder of its own for each model: several may be served from one path.
     ASSIGN_OR_RETURN(
         files, SessionFiles::Open(fmt::format("{}/{:016x}", config.memory.disk_path, identity)));
+    ASSIGN_OR_RETURN(
+        disk_buffers,
+        backend->Allocate(static_cast<size_t>(plan.disk_buffer_bytes), MemoryKind::kPinned));
   }
   ASSIGN_OR_RETURN(
       device_pool,
@@ -190,10 +195,14 @@ void Engine::State::Start(EventSink& sink) {
   parts.drafter = drafter.get();
   parts.max_draft = config.speculation.max_draft;
   if (files != nullptr) {
+    const std::span<std::byte> buffers(disk_buffers.data(), disk_buffers.size());
+    const size_t half = buffers.size() / 2;
     parts.disk = {.files = files.get(),
                   .max_bytes = config.memory.disk_bytes,
                   .reads = &disk_reads.emplace(),
-                  .writes = &disk_writes.emplace()};
+                  .writes = &disk_writes.emplace(),
+                  .read_buffer = buffers.first(half),
+                  .write_buffer = buffers.subspan(half)};
   }
   loop = std::make_unique<EngineLoop>(parts, sink);
   thread.emplace(*loop);

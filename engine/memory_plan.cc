@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "engine/disk_tier.h"
 #include "engine/model/weights.h"
 #include "engine/session.h"
 
@@ -263,6 +264,9 @@ absl::StatusOr<MemoryPlan> PlanMemory(const EngineConfig& config,
   plan.blocks_per_session = BlocksPerSession(config, model);
   ASSIGN_OR_RETURN(plan.device_blocks, DeviceBlocks(config, plan.kv, plan.blocks_per_session));
   ASSIGN_OR_RETURN(plan.pinned_blocks, PinnedBlocks(config, plan.kv, plan.device_blocks));
+  if (!config.memory.disk_path.empty()) {
+    plan.disk_buffer_bytes = 2 * DiskTier::BufferBytes(plan.kv);
+  }
   plan.max_sessions = plan.device_blocks / plan.blocks_per_session;
   if (plan.device_blocks > kMaxPlanBytes / plan.kv.block_bytes() ||
       plan.weight_bytes > kMaxPlanBytes || plan.workspace_bytes > kMaxPlanBytes) {
@@ -308,6 +312,9 @@ std::string FormatMemoryPlan(const MemoryPlan& plan) {
   }
   if (plan.hidden_bytes > 0) {
     add("host embeddings", plan.hidden_bytes, "");
+  }
+  if (plan.disk_buffer_bytes > 0) {
+    add("disk buffers", plan.disk_buffer_bytes, "");
   }
   const int64_t session_bytes = plan.blocks_per_session * plan.kv.block_bytes();
   table += fmt::format("{} at once, each of at most {} blocks, {}\n",

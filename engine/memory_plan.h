@@ -26,6 +26,7 @@ struct MemoryPlan {
   int64_t workspace_bytes = 0;     // device: activations, logits, attention partials
   int64_t staging_bytes = 0;       // pinned: what steps send to a device and get back
   int64_t hidden_bytes = 0;        // host: hidden states on their way into embeddings
+  int64_t disk_buffer_bytes = 0;   // pinned: pieces of sessions on their way to the disk and back
   int64_t blocks_per_session = 0;  // the most that one session can hold, sinks and slack included
   int64_t max_sessions = 0;        // that fit the device pool at their worst case
   // Of a model that drafts (draft_plan.h), if there is one; on the device.
@@ -38,7 +39,7 @@ struct MemoryPlan {
 
   int64_t pinned_kv_bytes() const { return pinned_blocks * kv.block_bytes(); }
 
-  int64_t pinned_bytes() const { return pinned_kv_bytes() + staging_bytes; }
+  int64_t pinned_bytes() const { return pinned_kv_bytes() + staging_bytes + disk_buffer_bytes; }
 
   int64_t host_bytes() const { return pinned_bytes() + hidden_bytes; }
 

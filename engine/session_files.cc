@@ -197,14 +197,13 @@ SessionFiles::Reader::Reader(const SessionFiles& files, const std::string& id)
     : file_(open(files.PathOf(id, kWhole).c_str(), O_RDONLY | O_CLOEXEC)),
       error_(file_.get() < 0 ? errno : 0) {}
 
-absl::StatusOr<std::string> SessionFiles::Reader::Read(size_t count) {
+absl::StatusOr<size_t> SessionFiles::Reader::Read(std::span<std::byte> to) {
   if (error_ != 0) {
     return NotRead(error_);
   }
-  std::string bytes(count, '\0');
   size_t num_read = 0;
-  while (num_read < count) {
-    const ssize_t got = read(file_.get(), bytes.data() + num_read, count - num_read);
+  while (num_read < to.size()) {
+    const ssize_t got = read(file_.get(), to.data() + num_read, to.size() - num_read);
     if (got < 0 && errno == EINTR) {
       continue;
     }
@@ -216,6 +215,12 @@ absl::StatusOr<std::string> SessionFiles::Reader::Read(size_t count) {
     }
     num_read += static_cast<size_t>(got);
   }
+  return num_read;
+}
+
+absl::StatusOr<std::string> SessionFiles::Reader::Read(size_t count) {
+  std::string bytes(count, '\0');
+  ASSIGN_OR_RETURN(const size_t num_read, Read(std::as_writable_bytes(std::span(bytes))));
   bytes.resize(num_read);
   return bytes;
 }

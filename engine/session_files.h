@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <sys/types.h>
@@ -74,8 +75,10 @@ class SessionFiles {
   class Reader {
    public:
     Reader(const SessionFiles& files, const std::string& id);
-    // Up to `count` bytes; fewer: the end. NOT_FOUND (there is no file), UNAVAILABLE (the system
-    // does not give it now: no descriptor, no memory, the device).
+    // Fills `to`, and says how much of it; less than all: the end. NOT_FOUND (there is no file),
+    // UNAVAILABLE (the system does not give it now: no descriptor, no memory, the device).
+    absl::StatusOr<size_t> Read(std::span<std::byte> to);
+    // The same, as a string of at most `count` bytes.
     absl::StatusOr<std::string> Read(size_t count);
 
    private:

@@ -23,6 +23,7 @@ static_assert(std::endian::native == std::endian::little, "snapshots are little-
 
 constexpr uint32_t kVersion = 1;
 constexpr size_t kSumBytes = sizeof(uint64_t);
+static_assert(kSumBytes == kBlockChecksumBytes);
 constexpr int32_t kNoToken = -1;
 constexpr uint32_t kMaxIdBytes = 128;
 constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
@@ -239,6 +240,13 @@ std::string BlockChecksum(std::span<const std::byte> block, int64_t index) {
   return out;
 }
 
+absl::Status CheckBlock(std::span<const std::byte> block_and_checksum, int64_t index) {
+  const std::string_view part(reinterpret_cast<const char*>(block_and_checksum.data()),
+                              block_and_checksum.size());
+  return HasSum(part, static_cast<uint64_t>(index)) ? absl::OkStatus()
+                                                    : Damaged(fmt::format("block {}", index));
+}
+
 int64_t SnapshotBytes(const SnapshotKey& key, const Snapshot& snapshot) {
   const size_t text = snapshot.image.token_ids.size() * sizeof(int32_t) + snapshot.id.size() +
                       snapshot.owner.size() + kSumBytes;
@@ -347,9 +355,7 @@ absl::Status SnapshotReader::ReadText() {
 }
 
 absl::Status SnapshotReader::ReadBlock() {
-  if (!HasSum(rest_, static_cast<uint64_t>(num_read_))) {
-    return Damaged(fmt::format("block {} of {}", num_read_, num_blocks_));
-  }
+  RETURN_IF_ERROR(CheckBlock(std::as_bytes(std::span(rest_)), num_read_));
   blocks_.append(rest_, 0, rest_.size() - kSumBytes);
   ++num_read_;
   return absl::OkStatus();

@@ -62,6 +62,9 @@ struct Snapshot {
 std::string SnapshotBeginning(const SnapshotKey& key, const Snapshot& snapshot);
 // What follows block `index`.
 std::string BlockChecksum(std::span<const std::byte> block, int64_t index);
+// A block and what follows it. DATA_LOSS.
+absl::Status CheckBlock(std::span<const std::byte> block_and_checksum, int64_t index);
+inline constexpr size_t kBlockChecksumBytes = 8;
 // Of the whole.
 int64_t SnapshotBytes(const SnapshotKey& key, const Snapshot& snapshot);
 

@@ -59,7 +59,7 @@ TEST_CASE("a write that fails gives the session back") {
         errno = ENOSPC;
         return -1;
       }
-      return write(file, bytes, std::min<size_t>(count, 700));  // in parts
+      return write(file, bytes, std::min<size_t>(count, 300));  // in parts
     });
     const std::string id = world.Make(20);
     const std::string stateless;

@@ -90,6 +90,32 @@ TEST_CASE("what a draft model takes is planned, and is what is allocated") {
   }
 }
 
+TEST_CASE("with a host and a disk tier the plan is what is allocated, and no more is later") {
+  const TempDir dir;
+  EngineConfig config = FairytaleConfig();
+  config.memory.pinned_bytes = 8 << 20;
+  config.memory.disk_path = dir / "sessions";
+  config.memory.disk_bytes = int64_t{1} << 30;
+  FakeSink sink;
+  RecordingBackend* backend = nullptr;
+  Engine::Options options;
+  options.config = config;
+  options.make_backend = [&backend]() -> absl::StatusOr<std::unique_ptr<Backend>> {
+    auto made = std::make_unique<RecordingBackend>();
+    backend = made.get();
+    return made;
+  };
+  const absl::StatusOr<std::unique_ptr<Engine>> engine = Engine::Create(std::move(options), sink);
+  INFO(engine.status().ToString());
+  REQUIRE(engine.ok());
+  const MemoryPlan& plan = (*engine)->memory_plan();
+  CHECK(plan.disk_buffer_bytes > 4 << 20);
+  CHECK(backend->device_bytes() == plan.device_bytes());
+  CHECK(backend->pinned_bytes() == plan.pinned_bytes());
+  CHECK(plan.pinned_bytes() ==
+        plan.pinned_kv_bytes() + plan.staging_bytes + plan.disk_buffer_bytes);
+}
+
 std::string RefusalOf(const EngineConfig& config) {
   const absl::StatusOr<MemoryPlan> plan = Engine::Plan(config);
   REQUIRE_FALSE(plan.ok());

@@ -105,6 +105,12 @@ class FakeEngine {
                           .sink_size = options.shape.sink_size,
                           .window = options.shape.window};
     parts.disk = options.disk;
+    if (parts.disk.files != nullptr) {
+      const auto bytes = static_cast<size_t>(DiskTier::BufferBytes(kv));
+      disk_buffers_ = *backend_.Allocate(2 * bytes, MemoryKind::kPinned);
+      parts.disk.read_buffer = {disk_buffers_.data(), bytes};
+      parts.disk.write_buffer = {disk_buffers_.data() + bytes, bytes};
+    }
     loop_ = std::make_unique<EngineLoop>(parts, sink_);
   }
 
@@ -290,6 +296,7 @@ class FakeEngine {
   std::unique_ptr<Model> model_;
   Buffer pool_;
   Buffer host_pool_;
+  Buffer disk_buffers_;
   std::unique_ptr<Model> draft_model_;
   Buffer draft_pool_;
   std::unique_ptr<DraftModel> drafter_;
