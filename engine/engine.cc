@@ -239,6 +239,10 @@ absl::Status Engine::Submit(GenerateRequest request) {
   return state_->loop->Submit(std::move(request));
 }
 
+absl::Status Engine::CheckQueue() const {
+  return state_->loop->queue().CheckPush();
+}
+
 void Engine::Cancel(uint64_t request_id) {
   state_->loop->queue().Command({.request_id = request_id, .kind = RequestCommand::Kind::kCancel});
 }

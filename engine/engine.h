@@ -81,6 +81,9 @@ class Engine {
   // than queue and batch hold together), RESOURCE_EXHAUSTED
   // (queue full, or more than the pools can ever hold), UNAVAILABLE (draining).
   absl::Status Submit(GenerateRequest request);
+  // Any thread; waits for nobody. What Submit would say of the queue now: for who wants to know
+  // before a prompt is read, cut and registered.
+  absl::Status CheckQueue() const;
   // Any thread; unknown ids are ignored (the request may just have ended). The request ends
   // CANCELLED, its blocks free, at the next step.
   void Cancel(uint64_t request_id);

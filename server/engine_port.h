@@ -26,6 +26,9 @@ class EnginePort {
   virtual ~EnginePort() = default;
 
   virtual absl::Status Submit(GenerateRequest request) = 0;
+
+  virtual absl::Status CheckQueue() const { return absl::OkStatus(); }
+
   virtual void Cancel(uint64_t request_id) = 0;
   virtual void SetPaused(uint64_t request_id, bool paused) = 0;
   virtual void Drain(absl::Time deadline) = 0;

@@ -37,6 +37,7 @@ absl::StatusOr<NewStream> MakeStream(const grpc::CallbackServerContext& context,
   if (services.models.state() == ModelSet::State::kDraining) {
     return absl::UnavailableError("the server is draining");
   }
+  RETURN_IF_ERROR(model->engine->CheckQueue());  // a refusal waits for no work on the request
   ASSIGN_OR_RETURN(ConvertedRequest converted, ConvertRequest(message, *model));
   converted.request.deadline = DeadlineOf(context);
   converted.request.owner = owner;

@@ -147,6 +147,7 @@ absl::StatusOr<Task> MakeTask(const grpc::CallbackServerContext& context,
   if (services.models.state() == ModelSet::State::kDraining) {
     return absl::UnavailableError("the server is draining");
   }
+  RETURN_IF_ERROR(model->engine->CheckQueue());  // a refusal waits for no work on the request
   ASSIGN_OR_RETURN(GenerateRequest request, convert(message, *model));
   request.owner = std::move(owner);
   request.deadline = DeadlineOf(context);

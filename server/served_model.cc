@@ -26,6 +26,8 @@ class RealEngine final : public EnginePort {
     return status;
   }
 
+  absl::Status CheckQueue() const override { return engine_->CheckQueue(); }
+
   void GiveUp(const absl::Status& status) override { guard_->GiveUp(status); }
 
   absl::Duration step_age() const override { return engine_->step_age(); }

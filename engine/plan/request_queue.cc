@@ -44,24 +44,32 @@ std::string Parts(const GenerateRequest& request, int64_t count) {
 
 }  // namespace
 
-absl::Status RequestQueue::Push(GenerateRequest request, absl::Time now) {
-  const absl::MutexLock lock(&mutex_);
-  if (!closed_.ok()) {
-    return closed_;
-  }
-  const auto count = static_cast<int64_t>(request.siblings.size()) + 1;
-  if (count > max_waiting_ + max_running_) {
-    return absl::InvalidArgumentError(
-        fmt::format("{} are more than {}, what scheduler.max_queue and max_batch hold together",
-                    Parts(request, count),
-                    max_waiting_ + max_running_));
-  }
+absl::Status RequestQueue::CheckRoom(int64_t count) const {
+  RETURN_IF_ERROR(closed_);
   if (num_waiting_ + num_running_ + count > max_waiting_ + std::max(max_running_, num_running_)) {
     return absl::ResourceExhaustedError(
         fmt::format("the queue is full: {} requests wait, scheduler.max_queue is {}",
                     num_waiting_,
                     max_waiting_));
   }
+  return absl::OkStatus();
+}
+
+absl::Status RequestQueue::CheckPush() const {
+  const absl::MutexLock lock(&mutex_);
+  return CheckRoom(1);
+}
+
+absl::Status RequestQueue::Push(GenerateRequest request, absl::Time now) {
+  const absl::MutexLock lock(&mutex_);
+  const auto count = static_cast<int64_t>(request.siblings.size()) + 1;
+  if (closed_.ok() && count > max_waiting_ + max_running_) {
+    return absl::InvalidArgumentError(
+        fmt::format("{} are more than {}, what scheduler.max_queue and max_batch hold together",
+                    Parts(request, count),
+                    max_waiting_ + max_running_));
+  }
+  RETURN_IF_ERROR(CheckRoom(count));
   num_waiting_ += count;
   has_news_ = true;
   std::vector<Sibling> siblings = std::exchange(request.siblings, {});

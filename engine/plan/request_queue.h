@@ -51,6 +51,8 @@ class RequestQueue {
   // Any thread. RESOURCE_EXHAUSTED if the queue has no room for the request and its siblings,
   // INVALID_ARGUMENT if it never has; after Close, its status.
   absl::Status Push(GenerateRequest request, absl::Time now);
+  // What Push would say of a request without siblings.
+  absl::Status CheckPush() const;
   void Command(RequestCommand command);
   // `call` is to be made on the engine thread, exactly once if the answer is OK. RESOURCE_EXHAUSTED
   // if kMaxCalls wait; after Close, its status.
@@ -87,6 +89,8 @@ class RequestQueue {
   absl::Time drain_deadline() const;
 
  private:
+  absl::Status CheckRoom(int64_t count) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
   const int64_t max_waiting_;
   const int64_t max_running_;
   mutable absl::Mutex mutex_;

@@ -15,6 +15,7 @@
 #include "tests/bench/bench_attention.h"
 #include "tests/bench/bench_constraint.h"
 #include "tests/bench/bench_endless.h"
+#include "tests/bench/bench_flood.h"
 #include "tests/bench/bench_kernels.h"
 #include "tests/bench/bench_load.h"
 #include "tests/bench/bench_model.h"
@@ -109,6 +110,12 @@ absl::Status BenchPrivacySection(const BenchOptions& options) {
   return BenchPrivacy(privacy);
 }
 
+absl::Status BenchFloodSection(const BenchOptions& options) {
+  FloodBenchOptions flood;
+  ASSIGN_OR_RETURN(flood.config, OneConfig(options));
+  return BenchFlood(flood);
+}
+
 absl::Status BenchLoadSection(BenchOptions& options) {
   ASSIGN_OR_RETURN(options.load.config, OneConfig(options));
   return BenchLoad(options.load);
@@ -141,10 +148,11 @@ absl::Status BenchModelSection(const BenchOptions& options) {
 }
 
 absl::Status Run(BenchOptions& options) {
-  // These two first: they fork, which wants a process of one thread.
+  // These first: they fork, which wants a process of one thread.
   const std::vector<std::pair<std::string, std::function<absl::Status()>>> sections = {
       {"streams", [&] { return BenchStreamsSection(options); }},
       {"load", [&] { return BenchLoadSection(options); }},
+      {"flood", [&] { return BenchFloodSection(options); }},
       {"products", [&] { return BenchProducts(options); }},
       {"attention", [&] { return BenchAttentionSection(options); }},
       {"model", [&] { return BenchModelSection(options); }},
@@ -171,16 +179,17 @@ void AddBenchCommand(CLI::App& program, int& exit_code) {
       "bench", "Measures this machine: speeds beside ceilings taken in the same run");
   auto options = std::make_shared<BenchOptions>();
   command
-      ->add_option(
-          "sections",
-          options->sections,
-          "Any of products, attention, model, streams, load, endless, sessions, speculation, "
-          "privacy, constraint; default: the first three")
+      ->add_option("sections",
+                   options->sections,
+                   "Any of products, attention, model, streams, load, flood, endless, sessions, "
+                   "speculation, "
+                   "privacy, constraint; default: the first three")
       ->check(CLI::IsMember({"products",
                              "attention",
                              "model",
                              "streams",
                              "load",
+                             "flood",
                              "endless",
                              "sessions",
                              "speculation",

@@ -85,8 +85,7 @@ class Reader final : public grpc::ClientReadReactor<v1::GenerateEvent> {
   grpc::Status status_;
 };
 
-// Nothing but the refusal itself stands between a call and its refusal: it comes while the engine
-// does nothing at all.
+// The engine's thread stands still in a step.
 TEST_CASE("a full queue refuses without waiting for the engine") {
   constexpr int kCalls = 1000;
   absl::Notification begun;
@@ -136,6 +135,89 @@ TEST_CASE("a full queue refuses without waiting for the engine") {
   }
   CHECK(num_refused == kCalls - kPlaces);
   hung.done.WaitForNotification();
+}
+
+// Holds the pump's thread, and with it the table of live requests.
+struct HeldTarget final : EventTarget {
+  void Push(TokenEvent&& /*event*/) override {
+    begun.Notify();
+    over.WaitForNotification();
+  }
+
+  void Flush() override { flushed.Notify(); }
+
+  absl::Notification begun;
+  absl::Notification over;
+  absl::Notification flushed;
+};
+
+// Nothing but the refusal itself stands between a call and its refusal: neither the engine, nor the
+// pump, nor the work on the request.
+TEST_CASE("a full queue refuses while the engine and the pump are held") {
+  constexpr int kCalls = 200;
+  absl::Notification begun;
+  absl::Notification over;
+  HeldTarget held;
+  std::vector<std::unique_ptr<Waiter>> waiters;
+  TestServer server;
+  const absl::Cleanup release = [&] {
+    for (absl::Notification* const end : {&over, &held.over}) {
+      if (!end->HasBeenNotified()) {
+        end->Notify();
+      }
+    }
+    for (const auto& waiter : waiters) {
+      waiter->done.WaitForNotification();
+    }
+    held.flushed.WaitForNotification();
+  };
+  EngineConfig config = SmallFairytaleConfig();
+  config.scheduler.max_batch = 2;
+  config.scheduler.max_queue = 3;
+  server.ServeReal(config);
+  EnginePort& engine = *server.models().models().front()->engine;
+  const uint64_t held_id = server.pump().Register(held);
+  const auto submit = [&](std::unique_ptr<StopCondition> stop) {
+    GenerateRequest request;
+    request.request_id = server.pump().Register(*waiters.emplace_back(std::make_unique<Waiter>()));
+    request.prompt = {1, 2, 3};
+    request.stopping.max_tokens = 1;
+    request.stopping.stop_condition = std::move(stop);
+    REQUIRE(engine.Submit(std::move(request)).ok());
+  };
+  submit(std::make_unique<Hang>(begun, over));
+  begun.WaitForNotification();
+  for (int i = 0; i < 4; ++i) {
+    submit(nullptr);
+  }
+  std::vector<TokenEvent> events = {{.request_id = held_id, .event = FinishedEvent{}}};
+  server.pump().Publish(events);
+  held.begun.WaitForNotification();
+
+  const auto stub = v1::Inference::NewStub(server.channel());
+  absl::BlockingCounter done(kCalls);
+  std::vector<std::unique_ptr<Reader>> readers;
+  for (int i = 0; i < kCalls; ++i) {
+    v1::GenerateRequest request = TextRequest("Once upon a time", 2);
+    if (i % 2 == 0) {
+      request.mutable_sampling()->set_temperature(-1);  // nobody has looked
+    }
+    readers.push_back(std::make_unique<Reader>(*stub, std::move(request), done));
+  }
+  grpc::ClientContext context;
+  context.set_deadline(absl::ToChronoTime(absl::Now() + absl::Seconds(120)));
+  v1::EmbedRequest embed;
+  embed.add_inputs()->set_text("a fox");
+  v1::EmbedResponse embedding;
+  CHECK(stub->Embed(&context, embed, &embedding).error_code() ==
+        grpc::StatusCode::RESOURCE_EXHAUSTED);
+  done.Wait();
+  CHECK_FALSE(over.HasBeenNotified());
+  CHECK_FALSE(held.over.HasBeenNotified());
+  for (const auto& reader : readers) {
+    CHECK(reader->status().error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED);
+    CHECK_FALSE(reader->status().error_details().empty());  // RetryInfo
+  }
 }
 
 TEST_CASE("of a flood of calls each ends well or is told to come back") {
