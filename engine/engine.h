@@ -28,6 +28,7 @@ struct EngineLoad {
   int64_t max_batch = 0;
   int64_t max_queue = 0;
   int64_t sessions = 0;
+  int64_t waiting_calls = 0;  // on sessions, that wait for memory or the disk
   int64_t device_blocks = 0;
   int64_t device_blocks_free = 0;  // places that hold nothing, or only what can be given up
   int64_t host_blocks = 0;

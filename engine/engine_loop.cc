@@ -351,6 +351,7 @@ void EngineLoop::Publish() {
 void EngineLoop::UpdateLoad() {
   counters_.running = static_cast<int64_t>(running_.size());
   counters_.sessions = sessions_.size();
+  counters_.waiting_calls = static_cast<int64_t>(calls_.size());
   counters_.disk = disk_.counts();
   counters_.queued = queue_.num_waiting();
   counters_.device_blocks_free = pool_.num_free_device();

@@ -62,6 +62,7 @@ v1::ModelLoad ToProto(const EngineLoad& load, std::string_view model) {
   out.set_host_blocks_free(load.host_blocks_free);
   out.set_spilled_blocks(load.spilled_blocks);
   out.set_restored_blocks(load.restored_blocks);
+  out.set_waiting_calls(load.waiting_calls);
   out.set_disk_sessions(load.disk.num_sessions);
   out.set_disk_bytes(load.disk.bytes);
   out.set_disk_spills(load.disk.num_spilled);

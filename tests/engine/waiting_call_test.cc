@@ -302,6 +302,34 @@ TEST_CASE("calls wait in a bounded queue") {
   CHECK(forks[1]->ok());
 }
 
+TEST_CASE("imports that wait count as transfers, for each holds a piece") {
+  FakeEngineOptions options = TwelveBlocks();
+  options.scheduler.max_queue = 100;
+  World world(options);
+  const std::string bytes = *world.engine.Export(world.id);
+  world.Fill();
+  constexpr size_t kMost = SessionStore::kMaxTransfers;
+  std::vector<std::unique_ptr<SessionImport>> arriving;
+  std::vector<std::optional<absl::Status>> added(kMost + 1);
+  for (std::optional<absl::Status>& answer : added) {
+    arriving.push_back(world.engine.loop().ImportSession("", {}));
+    arriving.back()->Add(bytes, [&answer](absl::Status status) { answer = std::move(status); });
+  }
+  world.engine.loop().Step();
+  CHECK(world.engine.loop().load().waiting_calls == static_cast<int64_t>(kMost));
+  CHECK(!added[kMost - 1].has_value());
+  REQUIRE(added[kMost].has_value());
+  CHECK(absl::IsResourceExhausted(*added[kMost]));
+  RunUntilIdle(world.engine);
+  // Three fit beside the session; nothing runs that the others could wait for.
+  for (size_t i = 0; i < kMost; ++i) {
+    CAPTURE(i);
+    REQUIRE(added[i].has_value());
+    CHECK(added[i]->ok() == (i < 3));
+  }
+  CHECK(world.engine.loop().load().waiting_calls == 0);
+}
+
 TEST_CASE("a fork sends others to the disk, and not its source") {
   DiskWorld world;  // 6 blocks
   const std::string source = world.Make(17);
