@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <string>
 #include <vector>
 
 #include <fmt/format.h>
@@ -18,6 +19,7 @@ namespace {
 // The keys and values of a 1B-class Llama, 2 MiB a block, on a model that computes little else.
 constexpr char kShape[] = "hidden=64,layers=16,heads=8,kv_heads=8,head_dim=64,ffn=64,vocab=256";
 constexpr int kWarmTurns = 5;
+constexpr int kSwaps = 4;  // of a round, in pairs
 constexpr int64_t kBlockSize = 64;
 constexpr int64_t kBlockBytes = kBlockSize * 16 * 8 * 64 * 2 * 2;
 
@@ -30,10 +32,10 @@ class CopyCeiling {
         to_(num_blocks * kBlockBytes),
         pool_(pool) {
     std::memset(from_.data(), 1, static_cast<size_t>(from_.num_bytes()));
-    Seconds();  // the first touch of `to`
+    GibPerSecond();  // the first touch of `to`
   }
 
-  double Seconds() {
+  double GibPerSecond() {
     const auto begin = std::chrono::steady_clock::now();
     constexpr int64_t kPieces = 8;  // of a block
     constexpr int64_t kBytes = kBlockBytes / kPieces;
@@ -42,7 +44,12 @@ class CopyCeiling {
                   from_.data() + first * kBytes,
                   static_cast<size_t>((last - first) * kBytes));
     });
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
+    return Gib(num_blocks_) / took.count();
+  }
+
+  static double Gib(int64_t num_blocks) {
+    return static_cast<double>(num_blocks * kBlockBytes) / (1 << 30);
   }
 
  private:
@@ -53,7 +60,9 @@ class CopyCeiling {
 };
 
 EngineConfig Config(const SessionsBenchOptions& options) {
-  const int64_t num_blocks = CeilDiv(options.resume_tokens, kBlockSize) + 2;
+  // A prompt's token and one more are what each turn adds.
+  const int64_t num_turns = (options.rounds + 2) * (kWarmTurns + kSwaps + 1);
+  const int64_t num_blocks = CeilDiv(options.resume_tokens + 2 * num_turns, kBlockSize) + 1;
   EngineConfig config;
   config.rings = {.buffer_size = num_blocks * kBlockSize, .block_size = kBlockSize};
   config.attention = {.tile_size = kBlockSize};
@@ -65,55 +74,99 @@ EngineConfig Config(const SessionsBenchOptions& options) {
   return config;
 }
 
-absl::StatusOr<std::string> NewSession(BenchEngine& bench) {
-  ASSIGN_OR_RETURN(const SessionInfo info, bench.Ask([&](SessionReply reply) {
-    bench.engine().CreateSession("", {}, std::move(reply));
-  }));
-  return info.id;
-}
+// Turns of two sessions, of which the device holds one.
+class ResumeBench {
+ public:
+  ResumeBench(BenchEngine& bench, CopyCeiling& ceiling, int64_t num_tokens)
+      : bench_(bench), ceiling_(ceiling), num_tokens_(num_tokens) {}
 
-// One round: turns of two sessions, of which the device holds one.
-struct Round {
-  double prefill_seconds = 0;  // reading the tokens
-  double swap_seconds = 0;     // a turn whose session comes back while the other leaves
-  double resume_seconds = 0;   // a turn whose session comes back into a free pool
-  double warm_seconds = 0;     // the turns after that, whose session is on the device
-  double restored_gib = 0;     // by either of the two
-};
+  absl::Status Begin() {
+    ASSIGN_OR_RETURN(stays_, NewSession());
+    RETURN_IF_ERROR(Turn(stays_, num_tokens_).status());
+    return MeasureWarm();
+  }
 
-absl::StatusOr<Round> RunRound(BenchEngine& bench, const SessionsBenchOptions& options) {
-  Round round;
-  ASSIGN_OR_RETURN(const std::string first, NewSession(bench));
-  ASSIGN_OR_RETURN(const std::string second, NewSession(bench));
-  const auto turn = [&](const std::string& id, int64_t num_tokens) -> absl::StatusOr<double> {
+  // Another session comes, trades places with the first, and is closed.
+  absl::Status Round() {
+    ASSIGN_OR_RETURN(const std::string other, NewSession());
+    ASSIGN_OR_RETURN(const double prefill, Turn(other, num_tokens_));
+    for (int i = 0; i < kSwaps; ++i) {
+      RETURN_IF_ERROR(Measure(i % 2 == 0 ? stays_ : other, swap).status());
+    }
+    RETURN_IF_ERROR(bench_
+                        .Ask([&](SessionReply reply) {
+                          bench_.engine().CloseSession("", other, std::move(reply));
+                        })
+                        .status());
+    ASSIGN_OR_RETURN(const double seconds, Measure(stays_, resume));
+    faster.push_back(prefill / seconds);
+    return MeasureWarm();
+  }
+
+  // The first round touches the host's pages for the first time.
+  void Forget() {
+    for (BenchSeries* const series : {&resume, &swap}) {
+      series->speed.clear();
+      series->ceiling.clear();
+    }
+    faster.clear();
+  }
+
+  BenchSeries resume = {"resume from host memory", "GiB/s", {}, {}};
+  BenchSeries swap = {"the same, another leaves", "GiB/s", {}, {}};
+  std::vector<double> faster;  // than reading the tokens again
+
+ private:
+  absl::StatusOr<std::string> NewSession() {
+    ASSIGN_OR_RETURN(const SessionInfo info, bench_.Ask([&](SessionReply reply) {
+      bench_.engine().CreateSession("", {}, std::move(reply));
+    }));
+    return info.id;
+  }
+
+  // Seconds to its one token.
+  absl::StatusOr<double> Turn(const std::string& id, int64_t num_tokens) {
     ASSIGN_OR_RETURN(const BenchStream stream,
-                     bench.Run({.num_tokens = num_tokens, .max_tokens = 1, .session_id = id}));
+                     bench_.Run({.num_tokens = num_tokens, .max_tokens = 1, .session_id = id}));
     if (stream.usage.reprefilled_tokens != 0) {
       return absl::InternalError("tokens were computed a second time");
     }
     return stream.FirstTokenSeconds();
-  };
-  ASSIGN_OR_RETURN(round.prefill_seconds, turn(first, options.resume_tokens));
-  RETURN_IF_ERROR(turn(second, options.resume_tokens).status());
-  const int64_t before = bench.engine().load().restored_blocks;
-  ASSIGN_OR_RETURN(round.swap_seconds, turn(first, 1));
-  round.restored_gib =
-      static_cast<double>(bench.engine().load().restored_blocks - before) * kBlockBytes / (1 << 30);
-  const auto close_session = [&](const std::string& id) {
-    return bench
-        .Ask([&](SessionReply reply) { bench.engine().CloseSession("", id, std::move(reply)); })
-        .status();
-  };
-  RETURN_IF_ERROR(close_session(first));
-  ASSIGN_OR_RETURN(round.resume_seconds, turn(second, 1));
-  std::vector<double> warm;
-  for (int i = 0; i < kWarmTurns; ++i) {
-    ASSIGN_OR_RETURN(const double seconds, turn(second, 1));
-    warm.push_back(seconds);
   }
-  round.warm_seconds = Median(warm);
-  RETURN_IF_ERROR(close_session(second));
-  return round;
+
+  // What a turn takes whose session is on the device.
+  absl::Status MeasureWarm() {
+    std::vector<double> warm;
+    for (int i = 0; i < kWarmTurns; ++i) {
+      ASSIGN_OR_RETURN(const double seconds, Turn(stays_, 1));
+      warm.push_back(seconds);
+    }
+    warm_seconds_ = Median(warm);
+    return absl::OkStatus();
+  }
+
+  // A turn that moves blocks, between two readings of the ceiling; its seconds.
+  absl::StatusOr<double> Measure(const std::string& id, BenchSeries& series) {
+    const double before = ceiling_.GibPerSecond();
+    const EngineLoad from = bench_.engine().load();
+    ASSIGN_OR_RETURN(const double seconds, Turn(id, 1));
+    const EngineLoad to = bench_.engine().load();
+    const int64_t num_moved =
+        to.restored_blocks - from.restored_blocks + to.spilled_blocks - from.spilled_blocks;
+    series.speed.push_back(CopyCeiling::Gib(num_moved) / (seconds - warm_seconds_));
+    series.ceiling.push_back(std::max(before, ceiling_.GibPerSecond()));
+    return seconds;
+  }
+
+  BenchEngine& bench_;
+  CopyCeiling& ceiling_;
+  const int64_t num_tokens_;
+  std::string stays_;
+  double warm_seconds_ = 0;
+};
+
+double Best(const std::vector<double>& values) {
+  return *std::max_element(values.begin(), values.end());
 }
 
 }  // namespace
@@ -122,37 +175,31 @@ absl::Status BenchResume(const SessionsBenchOptions& options) {
   ASSIGN_OR_RETURN(const ModelConfig shape, ParseShape(kShape));
   ASSIGN_OR_RETURN(const auto bench, BenchEngine::Create(shape, Config(options)));
   ThreadPool pool(options.num_threads == 0 ? UsableCpus() : options.num_threads);
-  CopyCeiling ceiling(CeilDiv(options.resume_tokens, kBlockSize), pool);
-  std::vector<double> resume;
-  std::vector<double> swap;
-  std::vector<double> copy;
-  std::vector<double> faster;
-  BenchSeries ratio = {"resume from host memory", "GiB/s", {}, {}};
-  BenchSeries swap_ratio = {"the same, another leaves", "GiB/s", {}, {}};
-  // The first round touches the host's pages for the first time.
+  const int64_t num_blocks = CeilDiv(options.resume_tokens, kBlockSize);
+  CopyCeiling ceiling(num_blocks, pool);
+  ResumeBench resume(*bench, ceiling, options.resume_tokens);
+  RETURN_IF_ERROR(resume.Begin());
   for (int32_t i = 0; i <= options.rounds; ++i) {
-    const double before = ceiling.Seconds();
-    ASSIGN_OR_RETURN(const Round round, RunRound(*bench, options));
-    const double copy_seconds = (before + ceiling.Seconds()) / 2;
+    RETURN_IF_ERROR(resume.Round());
     if (i == 0) {
-      continue;
+      resume.Forget();
     }
-    const double gib = round.restored_gib;
-    const double copy_rate = gib / copy_seconds;
-    ratio.speed.push_back(gib / (round.resume_seconds - round.warm_seconds));
-    ratio.ceiling.push_back(copy_rate);
-    swap_ratio.speed.push_back(2 * gib / (round.swap_seconds - round.warm_seconds));
-    swap_ratio.ceiling.push_back(copy_rate);
-    faster.push_back(round.prefill_seconds / round.resume_seconds);
   }
-  fmt::print("resume of a session of {} tokens, {:.0f} MiB, 2 MiB a block\n  {}\n  {}\n",
+  fmt::print("resume of a session of {} tokens, {:.0f} MiB, 2 MiB a block\n",
              options.resume_tokens,
-             static_cast<double>(options.resume_tokens) / kBlockSize * kBlockBytes / (1 << 20),
-             FormatSeries(ratio),
-             FormatSeries(swap_ratio));
-  fmt::print("  {:.0f} ms a GiB; {:.0f} times as fast as reading the tokens again\n",
-             1e3 / Median(ratio.speed),
-             Median(faster));
+             1024 * CopyCeiling::Gib(num_blocks));
+  for (const BenchSeries* const series : {&resume.resume, &resume.swap}) {
+    fmt::print("  {}; best {:.1f} of {:.1f}\n",
+               FormatSeries(*series),
+               Best(series->speed),
+               Best(series->ceiling));
+  }
+  fmt::print(
+      "  {:.0f} ms a GiB, copying alone {:.0f}; {:.0f} times as fast as reading the tokens "
+      "again\n",
+      1e3 / Median(resume.resume.speed),
+      1e3 / Median(resume.resume.ceiling),
+      Median(resume.faster));
   return absl::OkStatus();
 }
 

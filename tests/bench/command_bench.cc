@@ -126,6 +126,8 @@ absl::Status BenchSessionsSection(BenchOptions& options) {
   options.sessions.rounds = options.model.rounds;
   RETURN_IF_ERROR(BenchResume(options.sessions));
   std::fflush(stdout);
+  RETURN_IF_ERROR(BenchDisk(options.sessions));
+  std::fflush(stdout);
   RETURN_IF_ERROR(BenchGap(options.sessions));
   std::fflush(stdout);
   return BenchCancels(options.sessions);
@@ -243,6 +245,12 @@ void AddBenchCommand(CLI::App& program, int& exit_code) {
                    options->sessions.resume_tokens,
                    "Of sessions: text of the session that comes back from host memory")
       ->check(CLI::Range(64, 1 << 20))
+      ->capture_default_str();
+  command
+      ->add_option("--disk-folder",
+                   options->sessions.disk_folder,
+                   "Of sessions: where files are written and read")
+      ->check(CLI::ExistingDirectory)
       ->capture_default_str();
   command
       ->add_option("--long-tokens",
