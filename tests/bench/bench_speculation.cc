@@ -13,6 +13,7 @@
 #include <absl/synchronization/mutex.h>
 #include <fmt/format.h>
 
+#include "engine/constraint/constraint.h"
 #include "engine/engine.h"
 #include "engine/request.h"
 #include "engine/text/tokenizer.h"
@@ -66,10 +67,18 @@ class CountingSink final : public EventSink {
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
 };
 
+// What is asked for again and again: a list of records, whose keys and punctuation come back.
+constexpr char kRecords[] =
+    R"({"type":"array","minItems":60,"maxItems":100,"items":{"type":"object","properties":{
+        "name":{"type":"string","maxLength":12},"age":{"type":"integer","minimum":0,"maximum":150},
+        "kind":{"enum":["king","miller","fox"]},"is_clever":{"type":"boolean"}},
+        "required":["name","age","kind","is_clever"],"additionalProperties":false}})";
+
 struct Text {
   const char* name = nullptr;
   std::vector<int32_t> prompt;
   float temperature = 0;
+  const Constraint* constraint = nullptr;  // null: none
 };
 
 struct Run {
@@ -134,7 +143,10 @@ class Bench {
       request.sampling.temperature = text.temperature;
       request.sampling.seed = static_cast<uint64_t>(i);
       request.stopping.max_tokens = options_.num_tokens;
-      request.stopping.ignore_eos = true;
+      request.stopping.ignore_eos = text.constraint == nullptr;
+      if (text.constraint != nullptr) {
+        request.constraint = text.constraint->Begin();
+      }
       request.speculate = speculate;
       RETURN_IF_ERROR(engine_.Submit(std::move(request)));
     }
@@ -163,13 +175,19 @@ absl::Status BenchSpeculation(const SpeculationBenchOptions& options) {
       "Once upon a time there was a king who had three sons, and the youngest was called Hans. ";
   ASSIGN_OR_RETURN(const std::vector<int32_t> once, tokenizer->Encode(tale, {}));
   ASSIGN_OR_RETURN(const std::vector<int32_t> often, tokenizer->Encode(tale + tale + tale, {}));
+  CountingSink sink;
+  ASSIGN_OR_RETURN(const auto engine, Engine::Create({.config = options.config}, sink));
+  ASSIGN_OR_RETURN(const auto vocabulary,
+                   Vocabulary::Of(*tokenizer, engine->model_config().vocab_size));
+  ConstraintCompiler compiler(vocabulary);
+  ASSIGN_OR_RETURN(const auto records, compiler.JsonSchema(kRecords));
   const std::vector<Text> texts = {
       {"ordinary, sampled", once, 1.0F},
       {"ordinary, greedy", once, 0.0F},
       {"repeats itself, greedy", often, 0.0F},
+      {"a JSON schema, sampled", once, 1.0F, records.get()},
+      {"a JSON schema, greedy", once, 0.0F, records.get()},
   };
-  CountingSink sink;
-  ASSIGN_OR_RETURN(const auto engine, Engine::Create({.config = options.config}, sink));
   std::printf("speculation by lookup: %s, max_draft %d, min_match %d, %s\n",
               options.config.model.name.c_str(),
               options.config.speculation.max_draft,

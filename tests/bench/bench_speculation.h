@@ -1,5 +1,6 @@
 // What guessing ahead gains and costs: the same requests with and without, turn about on one
-// engine, over text that repeats itself and text that does not.
+// engine, over text that repeats itself, text that does not, and a list that a JSON schema asks
+// for.
 #pragma once
 
 #include <cstdint>
