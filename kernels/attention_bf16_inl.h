@@ -1,5 +1,5 @@
-// What the two files of bf16 attention share: loading keys in pairs of dimensions, softmax,
-// fetching. Included once by each, on x86-64 only.
+// What the two files of bf16 attention share: loading keys in pairs of dimensions, and softmax.
+// Included once by each, on x86-64 only.
 #pragma once
 
 #if defined(__GNUC__) && !defined(__clang__)
@@ -36,8 +36,8 @@ HWY_INLINE __m512bh Broadcast(const uint32_t* pair) {
 
 // Pairs [pair, pair + kCount) of 16 keys, transposed: block[i] holds pair i of each key. Eight
 // pairs at a time and constant counts, so that two blocks fit into registers.
-template <int kCount>
-HWY_INLINE void LoadTransposed(const PlaneRows& rows, int64_t pair, __m512i (&block)[8]) {
+template <int kCount, class Rows>
+HWY_INLINE void LoadTransposed(const Rows& rows, int64_t pair, __m512i (&block)[8]) {
   constexpr auto kMask = static_cast<__mmask8>((1U << kCount) - 1);
   const auto load = [&](int64_t key) __attribute__((always_inline)) {
     const std::byte* from = rows[key] + 4 * pair;
@@ -166,46 +166,6 @@ HWY_INLINE void SoftmaxRows(
                   reinterpret_cast<uint16_t*>(p + r * kPairs));
   }
 }
-
-// Brings rows near, line by line, a few at each step.
-//
-// How near: many rows read a group for long, so attend() fetches a whole group ahead into the
-// second level. Few rows pass a plane about as fast as memory delivers it. What they read next then
-// goes into the first level, in steps as fine as the work allows: bursts fill its miss buffers and
-// stop the loads behind them. On an AMD EPYC (Zen 5), decode at 8k keys, share of read bandwidth
-// for head_dim 64 and 128: into the second level in 8 bursts a plane 0.59 and 0.51, in 32 steps
-// 0.52 and 0.59; into the first in 8 bursts 0.69 and 0.63, in 32 steps 0.94 and 0.69; further ahead
-// than one plane is worse in all cases, and without fetching it is 0.26.
-template <_mm_hint kHint>
-class Fetcher {
- public:
-  // Of `rows`, if there are any, in num_steps steps.
-  HWY_INLINE Fetcher(const PlaneRows& rows, int32_t head_dim, int32_t num_steps)
-      : row_(rows.rows),
-        end_(rows.rows == nullptr ? nullptr : rows.rows + kGroupKeys),
-        offset_(rows.offset),
-        row_bytes_(2 * head_dim),
-        step_lines_(CeilDiv(kGroupKeys * CeilDiv(row_bytes_, 64), num_steps)) {}
-
-  HWY_INLINE void Step() {
-    for (int32_t line = 0; line < step_lines_ && row_ < end_; ++line) {
-      _mm_prefetch(*row_ + offset_ + byte_, kHint);
-      byte_ += 64;
-      if (byte_ >= row_bytes_) {
-        byte_ = 0;
-        ++row_;
-      }
-    }
-  }
-
- private:
-  const std::byte* const* row_;
-  const std::byte* const* end_;
-  int64_t offset_;
-  int32_t row_bytes_;
-  int32_t step_lines_;
-  int32_t byte_ = 0;  // of the row
-};
 
 }  // namespace
 }  // namespace ringserve

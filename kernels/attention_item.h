@@ -82,6 +82,7 @@ class AttentionItem {
     int64_t key_stride = 0;
     uint64_t present = 0;  // lanes that have a key
     bool masked = false;   // some row may not see some lane
+    bool dense = false;    // the rows of all lanes follow each other
     int64_t number = 0;    // position / 64
     int64_t split = 0;
   };

@@ -15,9 +15,10 @@ uint64_t LaneMask(int64_t first, int64_t end) {
   return below(end) & ~below(first);
 }
 
-PlaneRows Rows(const GroupRows& rows, uint64_t present, int64_t offset, GroupRows& room) {
+PlaneRows Rows(
+    const GroupRows& rows, uint64_t present, bool dense, int64_t offset, GroupRows& room) {
   if (present == ~uint64_t{0}) {
-    return {rows, offset};
+    return {rows, offset, dense};
   }
   for (int32_t lane = 0; lane < kGroupKeys; ++lane) {
     room[lane] = (present >> lane & 1) != 0 ? rows[lane] + offset : kZeros;
@@ -60,6 +61,7 @@ void AttentionItem::AddTile(const Tile& tile) {
       group.values[to] = value + int64_t{i} * row_bytes_;
     }
     group.present |= LaneMask(lane, end);
+    group.dense = end - lane == kGroupKeys;
     group.masked = group.masked || tile.kind == TileKind::kTriangle;
   }
 }
@@ -71,6 +73,7 @@ void AttentionItem::OpenGroup(int64_t split, int64_t number) {
     AttendGroup(group, groups_[(num_groups_ + 1) % 2]);
   }
   group.present = 0;
+  group.dense = false;
   group.masked = false;
   group.number = number;
   group.split = split;
@@ -103,6 +106,7 @@ void AttentionItem::FirstGroup(const WorkItem& item, Group& group) const {
   const Tile& tile = plan_.tiles[item.first_tile];
   const int32_t block = plan_.entries[tile.entry].block;
   const int64_t offset = int64_t{tile.first_key} * row_bytes_;
+  group.dense = tile.num_keys >= kGroupKeys;
   for (int32_t i = 0; i < kGroupKeys; ++i) {
     const int64_t row = offset + int64_t{std::min(i, tile.num_keys - 1)} * row_bytes_;
     group.keys[i] = args_.kv.Keys(block, item.kv_head) + row;
@@ -113,12 +117,12 @@ void AttentionItem::FirstGroup(const WorkItem& item, Group& group) const {
 // The rows of an item; `room` serves a group with lanes that are not present.
 PlaneRows AttentionItem::Keys(const Group& group, int64_t item, GroupRows& room) const {
   const int64_t offset = (items_[item].kv_head - item_.kv_head) * group.key_stride;
-  return Rows(group.keys, group.present, offset, room);
+  return Rows(group.keys, group.present, group.dense, offset, room);
 }
 
 PlaneRows AttentionItem::Values(const Group& group, int64_t item, GroupRows& room) const {
   const int64_t offset = (items_[item].kv_head - item_.kv_head) * args_.kv.layout.plane_bytes();
-  return Rows(group.values, group.present, offset, room);
+  return Rows(group.values, group.present, group.dense, offset, room);
 }
 
 void AttentionItem::FillVisible(const Group& group) {

@@ -27,6 +27,7 @@ using GroupRows = const std::byte* [kGroupKeys];
 struct PlaneRows {
   const std::byte* const* rows = nullptr;  // kGroupKeys of them; null: nothing
   int64_t offset = 0;                      // bytes
+  bool dense = false;                      // row i lies i rows after the first
 
   const std::byte* operator[](int64_t lane) const { return rows[lane] + offset; }
 };

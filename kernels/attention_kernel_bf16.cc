@@ -173,10 +173,42 @@ constexpr void (*kAttendRows[])(const AttendArgs&, int32_t) = {
     AttendRows<1>, AttendRows<2>, AttendRows<3>, AttendRows<4>, AttendRows<5>, AttendRows<6>};
 static_assert(std::size(kAttendRows) == kRows);
 
+// Brings the rows that are read next into the second level, line by line, a few at each step: many
+// rows read a group for long, so a whole group is fetched ahead.
+class Fetcher {
+ public:
+  // Of `rows`, if there are any, in num_steps steps.
+  Fetcher(const PlaneRows& rows, int32_t head_dim, int32_t num_steps)
+      : row_(rows.rows),
+        end_(rows.rows == nullptr ? nullptr : rows.rows + kGroupKeys),
+        offset_(rows.offset),
+        row_bytes_(2 * head_dim),
+        step_lines_(CeilDiv(kGroupKeys * CeilDiv(row_bytes_, 64), num_steps)) {}
+
+  void Step() {
+    for (int32_t line = 0; line < step_lines_ && row_ < end_; ++line) {
+      _mm_prefetch(*row_ + offset_ + byte_, _MM_HINT_T1);
+      byte_ += 64;
+      if (byte_ >= row_bytes_) {
+        byte_ = 0;
+        ++row_;
+      }
+    }
+  }
+
+ private:
+  const std::byte* const* row_;
+  const std::byte* const* end_;
+  int64_t offset_;
+  int32_t row_bytes_;
+  int32_t step_lines_;
+  int32_t byte_ = 0;  // of the row
+};
+
 void Attend(const AttendArgs& args) {
   const int32_t num_blocks = CeilDiv(args.num_rows, kRows);
-  Fetcher<_MM_HINT_T1> keys(args.next, args.head_dim, num_blocks);
-  Fetcher<_MM_HINT_T1> values(args.next_values, args.head_dim, num_blocks);
+  Fetcher keys(args.next, args.head_dim, num_blocks);
+  Fetcher values(args.next_values, args.head_dim, num_blocks);
   int32_t row = 0;
   for (int32_t block = 0; block < num_blocks; ++block) {
     const int32_t rows = CeilDiv(args.num_rows - row, num_blocks - block);

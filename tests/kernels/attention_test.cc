@@ -186,6 +186,28 @@ TEST_CASE("a row's bits do not depend on chunks, company, block size or place in
   }
 }
 
+TEST_CASE("a row's bits do not depend on whether planes are dense, for any group of heads") {
+  constexpr int64_t kPosition = 299;
+  for (const int32_t head_dim : {64, 96, 128}) {
+    for (int32_t group = 1; group <= 8; ++group) {
+      AttentionShape shape = {.head_dim = head_dim,
+                              .kv_dtype = DType::kBf16,
+                              .q_dtype = DType::kBf16,
+                              .out_dtype = DType::kF32};
+      shape.num_heads = group * shape.num_kv_heads;
+      AttentionCase whole(shape, {{.num_rows = kPosition + 1}});
+      whole.Run(whole.Options(), Threads());
+      for (const int32_t block_size : {16, 64, 256}) {
+        shape.block_size = block_size;
+        AttentionCase one(shape, {{.first_position = kPosition}}, false, kPosition);
+        one.Run(one.Options(), Threads());
+        CAPTURE(head_dim, group, block_size);
+        CHECK(SameBits(one.Row(0), whole.Row(kPosition)));
+      }
+    }
+  }
+}
+
 TEST_CASE("blocks that sequences share are read once and give the same bits") {
   const AttentionShape shape = {.num_heads = 6};
   std::vector<AttentionSequence> sequences;
