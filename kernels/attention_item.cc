@@ -22,15 +22,18 @@ void CopyQuery(const void* from, DType from_dtype, DType to_dtype, int32_t count
   }
 }
 
+// Adds the upper half to the lower until one is left; counts are constants, so that this is
+// vectors.
 float Total(const float* sum) {
-  float total[kSumLanes];
-  std::copy_n(sum, kSumLanes, total);
-  for (int32_t width = kSumLanes / 2; width > 0; width /= 2) {
-    for (int32_t i = 0; i < width; ++i) {
-      total[i] += total[i + width];
-    }
+  static_assert(kSumLanes == 16);
+  float total[8];
+  for (int i = 0; i < 8; ++i) {
+    total[i] = sum[i] + sum[i + 8];
   }
-  return total[0];
+  for (int i = 0; i < 4; ++i) {
+    total[i] += total[i + 4];
+  }
+  return (total[0] + total[2]) + (total[1] + total[3]);
 }
 
 }  // namespace
@@ -303,16 +306,20 @@ void AttentionItem::Finish() {
       for (int64_t row = range.first_row; row < range.first_row + range.num_rows; ++row) {
         for (int32_t h = 0; h < item.num_heads; ++h, ++from) {
           float latest[kRecordHead + 256];
+          float* partial =
+              item.first_partial < 0
+                  ? nullptr
+                  : args_.workspace + (item.first_partial + (from - item_row)) * record_size;
           const float* record = records_ + from * record_size;
           if (num_folded_ == 0) {
-            MakeRecord(from, latest);
-            record = latest;
+            float* made = partial != nullptr ? partial : latest;
+            MakeRecord(from, made);
+            record = made;
           }
-          if (item.first_partial >= 0) {
-            const int64_t partial = item.first_partial + (from - item_row);
-            std::copy_n(record, record_size, args_.workspace + partial * record_size);
-          } else {
+          if (partial == nullptr) {
             WriteRow(args_, row, item.first_head + h, record);
+          } else if (record != partial) {
+            std::copy_n(record, record_size, partial);
           }
         }
       }
