@@ -189,6 +189,7 @@ void Engine::State::Start(EventSink& sink) {
   parts.host_pool = pinned_pool.data();
   parts.eos_token_ids = model_config.eos_token_ids;
   parts.decoder_start_token_id = model_config.decoder_start_token_id;
+  parts.num_encoder_layers = model_config.num_encoder_layers;
   parts.hidden_floats =
       HiddenFloats(model_config, MakeStepLimits(config, model_config, backend->info()));
   drafter = MakeDrafter();

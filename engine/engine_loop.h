@@ -59,6 +59,7 @@ class EngineLoop {
     std::byte* host_pool = nullptr;  // that many blocks of host memory
     std::vector<int32_t> eos_token_ids;
     int32_t decoder_start_token_id = 0;  // where shape.has_source
+    int32_t num_encoder_layers = 0;      // likewise
     Drafter* drafter = nullptr;          // null: nothing is drafted
     int32_t max_draft = 0;               // of one sequence in one step
     int64_t hidden_floats = 0;           // HiddenFloats
@@ -170,8 +171,30 @@ class EngineLoop {
   struct Flight {
     std::vector<ScheduledRows> plan;
     StepBatch batch;
+    int64_t num_source_rows = 0;  // that an encoder reads, as much as its layers in this step are
     std::chrono::steady_clock::time_point launched;
   };
+
+  // A prompt that an encoder reads, some layers a step. What lies between them is in the model, so
+  // that there is one at a time.
+  struct Encoding {
+    uint64_t request_id = 0;
+    int32_t num_layers = 0;  // that have run
+  };
+
+  // Which layers run next, while someone decodes: those of `view`.
+  struct EncoderSlice {
+    size_t view = 0;
+    int32_t end_layer = 0;
+  };
+
+  // Begins or goes on to encode a prompt in parts, if one is due that takes more than
+  // `max_prefill_rows`. Pauses the views of those who must wait for it and, but for its last
+  // layers, its own. Empty: nothing is encoded in parts.
+  std::optional<EncoderSlice> PlanEncoding(int32_t max_prefill_rows);
+  // After the step was planned: what of the slice is in it.
+  void AddEncoding(const EncoderSlice& slice, Flight& flight);
+  std::optional<size_t> FindEncoding();
 
   // Asks for tokens that the next step is to verify.
   absl::Status DraftTokens();
@@ -303,6 +326,7 @@ class EngineLoop {
   // Reused from step to step.
   News news_;
   std::vector<SequenceView> views_;
+  std::optional<Encoding> encoding_;
   std::vector<DraftJob> drafts_;
   std::vector<int32_t> prefix_;
   std::unordered_map<std::string, int64_t> num_running_of_;  // by owner

@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <utility>
 
 #include "engine/engine_loop.h"
@@ -59,6 +60,7 @@ bool EngineLoop::Launch() {
   Flight& flight = flying_ == flights_.data() ? flights_[1] : flights_[0];
   const int32_t max_prefill_rows = MaxPrefillRows();
   const bool is_bounded = max_prefill_rows < parts_.scheduler.prefill_size;
+  const std::optional<EncoderSlice> slice = PlanEncoding(max_prefill_rows);
   FitDevice(max_prefill_rows);
   PlanStep(views_,
            {.max_sequences = parts_.scheduler.max_batch,
@@ -70,6 +72,9 @@ bool EngineLoop::Launch() {
   }
   flight.launched = parts_.stopwatch();
   absl::Status status = BuildBatch(flight);
+  if (slice.has_value()) {
+    AddEncoding(*slice, flight);
+  }
   if (status.ok()) {
     status = runner_.Launch(flight.batch);
   }
@@ -105,12 +110,12 @@ int32_t EngineLoop::MaxPrefillRows() const {
 
 void EngineLoop::LearnCosts(const Flight& flight, double step_ms) {
   const auto num_sequences = static_cast<int64_t>(flight.plan.size());
-  if (!flight.plan.back().is_prefill) {
+  if (!flight.plan.back().is_prefill && flight.num_source_rows == 0) {
     row_cost_.Learn(num_sequences, flight.batch.num_rows() - num_sequences, step_ms);
     return;
   }
   int64_t num_decoding = 0;
-  int64_t num_rows = 0;
+  int64_t num_rows = flight.num_source_rows;
   int64_t num_pairs = 0;
   for (size_t i = 0; i < flight.plan.size(); ++i) {
     const ScheduledRows& rows = flight.plan[i];
@@ -120,7 +125,7 @@ void EngineLoop::LearnCosts(const Flight& flight, double step_ms) {
     }
     const TileSequence& sequence = flight.batch.sequences[i];
     const int64_t num_keys = int64_t{sequence.num_entries} * parts_.shape.block_size;
-    num_rows += rows.num_rows + rows.num_source_rows;
+    num_rows += rows.num_rows;
     num_pairs += rows.num_rows * std::max<int64_t>(num_keys - rows.num_rows / 2, 0);
   }
   prefill_budget_.Learn(num_rows,
@@ -161,6 +166,10 @@ void EngineLoop::FitDevice(int32_t max_prefill_rows) {
 }
 
 absl::Status EngineLoop::BuildBatch(Flight& flight) {
+  flight.num_source_rows = 0;
+  for (const ScheduledRows& rows : flight.plan) {
+    flight.num_source_rows += rows.num_source_rows;
+  }
   flight.batch.Build(flight.plan, running_, ++counters_.steps);
   if (parts_.host_blocks > 0) {
     blocks_.clear();

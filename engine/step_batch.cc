@@ -21,6 +21,8 @@ void StepBatch::Clear() {
   source.scratch_slots.clear();
   source.sequences.clear();
   source.entries.clear();
+  source.first_layer = 0;
+  source.end_layer = kAllLayers;
   cross_sequences.clear();
   cross_entries.clear();
   logits_rows.clear();
@@ -131,28 +133,38 @@ void StepBatch::AddRows(const Session& session,
   }
 }
 
-// In scratch blocks of its own, behind those of the prompts before.
 void StepBatch::AddSource(const Session& session, std::span<const int32_t> prompt) {
-  const int64_t block_size = session.shape().block_size;
-  int64_t block = 0;
-  if (!source.entries.empty()) {
-    block = source.entries.back().block + 1;
-  }
-  const auto first_entry = static_cast<int32_t>(source.entries.size());
-  const auto length = static_cast<int32_t>(prompt.size());
-  source.sequences.push_back(
-      {.first_row = static_cast<int32_t>(source.token_ids.size()),
-       .num_rows = length,
-       .first_entry = first_entry,
-       .num_entries = static_cast<int32_t>(CeilDiv<int64_t>(length, block_size))});
-  source.token_ids.insert(source.token_ids.end(), prompt.begin(), prompt.end());
-  for (int64_t position = 0; position < length; ++position) {
+  for (int64_t position = 0; position < static_cast<int64_t>(prompt.size()); ++position) {
     source.slots.push_back(session.Slot(position));
-    source.scratch_slots.push_back(block * block_size + position);
   }
-  session.AppendSourceContext(source.entries);
-  for (size_t i = static_cast<size_t>(first_entry); i < source.entries.size(); ++i) {
-    source.entries[i].block = static_cast<int32_t>(block++);
+  AddPrompt(prompt, session.shape().block_size);
+}
+
+void StepBatch::AddLayers(std::span<const int32_t> prompt,
+                          int32_t block_size,
+                          int32_t first_layer,
+                          int32_t end_layer) {
+  AddPrompt(prompt, block_size);
+  source.first_layer = first_layer;
+  source.end_layer = end_layer;
+}
+
+// In scratch blocks of its own, behind those of the prompts before.
+void StepBatch::AddPrompt(std::span<const int32_t> prompt, int32_t block_size) {
+  const int32_t first_block = source.entries.empty() ? 0 : source.entries.back().block + 1;
+  const auto length = static_cast<int32_t>(prompt.size());
+  source.sequences.push_back({.first_row = static_cast<int32_t>(source.token_ids.size()),
+                              .num_rows = length,
+                              .first_entry = static_cast<int32_t>(source.entries.size()),
+                              .num_entries = CeilDiv(length, block_size)});
+  source.token_ids.insert(source.token_ids.end(), prompt.begin(), prompt.end());
+  for (int32_t position = 0; position < length; ++position) {
+    source.scratch_slots.push_back(int64_t{first_block} * block_size + position);
+  }
+  for (int32_t first = 0; first < length; first += block_size) {
+    source.entries.push_back({.block = first_block + first / block_size,
+                              .num_keys = std::min(block_size, length - first),
+                              .position = first});
   }
 }
 

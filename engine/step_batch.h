@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <span>
@@ -18,6 +19,8 @@
 namespace ringserve {
 
 struct StepBatch {
+  static constexpr int32_t kAllLayers = std::numeric_limits<int32_t>::max();
+
   std::vector<int32_t> token_ids;
   std::vector<int64_t> positions;  // of the rows, then of the sink keys of all sequences
   std::vector<int64_t> slots;
@@ -33,6 +36,8 @@ struct StepBatch {
     std::vector<int64_t> scratch_slots;
     std::vector<TileSequence> sequences;
     std::vector<BlockEntry> entries;  // in scratch blocks
+    int32_t first_layer = 0;
+    int32_t end_layer = kAllLayers;
   } source;
 
   // The rows over encoded prompts, in models with an encoder.
@@ -68,6 +73,12 @@ struct StepBatch {
   void Clear();
   void AddRows(const Session& session, int64_t first_position, std::span<const int32_t> ids);
 
+  // After Build: some layers of an encoder over a prompt, but not the last, beside the plan.
+  void AddLayers(std::span<const int32_t> prompt,
+                 int32_t block_size,
+                 int32_t first_layer,
+                 int32_t end_layer);
+
   // Adds each block that the step reads or writes, at least once.
   void CollectBlocks(int32_t block_size, std::vector<int32_t>& blocks) const;
   // From blocks to their places in the device pool: all must be there.
@@ -78,6 +89,7 @@ struct StepBatch {
   void WantResults(const ScheduledRows& rows, Sequence& sequence, int64_t first_position);
   void WantReadings(const ScheduledRows& rows, Sequence& sequence, int64_t first_position);
   void AddSource(const Session& session, std::span<const int32_t> prompt);
+  void AddPrompt(std::span<const int32_t> prompt, int32_t block_size);
   void AddCross(const Session& session, const TileSequence& rows);
 };
 

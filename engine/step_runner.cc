@@ -54,7 +54,9 @@ absl::Status StepRunner::LaunchModel(StepBatch& batch) {
   const EncoderStep encoder = {.token_ids = batch.source.token_ids,
                                .slots = batch.source.slots,
                                .scratch_slots = batch.source.scratch_slots,
-                               .tiles = &encoder_plan_};
+                               .tiles = &encoder_plan_,
+                               .first_layer = batch.source.first_layer,
+                               .end_layer = batch.source.end_layer};
   if (parts_.has_encoder) {
     input.cross_tiles = &cross_plan_;
     input.encoder = batch.source.token_ids.empty() ? nullptr : &encoder;

@@ -72,9 +72,9 @@ absl::Status Model::Run(const StepInput& input, std::byte* kv_pool, const KvLayo
     RS_CHECK(static_cast<int64_t>(input.encoder->token_ids.size()) <= s.limits.max_encoder_rows);
     RETURN_IF_ERROR(s.Encode(*input.encoder, kv_pool, kv));
   }
-  StepArrays step = {.num_rows = num_rows};
+  StepArrays step = {.num_rows = num_rows, .x = s.Place<float>(s.at.x)};
   RETURN_IF_ERROR(s.Begin(input, kv_pool, kv, step));
-  RETURN_IF_ERROR(s.Embed(input.token_ids, input.positions));
+  RETURN_IF_ERROR(s.Embed(input.token_ids, input.positions, step.x));
   return s.RunLayers(step, 0, s.config.num_layers);
 }
 

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <span>
 
@@ -38,6 +39,11 @@ struct EncoderStep {
   // max_encoder_rows fill, which the model has for it.
   std::span<const int64_t> scratch_slots;
   const TilePlan* tiles = nullptr;  // over those blocks; not causal
+  // The encoder's layers that run in this step; by itself all of them. Layers may take several
+  // steps, of the same prompts, one after the other from layer 0 on; `slots` are for the last of
+  // these, and may be empty in those before.
+  int32_t first_layer = 0;
+  int32_t end_layer = std::numeric_limits<int32_t>::max();  // or more than there are
 };
 
 // The rows of one step. Host memory, borrowed for the call.

@@ -1,4 +1,6 @@
 // The parts of a step and of a layer, each a few calls of the backend.
+#include <algorithm>
+
 #include "engine/base/check.h"
 #include "engine/model/model_state.h"
 #include "engine/model/position_bias.h"
@@ -95,12 +97,13 @@ absl::Status Model::State::Rotate(size_t group, int32_t num_angles, StepArrays& 
 }
 
 absl::Status Model::State::Embed(std::span<const int32_t> token_ids,
-                                 std::span<const int64_t> positions) {
+                                 std::span<const int64_t> positions,
+                                 float* out) {
   const auto num_rows = static_cast<int32_t>(token_ids.size());
   ASSIGN_OR_RETURN(const int32_t* const uploaded, Upload(token_ids));
   EmbedArgs args = {.token_ids = uploaded,
                     .table = weights.embedding().data,
-                    .out = Place<float>(at.x),
+                    .out = out,
                     .num_rows = num_rows,
                     .hidden_dim = config.hidden_dim,
                     .vocab_size = config.vocab_size,
@@ -128,7 +131,12 @@ absl::Status Model::State::Encode(const EncoderStep& input,
                                   std::byte* kv_pool,
                                   const KvLayout& kv) {
   const auto num_rows = static_cast<int32_t>(input.token_ids.size());
-  StepArrays step = {.num_rows = num_rows, .position_bias = weights.encoder_position_bias()};
+  const int32_t end_layer = std::min(input.end_layer, config.num_encoder_layers);
+  RS_CHECK(input.first_layer >= 0);
+  RS_CHECK(input.first_layer < end_layer);
+  StepArrays step = {.num_rows = num_rows,
+                     .x = Place<float>(at.encoder_x),
+                     .position_bias = weights.encoder_position_bias()};
   GroupArrays& group = step.groups[0];
   group.tiles = input.tiles;
   group.kv_pool = Place<std::byte>(at.encoder_kv);
@@ -136,11 +144,19 @@ absl::Status Model::State::Encode(const EncoderStep& input,
   ASSIGN_OR_RETURN(group.slots, Upload(input.scratch_slots));
   step.positions = group.slots;  // nothing is rotated, wherever it stands
   RETURN_IF_ERROR(Rotate(0, num_rows, step));
-  RETURN_IF_ERROR(Embed(input.token_ids, {}));
-  RETURN_IF_ERROR(RunLayers(step, config.num_layers, config.num_encoder_layers));
+  if (input.first_layer == 0) {
+    RETURN_IF_ERROR(Embed(input.token_ids, {}, step.x));
+  }
+  RETURN_IF_ERROR(
+      RunLayers(step, config.num_layers + input.first_layer, end_layer - input.first_layer));
   auto* normed = Place<std::byte>(at.normed);
-  RETURN_IF_ERROR(Norm(
-      Place<float>(at.x), Place<float>(at.projected), weights.encoder_norm(), normed, num_rows));
+  auto* projected = Place<float>(at.projected);
+  if (end_layer < config.num_encoder_layers) {
+    // The norm itself is made again: what counts is that x has all that was to be added.
+    const LayerWeights& next = weights.layer(config.num_layers + end_layer);
+    return Norm(step.x, projected, next.attn_norm, normed, num_rows);
+  }
+  RETURN_IF_ERROR(Norm(step.x, projected, weights.encoder_norm(), normed, num_rows));
   ASSIGN_OR_RETURN(const int64_t* const slots, Upload(input.slots));
   auto* keys_and_values = Place<float>(at.qkv);
   for (int32_t i = 0; i < config.num_layers; ++i) {
@@ -157,7 +173,7 @@ absl::Status Model::State::Encode(const EncoderStep& input,
 }
 
 absl::Status Model::State::RunLayers(const StepArrays& step, int32_t first, int32_t count) {
-  auto* x = Place<float>(at.x);
+  float* const x = step.x;
   auto* normed = Place<std::byte>(at.normed);
   auto* projected = Place<float>(at.projected);
   const float* residual = nullptr;

@@ -41,6 +41,7 @@ struct GroupArrays {
 
 struct StepArrays {
   int32_t num_rows = 0;
+  float* x = nullptr;  // [num_rows, hidden_dim]
   const int64_t* positions = nullptr;
   GroupArrays groups[2] = {};
   bool shares_blocks = false;  // of both groups
@@ -86,10 +87,13 @@ struct Model::State {
                      const KvLayout& kv,
                      StepArrays& step);
   absl::Status Rotate(size_t group, int32_t num_angles, StepArrays& step);
-  absl::Status Embed(std::span<const int32_t> token_ids, std::span<const int64_t> positions);
-  // Reads the prompts and appends what the decoder's layers see of them.
+  // Into `out`, [token_ids.size(), hidden_dim].
+  absl::Status Embed(std::span<const int32_t> token_ids,
+                     std::span<const int64_t> positions,
+                     float* out);
+  // Reads the prompts and, after the last layer, appends what the decoder's layers see of them.
   absl::Status Encode(const EncoderStep& input, std::byte* kv_pool, const KvLayout& kv);
-  // Leaves x, and in `projected` what is still to be added to it.
+  // Leaves step.x, and in `projected` what is still to be added to it.
   absl::Status RunLayers(const StepArrays& step, int32_t first, int32_t count);
   absl::Status Attend(const StepArrays& step, int32_t layer);
   absl::Status AttendAcross(const StepArrays& step, int32_t layer);

@@ -33,10 +33,11 @@ Workspace CarveWorkspace(const ModelConfig& config, DType dtype, const StepLimit
   at.angles[0] = take((rows + limits.max_sink_rows) * config.head_dim, sizeof(float));
   at.angles[1] =
       LayerGroups(config).size() < 2 ? at.angles[0] : take(rows * config.head_dim, sizeof(float));
-  at.x = take(rows * config.hidden_dim, sizeof(float));
+  at.x = take(int64_t{limits.max_rows} * config.hidden_dim, sizeof(float));
   at.projected = take(rows * config.hidden_dim, sizeof(float));
   at.normed = take(rows * config.hidden_dim, element);
   if (limits.max_encoder_rows > 0) {
+    at.encoder_x = take(int64_t{limits.max_encoder_rows} * config.hidden_dim, sizeof(float));
     at.encoder_kv = take(CeilDiv<int64_t>(limits.max_encoder_rows, limits.block_size),
                          EncoderKv(config, limits.block_size, dtype).block_bytes());
   }

@@ -20,6 +20,7 @@ struct Workspace {
   int64_t router, experts;     // of a mixture
   int64_t partials;
   int64_t encoder_kv;  // blocks of one layer of the encoder
+  int64_t encoder_x;   // kept from step to step: its layers may take several
   int64_t gathered_x, gathered_projected, gathered_normed, logits;
   int64_t bytes;
 };

@@ -4,8 +4,10 @@
 #include <cstdint>
 #include <memory>
 #include <random>
+#include <span>
 #include <string>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include <absl/synchronization/notification.h>
@@ -87,6 +89,12 @@ TEST_CASE("an encoder-decoder answers alike alone and in company, however steps 
     config.num_threads = 2;
     CHECK(Answers(config, 40) == alone);
   }
+  // Some layers of a prompt at a time, beside those who decode.
+  config.scheduler.max_token_gap_ms = 1;
+  CHECK(Answers(config, 40) == alone);
+  config.scheduler.prefill_size = 7;
+  config.scheduler.max_batch = 64;
+  CHECK(Answers(config, 40) == alone);
   config.rings.block_size = config.attention.tile_size = 64;
   CHECK(Answers(config, 40) == alone);
   // Two whole requests on the device, the rest of the batch in host memory.
@@ -148,6 +156,85 @@ TEST_CASE("cancels at any time change neither others' answers nor what is free i
   }
   CHECK(engine->load().device_blocks_free == engine->load().device_blocks);
   CHECK(engine->load().host_blocks_free == engine->load().host_blocks);
+}
+
+// Submits request 2 once request 1 has three tokens, and counts how many more request 1 gets from
+// when request 2 has its place to when it has its first token.
+class Follower final : public EventSink {
+ public:
+  explicit Follower(GenerateRequest second) : second_(std::move(second)) {}
+
+  void Publish(std::span<TokenEvent> events) override {
+    for (const TokenEvent& event : events) {
+      const bool is_token = std::holds_alternative<SampledTokenEvent>(event.event);
+      if (event.request_id == 1 && is_token) {
+        num_between_ += is_accepted_ && !has_token_ ? 1 : 0;
+        ++num_tokens_;
+        if (num_tokens_ == 3) {
+          submitted_ = engine_->Submit(std::move(second_));
+        }
+      }
+      is_accepted_ = is_accepted_ || event.request_id == 2;
+      has_token_ = has_token_ || (event.request_id == 2 && is_token);
+    }
+    sink_.Publish(events);
+  }
+
+  int64_t DeliveredTokens(uint64_t request_id) override {
+    return sink_.DeliveredTokens(request_id);
+  }
+
+  void set_engine(Engine& engine) { engine_ = &engine; }
+
+  FakeSink& sink() { return sink_; }
+
+  // Once the sink has told of request 2's end.
+  const absl::Status& submitted() const { return submitted_; }
+
+  int num_between() const { return num_between_; }
+
+ private:
+  FakeSink sink_;
+  GenerateRequest second_;
+  Engine* engine_ = nullptr;
+  absl::Status submitted_;
+  int num_tokens_ = 0;
+  int num_between_ = 0;
+  bool is_accepted_ = false;
+  bool has_token_ = false;
+};
+
+TEST_CASE("streams go on between the layers of a long prompt's encoder, where a gap is bounded") {
+  EngineConfig config = Config("families/t5-relu");
+  config.rings.buffer_size = 4096;
+  config.scheduler.prefill_size = 64;
+  std::vector<int32_t> tokens;
+  for (const int32_t max_token_gap_ms : {0, 1}) {
+    CAPTURE(max_token_gap_ms);
+    config.scheduler.max_token_gap_ms = max_token_gap_ms;
+    GenerateRequest first;
+    first.request_id = 1;
+    first.prompt.assign(20, 5);
+    first.stopping.max_tokens = 1000;
+    first.stopping.ignore_eos = true;
+    GenerateRequest second = RandomRequest(2);
+    second.prompt.assign(2000, 9);
+    Follower follower(std::move(second));
+    const std::unique_ptr<Engine> engine = StartEngine(config, follower);
+    follower.set_engine(*engine);
+    REQUIRE(engine->Submit(std::move(first)).ok());
+    follower.sink().AwaitEnd(2);
+    CHECK(follower.submitted().ok());
+    // A step for each layer, since 64 rows are the most that one may take; or one for both.
+    CHECK(follower.num_between() == (max_token_gap_ms > 0 ? 2 : 1));
+    const std::vector<int32_t> got = follower.sink().transcript(2).token_ids();
+    CHECK((tokens.empty() || got == tokens));
+    tokens = got;
+    engine->Cancel(1);
+    follower.sink().AwaitEnd(1);
+    CHECK(engine->load().device_blocks_free == engine->load().device_blocks);
+  }
+  CHECK_FALSE(tokens.empty());
 }
 
 TEST_CASE("an encoder-decoder continues as Hugging Face does") {
