@@ -176,8 +176,9 @@ StepLimits MakeStepLimits(const EngineConfig& config,
   limits.max_logits_rows = std::max(scheduler.max_batch, kMinLogitsRows);
   if (model.has_encoder()) {
     const int32_t block_size = config.rings.block_size;
-    limits.max_encoder_rows = static_cast<int32_t>(std::max<int64_t>(
-        config.rings.buffer_size - block_size, scheduler.prefill_size / block_size * block_size));
+    limits.max_encoder_rows = static_cast<int32_t>(
+        std::max<int64_t>(config.rings.buffer_size - block_size,
+                          int64_t{scheduler.prefill_size / block_size} * block_size));
   }
   limits.max_partials =
       MaxPartials(MakeTileOptions(config, model, backend),
