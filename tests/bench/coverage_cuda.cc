@@ -1,7 +1,9 @@
 // How much of a program's time the GPU is without a kernel: a library that the CUDA driver loads
 // into the program (CUDA_INJECTION64_PATH=libcoverage_cuda.so) and that prints, when the program
 // ends, of the last COVERAGE_MS milliseconds (300) before its last kernel the share that no kernel
-// covered, and how long the kernels of each name ran. Needs libcupti.so.13.
+// covered, and of the kernels of each name how long they ran, and how long after all kernels that
+// began before them had ended: kernels that start under the end of another wait for it, so that
+// only the second tells what they take. Needs libcupti.so.13.
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
@@ -72,31 +74,40 @@ void Report() {
   const uint64_t first = std::max(last - window, kernels.front().start);
   uint64_t covered_to = first;
   uint64_t uncovered = 0;
-  std::map<std::string, std::pair<uint64_t, int64_t>> times;
+
+  struct Times {
+    uint64_t ran = 0;
+    uint64_t alone = 0;
+    int64_t count = 0;
+  };
+
+  std::map<std::string, Times> times;
   for (const Interval& kernel : kernels) {
     if (kernel.end <= first) {
       continue;
     }
     uncovered += kernel.start > covered_to ? kernel.start - covered_to : 0;
+    Times& of_name = times[kernel.name.substr(0, 90)];
+    of_name.ran += kernel.end - kernel.start;
+    of_name.alone += kernel.end - std::min(kernel.end, std::max(kernel.start, covered_to));
+    ++of_name.count;
     covered_to = std::max(covered_to, kernel.end);
-    auto& [time, count] = times[kernel.name.substr(0, 90)];
-    time += kernel.end - kernel.start;
-    ++count;
   }
   std::printf("coverage: %.2f %% of the last %.0f ms without a kernel\n",
               100.0 * static_cast<double>(uncovered) / static_cast<double>(last - first),
               static_cast<double>(last - first) * 1e-6);
   std::vector<std::pair<uint64_t, std::string>> order;
   for (const auto& [name, time] : times) {
-    order.emplace_back(time.first, name);
+    order.emplace_back(time.alone, name);
   }
   std::sort(order.rbegin(), order.rend());
-  for (const auto& [time, name] : order) {
-    const int64_t count = times[name].second;
-    std::printf("  %9.1f us  %6lld x %8.2f us  %s\n",
-                static_cast<double>(time) * 1e-3,
-                static_cast<long long>(count),
-                static_cast<double>(time) * 1e-3 / static_cast<double>(count),
+  for (const auto& [alone, name] : order) {
+    const Times& time = times[name];
+    std::printf("  %9.1f us  %6lld x %8.2f us, %8.2f alone  %s\n",
+                static_cast<double>(alone) * 1e-3,
+                static_cast<long long>(time.count),
+                static_cast<double>(time.ran) * 1e-3 / static_cast<double>(time.count),
+                static_cast<double>(alone) * 1e-3 / static_cast<double>(time.count),
                 name.c_str());
   }
 }
