@@ -63,10 +63,12 @@ int64_t UploadBytes(const ModelConfig& config, const StepLimits& limits) {
   add(rows, 4);                         // learned positions
   add(rows + limits.max_sink_rows, 8);  // positions
   add(rows, 8);                         // sink slots
-  // Rows whose logits are wanted, and those whose hidden states are: all of them, in parts, if
-  // prompts are scored or embedded.
+  // Rows whose logits are wanted and what they are sampled by, and rows whose hidden states are
+  // wanted: all of them, in parts, if prompts are scored or embedded.
   const int64_t parts = 2 + rows / std::max(limits.max_logits_rows, 1);
-  bytes += parts * CudaStaging::PlacedBytes(int64_t{limits.max_logits_rows} * 4);
+  bytes += parts * (CudaStaging::PlacedBytes(int64_t{limits.max_logits_rows} * 4) +
+                    CudaStaging::PlacedBytes(int64_t{limits.max_logits_rows} *
+                                             int64_t{sizeof(cuda::SampleCudaRow)}));
   for (size_t group = 0; group < LayerGroups(config).size(); ++group) {
     add(config.head_dim / 2, 8);  // frequencies
     add(rows, 8);                 // slots

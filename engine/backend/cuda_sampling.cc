@@ -25,7 +25,19 @@ cuda::SampleCudaRow DeviceRow(const SampleRow& row) {
 }
 
 absl::Status CudaSampler::Sample(const SampleArgs& args, const Step& step) {
-  ASSIGN_OR_RETURN(const CudaStaging::Samples samples, step.staging.TakeSamples(args.rows.size()));
+  ASSIGN_OR_RETURN(const CudaStaging::Results results, step.staging.TakeResults(args.rows.size()));
+  ASSIGN_OR_RETURN(const CudaStaging::Place place,
+                   step.staging.Take(args.rows.size() * sizeof(cuda::SampleCudaRow)));
+  auto* rows_to_send = reinterpret_cast<cuda::SampleCudaRow*>(place.host);
+  for (size_t i = 0; i < args.rows.size(); ++i) {
+    rows_to_send[i] =
+        SamplesOnDevice(args.rows[i]) ? DeviceRow(args.rows[i]) : cuda::SampleCudaRow();
+    rows_to_send[i].feedback_slot = results.first + static_cast<int32_t>(i);
+  }
+  // Every block of the sampler reads a row: over the bus that would take longer than the logits.
+  RETURN_IF_ERROR(step.staging.Flush(step.stream));
+  const Places places = {.rows = reinterpret_cast<const cuda::SampleCudaRow*>(place.device),
+                         .results = results.at};
   // Runs of rows that the same side samples; results keep their places.
   for (size_t first = 0; first < args.rows.size();) {
     const bool on_device = SamplesOnDevice(args.rows[first]);
@@ -34,8 +46,8 @@ absl::Status CudaSampler::Sample(const SampleArgs& args, const Step& step) {
       ++end;
     }
     const Rows rows = {
-        .first = first, .count = end - first, .place = samples.first + static_cast<int32_t>(first)};
-    RETURN_IF_ERROR(on_device ? OnDevice(args, rows, samples, step) : OnHost(args, rows, step));
+        .first = first, .count = end - first, .place = results.first + static_cast<int32_t>(first)};
+    RETURN_IF_ERROR(on_device ? OnDevice(args, rows, places, step) : OnHost(args, rows, step));
     first = end;
   }
   return absl::OkStatus();
@@ -43,24 +55,19 @@ absl::Status CudaSampler::Sample(const SampleArgs& args, const Step& step) {
 
 absl::Status CudaSampler::OnDevice(const SampleArgs& args,
                                    const Rows& rows,
-                                   const CudaStaging::Samples& samples,
+                                   const Places& places,
                                    const Step& step) {
-  for (size_t i = 0; i < rows.count; ++i) {
-    cuda::SampleCudaRow& row = samples.rows[rows.first + i];
-    row = DeviceRow(args.rows[rows.first + i]);
-    row.feedback_slot = rows.place + static_cast<int32_t>(i);
-  }
   RETURN_IF_ERROR(FromCuda(cuda::LaunchSample({.logits = args.logits,
                                                .vocab_size = args.vocab_size,
-                                               .rows = samples.rows + rows.first,
+                                               .rows = places.rows + rows.first,
                                                .num_rows = static_cast<int32_t>(rows.count),
-                                               .results = samples.results + rows.first,
+                                               .results = places.results + rows.first,
                                                .feedback = IdsOf(step_),
                                                .workspace = memory_.workspace},
                                               step.stream.get()),
                            "sampling"));
   pending_[static_cast<size_t>(step.staging.slot())].push_back(
-      {.from = samples.results + rows.first, .to = args.results.subspan(rows.first, rows.count)});
+      {.from = places.results + rows.first, .to = args.results.subspan(rows.first, rows.count)});
   return absl::OkStatus();
 }
 

@@ -67,18 +67,24 @@ class CudaSampler {
     std::span<ScoredToken> to;
   };
 
-  // Some of a step's rows, and the place of the first among the step's results.
+  // Some of a call's rows, and the place of the first among the step's results.
   struct Rows {
     size_t first = 0;
     size_t count = 0;
     int32_t place = 0;
   };
 
+  // Of all of a call's rows.
+  struct Places {
+    const cuda::SampleCudaRow* rows = nullptr;  // device
+    cuda::SampleCudaResult* results = nullptr;  // pinned
+  };
+
   int32_t* IdsOf(int64_t step) const { return memory_.feedback + (step & 1) * memory_.max_results; }
 
   absl::Status OnDevice(const SampleArgs& args,
                         const Rows& rows,
-                        const CudaStaging::Samples& samples,
+                        const Places& places,
                         const Step& step);
   absl::Status OnHost(const SampleArgs& args, const Rows& rows, const Step& step);
 

@@ -9,7 +9,7 @@ namespace ringserve {
 namespace {
 
 constexpr int64_t kAlignment = 256;
-constexpr int64_t kSampleBytes = sizeof(cuda::SampleCudaRow) + sizeof(cuda::SampleCudaResult);
+constexpr int64_t kResultBytes = sizeof(cuda::SampleCudaResult);
 
 absl::Status TooMuch(std::string_view what, int64_t wanted, int64_t limit) {
   return absl::InternalError(
@@ -27,7 +27,7 @@ int64_t CudaStaging::Sizes::device_bytes() const {
 }
 
 int64_t CudaStaging::Sizes::pinned_bytes() const {
-  return kNumSlots * (device_bytes() + RoundUp(max_results * kSampleBytes, kAlignment));
+  return kNumSlots * (device_bytes() + RoundUp(max_results * kResultBytes, kAlignment));
 }
 
 absl::StatusOr<CudaStaging> CudaStaging::Create(const Sizes& sizes,
@@ -48,7 +48,7 @@ absl::Status CudaStaging::Begin() {
   slot_ = (slot_ + 1) % kNumSlots;
   taken_ = 0;
   flushed_ = 0;
-  num_samples_ = 0;
+  num_results_ = 0;
   return Await(slot_);
 }
 
@@ -73,18 +73,15 @@ absl::Status CudaStaging::Flush(const CudaStream& stream) {
       "sending a step's arrays");
 }
 
-absl::StatusOr<CudaStaging::Samples> CudaStaging::TakeSamples(size_t count) {
-  const int64_t end = num_samples_ + static_cast<int64_t>(count);
+absl::StatusOr<CudaStaging::Results> CudaStaging::TakeResults(size_t count) {
+  const int64_t end = num_results_ + static_cast<int64_t>(count);
   if (end > sizes_.max_results) {
     return TooMuch("sampled rows", end, sizes_.max_results);
   }
-  auto* rows = reinterpret_cast<cuda::SampleCudaRow*>(SlotAt(slot_) + sizes_.device_bytes());
-  auto* results = reinterpret_cast<cuda::SampleCudaResult*>(rows + sizes_.max_results);
-  const Samples samples = {.rows = rows + num_samples_,
-                           .results = results + num_samples_,
-                           .first = static_cast<int32_t>(num_samples_)};
-  num_samples_ = end;
-  return samples;
+  auto* all = reinterpret_cast<cuda::SampleCudaResult*>(SlotAt(slot_) + sizes_.device_bytes());
+  const Results results = {.at = all + num_results_, .first = static_cast<int32_t>(num_results_)};
+  num_results_ = end;
+  return results;
 }
 
 absl::Status CudaStaging::End(const CudaStream& stream) {

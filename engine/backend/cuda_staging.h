@@ -53,14 +53,13 @@ class CudaStaging {
   // Enqueues the copy of what was taken since the last Flush.
   absl::Status Flush(const CudaStream& stream);
 
-  // Rows for the sampler and places for its results, in pinned memory.
-  struct Samples {
-    cuda::SampleCudaRow* rows = nullptr;
-    cuda::SampleCudaResult* results = nullptr;
+  // Places for results of the sampler, in pinned memory that the device writes.
+  struct Results {
+    cuda::SampleCudaResult* at = nullptr;
     int32_t first = 0;  // how many the step took before
   };
 
-  absl::StatusOr<Samples> TakeSamples(size_t count);
+  absl::StatusOr<Results> TakeResults(size_t count);
 
   // Marks the end of the step in the stream.
   absl::Status End(const CudaStream& stream);
@@ -78,7 +77,7 @@ class CudaStaging {
   int32_t slot_ = 0;
   int64_t taken_ = 0;    // bytes of the slot
   int64_t flushed_ = 0;  // of these
-  int64_t num_samples_ = 0;
+  int64_t num_results_ = 0;
 };
 
 }  // namespace ringserve
