@@ -27,6 +27,7 @@ constexpr int32_t kMaxQueue = 256;
 constexpr int32_t kMaxBatch = 16;
 constexpr int32_t kNumCalls = 1000;
 constexpr int32_t kFillTokens = 900;
+constexpr int32_t kFloodTokens = 100;
 
 // Of calls that were refused: milliseconds from the call's start to its end. Plain bytes.
 struct FloodReport {
@@ -73,22 +74,30 @@ class Caller {
       call.begun = Clock::now();
       call.reader = stub_->AsyncGenerate(&call.context, request, &queue_, &call);
       ++num_open_;
+      TakeAll();
     }
   }
 
-  // Reads until that many calls have ended.
-  void Await(int32_t num_ended) {
-    const int32_t left = num_open_ - num_ended;
+  // Reads until no more calls than that are open.
+  void Await(int32_t most_open) {
     void* tag = nullptr;
     bool ok = false;
-    while (num_open_ > left && queue_.Next(&tag, &ok)) {
+    while (num_open_ > most_open && queue_.Next(&tag, &ok)) {
       Take(*static_cast<Call*>(tag), ok);
     }
   }
 
-  int32_t num_open() const { return num_open_; }
-
  private:
+  // What has come, without waiting: a call's end counts from when it is there to be seen.
+  void TakeAll() {
+    void* tag = nullptr;
+    bool ok = false;
+    const auto now = std::chrono::system_clock::now();
+    while (queue_.AsyncNext(&tag, &ok, now) == grpc::CompletionQueue::GOT_EVENT) {
+      Take(*static_cast<Call*>(tag), ok);
+    }
+  }
+
   void Take(Call& call, bool ok) {
     if (call.is_finishing) {
       call.millis = std::chrono::duration<double, std::milli>(Clock::now() - call.begun).count();
@@ -134,25 +143,25 @@ FloodReport RefuseInARow(const std::string& target) {
   Caller fillers(target);
   std::vector<std::unique_ptr<Call>> filling;
   fillers.Begin(filling, 2 * (kMaxQueue + kMaxBatch), kFillTokens);
-  fillers.Await(kMaxQueue + kMaxBatch);  // those that found no place
+  fillers.Await(kMaxQueue + kMaxBatch);  // the others found no place
   Caller prober(target);
   std::vector<std::unique_ptr<Call>> probes;
   for (int32_t i = 0; i < kNumCalls; ++i) {
     prober.Begin(probes, 1, 1);
-    prober.Await(1);
+    prober.Await(0);
   }
   for (const auto& call : filling) {
     call->context.TryCancel();
   }
-  fillers.Await(fillers.num_open());
+  fillers.Await(0);
   return ReportOf(probes);
 }
 
 FloodReport RefuseAtOnce(const std::string& target) {
   Caller caller(target);
   std::vector<std::unique_ptr<Call>> calls;
-  caller.Begin(calls, kNumCalls, 2);
-  caller.Await(kNumCalls);
+  caller.Begin(calls, kNumCalls, kFloodTokens);
+  caller.Await(0);
   return ReportOf(calls);
 }
 

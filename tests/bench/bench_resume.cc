@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -61,7 +62,7 @@ class CopyCeiling {
 
 EngineConfig Config(const SessionsBenchOptions& options) {
   // A prompt's token and one more are what each turn adds.
-  const int64_t num_turns = (options.rounds + 2) * (kWarmTurns + kSwaps + 1);
+  const int64_t num_turns = (options.rounds + 2) * (kWarmTurns + 1) * (kSwaps + 1);
   const int64_t num_blocks = CeilDiv(options.resume_tokens + 2 * num_turns, kBlockSize) + 1;
   EngineConfig config;
   config.rings = {.buffer_size = num_blocks * kBlockSize, .block_size = kBlockSize};
@@ -82,8 +83,7 @@ class ResumeBench {
 
   absl::Status Begin() {
     ASSIGN_OR_RETURN(stays_, NewSession());
-    RETURN_IF_ERROR(Turn(stays_, num_tokens_).status());
-    return MeasureWarm();
+    return Turn(stays_, num_tokens_).status();
   }
 
   // Another session comes, trades places with the first, and is closed.
@@ -100,7 +100,7 @@ class ResumeBench {
                         .status());
     ASSIGN_OR_RETURN(const double seconds, Measure(stays_, resume));
     faster.push_back(prefill / seconds);
-    return MeasureWarm();
+    return absl::OkStatus();
   }
 
   // The first round touches the host's pages for the first time.
@@ -134,27 +134,28 @@ class ResumeBench {
     return stream.FirstTokenSeconds();
   }
 
-  // What a turn takes whose session is on the device.
-  absl::Status MeasureWarm() {
-    std::vector<double> warm;
-    for (int i = 0; i < kWarmTurns; ++i) {
-      ASSIGN_OR_RETURN(const double seconds, Turn(stays_, 1));
-      warm.push_back(seconds);
-    }
-    warm_seconds_ = Median(warm);
-    return absl::OkStatus();
-  }
-
-  // A turn that moves blocks, between two readings of the ceiling; its seconds.
+  // A turn that moves blocks, between two readings of the ceiling; its seconds. What turns take
+  // that move nothing is the best of those that follow: one may be disturbed.
   absl::StatusOr<double> Measure(const std::string& id, BenchSeries& series) {
     const double before = ceiling_.GibPerSecond();
     const EngineLoad from = bench_.engine().load();
     ASSIGN_OR_RETURN(const double seconds, Turn(id, 1));
     const EngineLoad to = bench_.engine().load();
+    series.ceiling.push_back(std::max(before, ceiling_.GibPerSecond()));
+    double warm = std::numeric_limits<double>::infinity();
+    for (int i = 0; i < kWarmTurns; ++i) {
+      ASSIGN_OR_RETURN(const double again, Turn(id, 1));
+      warm = std::min(warm, again);
+    }
+    if (seconds <= warm) {
+      return absl::InternalError(
+          "a turn that moves blocks took no longer than one that does not: more --resume-tokens "
+          "are "
+          "needed");
+    }
     const int64_t num_moved =
         to.restored_blocks - from.restored_blocks + to.spilled_blocks - from.spilled_blocks;
-    series.speed.push_back(CopyCeiling::Gib(num_moved) / (seconds - warm_seconds_));
-    series.ceiling.push_back(std::max(before, ceiling_.GibPerSecond()));
+    series.speed.push_back(CopyCeiling::Gib(num_moved) / (seconds - warm));
     return seconds;
   }
 
@@ -162,12 +163,7 @@ class ResumeBench {
   CopyCeiling& ceiling_;
   const int64_t num_tokens_;
   std::string stays_;
-  double warm_seconds_ = 0;
 };
-
-double Best(const std::vector<double>& values) {
-  return *std::max_element(values.begin(), values.end());
-}
 
 }  // namespace
 
@@ -189,10 +185,7 @@ absl::Status BenchResume(const SessionsBenchOptions& options) {
              options.resume_tokens,
              1024 * CopyCeiling::Gib(num_blocks));
   for (const BenchSeries* const series : {&resume.resume, &resume.swap}) {
-    fmt::print("  {}; best {:.1f} of {:.1f}\n",
-               FormatSeries(*series),
-               Best(series->speed),
-               Best(series->ceiling));
+    fmt::print("  {}\n", FormatSeries(*series));
   }
   fmt::print(
       "  {:.0f} ms a GiB, copying alone {:.0f}; {:.0f} times as fast as reading the tokens "
