@@ -36,13 +36,12 @@ DiskTier::DiskTier(const Parts& parts,
       sessions_(sessions),
       memory_(memory),
       pool_(pool) {
-  RS_CHECK(parts.files == nullptr ||
-           (parts.read_buffer.size() >= stride() && parts.write_buffer.size() >= stride()));
+  RS_CHECK(parts.files == nullptr || blocks_per_piece() > 0);
 }
 
-int64_t DiskTier::BufferBytes(const KvLayout& kv) {
-  const int64_t stride = kv.block_bytes() + static_cast<int64_t>(kBlockChecksumBytes);
-  return std::max<int64_t>(kPieceBytes / stride, 1) * stride;
+int64_t DiskTier::PieceBytes(const KvLayout& kv) {
+  const int64_t num_blocks = std::max<int64_t>(kPieceBytes / kv.block_bytes(), 1);
+  return num_blocks * (kv.block_bytes() + static_cast<int64_t>(kBlockChecksumBytes));
 }
 
 void DiskTier::AddFound(std::vector<SessionFiles::Found> found) {
@@ -119,12 +118,12 @@ void DiskTier::Write(Append append) {
 absl::Status DiskTier::AppendBlocks(SessionFiles::Writer& file,
                                     int64_t first,
                                     int64_t count) const {
-  std::byte* at = parts_.write_buffer.data();
+  std::byte* at = write_buffer().data();
   for (int64_t i = 0; i < count; ++i, at += stride()) {
     const std::string sum = BlockChecksum({at, memory_.block_bytes()}, first + i);
     std::memcpy(at + memory_.block_bytes(), sum.data(), kBlockChecksumBytes);
   }
-  return file.Append(std::string_view(reinterpret_cast<const char*>(parts_.write_buffer.data()),
+  return file.Append(std::string_view(reinterpret_cast<const char*>(write_buffer().data()),
                                       static_cast<size_t>(count) * stride()));
 }
 
@@ -148,8 +147,8 @@ void DiskTier::WriteNext(SessionEntry& entry) {
   blocks_.clear();
   entry.session->CollectBlocks(blocks_);
   const int64_t first = spill_->next_block;
-  const int64_t count = std::min(BlocksPerPiece(parts_.write_buffer), spill_->num_blocks - first);
-  std::byte* to = parts_.write_buffer.data();
+  const int64_t count = std::min(blocks_per_piece(), spill_->num_blocks - first);
+  std::byte* to = write_buffer().data();
   absl::Status status;
   for (int64_t i = 0; i < count; ++i, to += stride()) {
     status.Update(memory_.Read(blocks_.at(static_cast<size_t>(first + i)), to));
@@ -216,6 +215,7 @@ void DiskTier::Restore(SessionEntry& entry) {
   const int64_t num_blocks = NumBlocks(entry.stored->image, key_.kv.block_size);
   restore_ = {.id = entry.id,
               .file = nullptr,
+              .serial = ++last_serial_,
               .num_reserved = num_blocks,
               .num_blocks = num_blocks,
               .bytes = entry.stored->bytes};
@@ -276,13 +276,18 @@ void DiskTier::OnBeginning(absl::StatusOr<Snapshot> snapshot) {
     Lose(*entry, begun);
     return;
   }
+  if (restore_->num_blocks == 0) {
+    RemoveRestored();
+    return;
+  }
+  ReadNext();
   ReadNext();
 }
 
 // On the thread that reads.
 absl::Status DiskTier::ReadBlocks(SessionFiles::Reader& file, int64_t first, int64_t count) const {
   const std::span<std::byte> piece =
-      parts_.read_buffer.first(static_cast<size_t>(count) * stride());
+      read_buffer(first).first(static_cast<size_t>(count) * stride());
   ASSIGN_OR_RETURN(const size_t num_read, file.Read(piece));
   if (num_read < piece.size()) {
     return absl::DataLossError("it ends in its blocks");
@@ -295,31 +300,45 @@ absl::Status DiskTier::ReadBlocks(SessionFiles::Reader& file, int64_t first, int
 }
 
 void DiskTier::ReadNext() {
-  const int64_t first = restore_->next_block;
-  const int64_t count = std::min(BlocksPerPiece(parts_.read_buffer), restore_->num_blocks - first);
+  const int64_t first = restore_->next_read;
+  const int64_t count = std::min(blocks_per_piece(), restore_->num_blocks - first);
   if (count == 0) {
-    parts_.reads->Add([this, files = parts_.files, id = restore_->id] {
-      const absl::Status removed = files->Remove(id);
-      hooks_.post([this, removed] { OnRemoved(removed); });
-    });
     return;
   }
-  const bool is_last = first + count == restore_->num_blocks;
-  parts_.reads->Add([this, file = restore_->file, first, count, is_last] {
-    absl::Status status = ReadBlocks(*file, first, count);
-    if (status.ok() && is_last) {
-      status = CheckEnd(*file);
-    }
-    hooks_.post([this, status, count] { OnRead(status, count); });
-  });
+  restore_->next_read += count;
+  const bool is_last = restore_->next_read == restore_->num_blocks;
+  parts_.reads->Add(
+      [this, serial = restore_->serial, file = restore_->file, first, count, is_last] {
+        absl::Status status = ReadBlocks(*file, first, count);
+        if (status.ok() && is_last) {
+          status = CheckEnd(*file);
+        }
+        hooks_.post([this, serial, status, count] { OnRead(serial, status, count); });
+      });
 }
 
-void DiskTier::OnRead(const absl::Status& status, int64_t count) {
-  if (const SessionEntry* const entry = Returned(status); entry != nullptr) {
-    WriteBlocks(*entry, restore_->next_block, count);
-    restore_->next_block += count;
+void DiskTier::OnRead(uint64_t serial, const absl::Status& status, int64_t count) {
+  if (!restore_.has_value() || restore_->serial != serial) {
+    return;  // the piece before was bad, or the session was closed
+  }
+  const SessionEntry* const entry = Returned(status);
+  if (entry == nullptr) {
+    return;
+  }
+  WriteBlocks(*entry, restore_->next_block, count);
+  restore_->next_block += count;
+  if (restore_->next_block == restore_->num_blocks) {
+    RemoveRestored();
+  } else {
     ReadNext();
   }
+}
+
+void DiskTier::RemoveRestored() {
+  parts_.reads->Add([this, files = parts_.files, id = restore_->id] {
+    const absl::Status removed = files->Remove(id);
+    hooks_.post([this, removed] { OnRemoved(removed); });
+  });
 }
 
 // What the file says must be what went into it.
@@ -341,7 +360,7 @@ absl::Status DiskTier::Begin(SessionEntry& entry, const Snapshot& snapshot) {
 void DiskTier::WriteBlocks(const SessionEntry& entry, int64_t first, int64_t count) {
   blocks_.clear();
   entry.session->CollectBlocks(blocks_);
-  const std::byte* from = parts_.read_buffer.data();
+  const std::byte* from = read_buffer(first).data();
   absl::Status status;
   for (int64_t i = 0; i < count; ++i, from += stride()) {
     status.Update(memory_.Write(blocks_.at(static_cast<size_t>(first + i)), from));

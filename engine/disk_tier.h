@@ -40,13 +40,15 @@ class DiskTier {
     int64_t max_bytes = 0;
     IoQueue* reads = nullptr;
     IoQueue* writes = nullptr;
-    // Of BufferBytes(kv) each; used until the queues have ended.
-    std::span<std::byte> read_buffer = {};
-    std::span<std::byte> write_buffer = {};
+    // Of kNumPieces pieces: one that is written, and two that are read, so that the disk has work
+    // while the other is copied. Used until the queues have ended.
+    std::span<std::byte> buffers = {};
   };
 
+  static constexpr int64_t kNumPieces = 3;
+
   // A piece of a session: some MiB of blocks with their checksums, or one block if that is more.
-  static int64_t BufferBytes(const KvLayout& kv);
+  static int64_t PieceBytes(const KvLayout& kv);
 
   struct Hooks {
     std::function<absl::Time()> clock;
@@ -121,17 +123,30 @@ class DiskTier {
   struct Returning {
     std::string id;
     std::shared_ptr<SessionFiles::Reader> file;
+    uint64_t serial = 0;  // told from those before it
     int64_t num_reserved = 0;
     int64_t num_blocks = 0;
-    int64_t next_block = 0;
+    int64_t next_read = 0;   // block that no read was asked for
+    int64_t next_block = 0;  // that is not in memory
     int64_t bytes = 0;
   };
 
   // Of a block in a buffer, and in a file.
   size_t stride() const { return memory_.block_bytes() + kBlockChecksumBytes; }
 
-  int64_t BlocksPerPiece(const std::span<std::byte>& buffer) const {
-    return static_cast<int64_t>(buffer.size() / stride());
+  int64_t blocks_per_piece() const {
+    return static_cast<int64_t>(parts_.buffers.size() / kNumPieces / stride());
+  }
+
+  std::span<std::byte> write_buffer() const {
+    return parts_.buffers.first(parts_.buffers.size() / kNumPieces);
+  }
+
+  // The one for the piece that begins with that block.
+  std::span<std::byte> read_buffer(int64_t first_block) const {
+    const auto index = static_cast<size_t>(1 + first_block / blocks_per_piece() % 2);
+    const size_t bytes = parts_.buffers.size() / kNumPieces;
+    return parts_.buffers.subspan(index * bytes, bytes);
   }
 
   // Writes what `append` says, and goes on.
@@ -148,8 +163,10 @@ class DiskTier {
   absl::StatusOr<Snapshot> ReadBeginning(SessionFiles::Reader& file, int64_t num_bytes) const;
   void OnBeginning(absl::StatusOr<Snapshot> snapshot);
   absl::Status ReadBlocks(SessionFiles::Reader& file, int64_t first, int64_t count) const;
+  // Has the next piece read, if there is one.
   void ReadNext();
-  void OnRead(const absl::Status& status, int64_t count);
+  void OnRead(uint64_t serial, const absl::Status& status, int64_t count);
+  void RemoveRestored();
   absl::Status Begin(SessionEntry& entry, const Snapshot& snapshot);
   void WriteBlocks(const SessionEntry& entry, int64_t first, int64_t count);
   void OnRemoved(const absl::Status& removed);
@@ -165,6 +182,7 @@ class DiskTier {
   BlockPool& pool_;
   std::optional<Leaving> spill_;
   std::optional<Returning> restore_;
+  uint64_t last_serial_ = 0;     // of restore_
   std::vector<int32_t> blocks_;  // reused
   absl::Time full_until_ = absl::InfinitePast();
   DiskCounts counts_;

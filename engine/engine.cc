@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <limits>
 #include <optional>
-#include <span>
 #include <utility>
 
 #include <fmt/format.h>
@@ -36,7 +35,7 @@ struct Engine::State {
   std::unique_ptr<Weights> weights;
   Buffer device_pool;
   Buffer pinned_pool;
-  Buffer disk_buffers;  // one for each direction
+  Buffer disk_buffers;
   std::unique_ptr<Model> model;
   std::unique_ptr<SessionFiles> files;  // null: there is no disk tier
   // Of the model that drafts, if there is one.
@@ -196,14 +195,11 @@ void Engine::State::Start(EventSink& sink) {
   parts.drafter = drafter.get();
   parts.max_draft = config.speculation.max_draft;
   if (files != nullptr) {
-    const std::span<std::byte> buffers(disk_buffers.data(), disk_buffers.size());
-    const size_t half = buffers.size() / 2;
     parts.disk = {.files = files.get(),
                   .max_bytes = config.memory.disk_bytes,
                   .reads = &disk_reads.emplace(),
                   .writes = &disk_writes.emplace(),
-                  .read_buffer = buffers.first(half),
-                  .write_buffer = buffers.subspan(half)};
+                  .buffers = {disk_buffers.data(), disk_buffers.size()}};
   }
   loop = std::make_unique<EngineLoop>(parts, sink);
   thread.emplace(*loop);

@@ -266,7 +266,7 @@ absl::StatusOr<MemoryPlan> PlanMemory(const EngineConfig& config,
   ASSIGN_OR_RETURN(plan.device_blocks, DeviceBlocks(config, plan.kv, plan.blocks_per_session));
   ASSIGN_OR_RETURN(plan.pinned_blocks, PinnedBlocks(config, plan.kv, plan.device_blocks));
   if (!config.memory.disk_path.empty()) {
-    plan.disk_buffer_bytes = 2 * DiskTier::BufferBytes(plan.kv);
+    plan.disk_buffer_bytes = DiskTier::kNumPieces * DiskTier::PieceBytes(plan.kv);
   }
   plan.max_sessions = plan.device_blocks / plan.blocks_per_session;
   if (plan.device_blocks > kMaxPlanBytes / plan.kv.block_bytes() ||

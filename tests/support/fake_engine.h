@@ -106,10 +106,11 @@ class FakeEngine {
                           .window = options.shape.window};
     parts.disk = options.disk;
     if (parts.disk.files != nullptr) {
-      const auto bytes = static_cast<size_t>(DiskTier::BufferBytes(kv));
-      disk_buffers_ = *backend_.Allocate(2 * bytes, MemoryKind::kPinned);
-      parts.disk.read_buffer = {disk_buffers_.data(), bytes};
-      parts.disk.write_buffer = {disk_buffers_.data() + bytes, bytes};
+      // Small enough that sessions go in several.
+      const int64_t piece = 2 * (kv.block_bytes() + static_cast<int64_t>(kBlockChecksumBytes));
+      disk_buffers_ = *backend_.Allocate(static_cast<size_t>(DiskTier::kNumPieces * piece),
+                                         MemoryKind::kPinned);
+      parts.disk.buffers = {disk_buffers_.data(), disk_buffers_.size()};
     }
     loop_ = std::make_unique<EngineLoop>(parts, sink_);
   }
