@@ -121,6 +121,9 @@ TEST_CASE("a damaged file is the end of its session, and of no other") {
   }
 }
 
+// The sanitizer asks by a pipe whether an object can be read, and without descriptors finds that it
+// cannot.
+#if !defined(__SANITIZE_ADDRESS__)
 TEST_CASE("a session whose file cannot be opened for want of descriptors stays on the disk") {
   rlimit before{};
   REQUIRE(getrlimit(RLIMIT_NOFILE, &before) == 0);
@@ -144,6 +147,7 @@ TEST_CASE("a session whose file cannot be opened for want of descriptors stays o
   world.Turn(id, 1);
   CHECK(world.disk().num_lost == 0);
 }
+#endif
 
 TEST_CASE("a session whose file cannot be removed stays on the disk") {
   DiskWorld world;
