@@ -76,7 +76,7 @@ TEST_CASE("what is guessed ahead is counted, and changes nothing else") {
   for (int i = 0; i < 50 && accepted == 0; ++i) {
     guessed = Generate(server.channel(), request);
     REQUIRE(guessed.status.ok());
-    const v1::Usage& usage = guessed.finished().usage();
+    const v1::Usage usage = guessed.finished().usage();
     CHECK(usage.drafted_tokens() >= usage.accepted_tokens());
     drafted += usage.drafted_tokens();
     accepted += usage.accepted_tokens();
