@@ -16,6 +16,24 @@ int64_t WindowBlocks(const SessionShape& shape, int64_t max_position) {
                           shape.block_size);
 }
 
+// The tokens of positions [first, end), each at its position modulo the size of either table: in
+// runs, since a division a token is most of what a fork of a long text would take.
+void CopyTokens(const std::vector<int32_t>& from,
+                int64_t first,
+                int64_t end,
+                std::vector<int32_t>& to) {
+  while (first < end) {
+    const size_t from_at = static_cast<size_t>(first) % from.size();
+    const size_t to_at = static_cast<size_t>(first) % to.size();
+    const size_t count =
+        std::min({static_cast<size_t>(end - first), from.size() - from_at, to.size() - to_at});
+    std::copy_n(from.begin() + static_cast<int64_t>(from_at),
+                count,
+                to.begin() + static_cast<int64_t>(to_at));
+    first += static_cast<int64_t>(count);
+  }
+}
+
 }  // namespace
 
 SessionShape MakeSessionShape(const EngineConfig::Rings& rings) {
@@ -92,9 +110,7 @@ Session::Session(const Session& from,
   source_len_ = from.source_len_;
   position_ = position;
   floor_ = from.floor_;
-  for (int64_t at = from.window_first(); at < position; ++at) {
-    token_ids_[static_cast<size_t>(at) % token_ids_.size()] = from.TokenAt(at);
-  }
+  CopyTokens(from.token_ids_, from.window_first(), position, token_ids_);
   const int64_t first_block = from.forward_.first();
   const int64_t full_end = std::max(position / shape_.block_size, first_block);
   forward_.Restart(first_block);
