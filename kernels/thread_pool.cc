@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <ctime>
 #include <limits>
 #include <pthread.h>
 #include <string>
@@ -24,8 +25,9 @@ using std::chrono::milliseconds;
 // decode step, shorter than anybody's idea of a busy process. A futex wake-up costs about as much.
 constexpr auto kSpin = microseconds(40);
 
-// A worker is late if the caller waits this long for it, and several pieces' time. The caller is
-// late itself if one of its pieces took this much longer than another and it lost its core then.
+// A worker is late if the caller waits this long for it, and several pieces' time, while it has no
+// core; one that works all the time merely has more to do. The caller is late itself if one of its
+// pieces took this much longer than another and it lost its core then.
 constexpr auto kWorkerLate = microseconds(300);
 constexpr int kLatePieces = 3;
 constexpr auto kCallerLate = milliseconds(1);
@@ -38,10 +40,23 @@ constexpr auto kCallerLate = milliseconds(1);
 constexpr auto kFirstBench = milliseconds(4);
 constexpr auto kLastBench = milliseconds(512);
 
+constexpr auto kUnknown = Clock::duration(-1);
+
 // How often the scheduler took this thread's core for another.
 int64_t TimesPreempted() {
   rusage usage{};
   return getrusage(RUSAGE_THREAD, &usage) == 0 ? usage.ru_nivcsw : 0;
+}
+
+// How long the thread has had a core since it began; kUnknown if the system does not tell.
+Clock::duration CoreTime(std::thread& thread) {
+  clockid_t clock{};
+  timespec used{};
+  if (pthread_getcpuclockid(thread.native_handle(), &clock) != 0 ||
+      clock_gettime(clock, &used) != 0) {
+    return kUnknown;
+  }
+  return std::chrono::seconds(used.tv_sec) + std::chrono::nanoseconds(used.tv_nsec);
 }
 
 void Pause() {
@@ -86,10 +101,12 @@ struct ThreadPool::State {
     std::atomic<uint32_t> invitation{0};  // the latest loop the worker is wanted for
     std::atomic<uint32_t> asleep{0};      // 1 or 0; a word, for its futex
     std::atomic<bool> benched{false};
+    std::atomic<bool> busy{false};  // it may hold a piece
     std::atomic<Clock::time_point> last_done{Clock::time_point{}};
     // The caller's:
     Clock::time_point since;  // when it was last late or came back
     Clock::duration bench = Clock::duration::zero();
+    Clock::duration used = kUnknown;  // of a core, when the caller began to wait for it
     std::thread thread;
   };
 
@@ -101,10 +118,11 @@ struct ThreadPool::State {
   void Work(Worker& self);
   void Wake(Worker& worker) const;
   void Invite();
+  void InviteBack(Clock::time_point now);
   void RunPieces();
   void JudgeCaller(Clock::duration lost);
   void WaitForOthers(Clock::duration longest_piece);
-  void JudgeLate(Worker& worker, Clock::duration waited, Clock::time_point now) const;
+  void JudgeLate(Worker& worker, Clock::duration lost, Clock::time_point now);
 
   alignas(128) Loop loop;
   alignas(128) std::atomic<uint64_t> ticket{0};
@@ -112,6 +130,7 @@ struct ThreadPool::State {
   alignas(128) std::atomic<bool> stopping{false};
   uint32_t number = 0;  // of the loop; the caller's, like what follows
   int64_t times_preempted = 0;
+  int32_t num_benched = 0;
   std::vector<Worker> workers;
 };
 
@@ -155,12 +174,14 @@ void ThreadPool::State::Work(Worker& self) {
     if (stopping.load(std::memory_order_relaxed)) {
       return;
     }
+    self.busy.store(true, std::memory_order_relaxed);
     while (!self.benched.load(std::memory_order_relaxed) && RunPiece()) {
       self.last_done.store(Clock::now(), std::memory_order_relaxed);
       if (pending.fetch_sub(1, std::memory_order_acq_rel) == 1) {
         pending.notify_one();
       }
     }
+    self.busy.store(false, std::memory_order_relaxed);
   }
 }
 
@@ -188,24 +209,36 @@ void ThreadPool::State::Invite() {
         continue;
       }
       worker.benched.store(false, std::memory_order_relaxed);
+      --num_benched;
     }
     Wake(worker);
     --wanted;
   }
 }
 
-void ThreadPool::State::JudgeLate(Worker& worker,
-                                  Clock::duration waited,
-                                  Clock::time_point now) const {
+// A loop may be longer than a bench: who was left out at its beginning comes back in its middle.
+void ThreadPool::State::InviteBack(Clock::time_point now) {
+  for (Worker& worker : workers) {
+    if (worker.benched.load(std::memory_order_relaxed) && now >= worker.since) {
+      worker.benched.store(false, std::memory_order_relaxed);
+      --num_benched;
+      Wake(worker);
+    }
+  }
+}
+
+void ThreadPool::State::JudgeLate(Worker& worker, Clock::duration lost, Clock::time_point now) {
   const auto num_threads = static_cast<int64_t>(workers.size()) + 1;
-  if (waited * 2 * num_threads < now - worker.since) {
+  if (lost * 2 * num_threads < now - worker.since) {
     worker.bench /= 2;
     worker.since = now;
     return;
   }
   worker.bench = std::clamp<Clock::duration>(2 * worker.bench, kFirstBench, kLastBench);
   worker.since = now + worker.bench;
-  worker.benched.store(true, std::memory_order_relaxed);
+  if (!worker.benched.exchange(true, std::memory_order_relaxed)) {
+    ++num_benched;
+  }
 }
 
 // Returns when every piece has ended; leaves out the workers that were waited for too long.
@@ -216,6 +249,10 @@ void ThreadPool::State::WaitForOthers(Clock::duration longest_piece) {
   }
   const Clock::time_point begin = Clock::now();
   if (!Spin(done)) {
+    for (Worker& worker : workers) {
+      worker.used =
+          worker.busy.load(std::memory_order_relaxed) ? CoreTime(worker.thread) : kUnknown;
+    }
     for (uint32_t left = pending.load(std::memory_order_acquire); left != 0;
          left = pending.load(std::memory_order_acquire)) {
       pending.wait(left, std::memory_order_acquire);
@@ -228,8 +265,12 @@ void ThreadPool::State::WaitForOthers(Clock::duration longest_piece) {
   }
   for (Worker& worker : workers) {
     const Clock::duration waited = worker.last_done.load(std::memory_order_relaxed) - begin;
-    if (waited > late) {
-      JudgeLate(worker, waited, end);
+    if (waited <= late || worker.used == kUnknown) {
+      continue;
+    }
+    const Clock::duration used = CoreTime(worker.thread) - worker.used;
+    if (waited - used > late) {
+      JudgeLate(worker, waited - used, end);
     }
   }
 }
@@ -260,6 +301,9 @@ void ThreadPool::State::RunPieces() {
     shortest = std::min(shortest, end - begin);
     begin = end;
     pending.fetch_sub(1, std::memory_order_acq_rel);
+    if (num_benched > 0) {
+      InviteBack(end);
+    }
   }
   if (shortest < longest && longest - shortest > kCallerLate) {
     JudgeCaller(longest - shortest);

@@ -1,7 +1,10 @@
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
+#include <filesystem>
+#include <fstream>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include <fmt/format.h>
@@ -42,7 +45,8 @@ EngineConfig Config(const SessionsBenchOptions& options, int32_t max_token_gap_m
 }
 
 struct Load {
-  double seconds = 0;  // from the prompt's arrival to its first token
+  double seconds = 0;    // from the prompt's arrival to its first token
+  double waited_ms = 0;  // by all threads meanwhile, ready to run, for a core that others had
   double gap_p50_ms = 0;
   double gap_p99_ms = 0;
   double gap_max_ms = 0;
@@ -53,6 +57,22 @@ double Quantile(std::vector<double>& values, double q) {
   std::sort(values.begin(), values.end());
   return values.empty() ? 0
                         : values[static_cast<size_t>(q * static_cast<double>(values.size() - 1))];
+}
+
+// How long the threads of this process have been ready to run without a core, as far as the kernel
+// counts it.
+double WaitedMs() {
+  double nanoseconds = 0;
+  std::error_code error;
+  for (const auto& task : std::filesystem::directory_iterator("/proc/self/task", error)) {
+    std::ifstream file(task.path() / "schedstat");
+    double ran = 0;
+    double waited = 0;
+    if (file >> ran >> waited) {
+      nanoseconds += waited;
+    }
+  }
+  return nanoseconds / 1e6;
 }
 
 // The streams run; then the session's long prompt comes and is read to its end.
@@ -66,14 +86,17 @@ absl::StatusOr<Load> LoadPrompt(BenchEngine& bench,
   for (const uint64_t id : ids) {
     bench.WaitForTokens(id, 200);
   }
+  const double waited_before = WaitedMs();
   ASSIGN_OR_RETURN(
       const BenchStream prompt,
       bench.Run({.num_tokens = options.long_tokens, .max_tokens = 1, .session_id = session_id}));
+  const double waited_ms = WaitedMs() - waited_before;
   for (const uint64_t id : ids) {
     bench.engine().Cancel(id);
   }
   Load load;
   load.seconds = prompt.FirstTokenSeconds();
+  load.waited_ms = waited_ms;
   std::vector<double> gaps;
   for (const uint64_t id : ids) {
     const BenchStream stream = bench.Wait(id);
@@ -170,13 +193,16 @@ absl::Status BenchGap(const SessionsBenchOptions& options) {
       bench->engine().CreateSession("", {}, std::move(reply));
     }));
     ASSIGN_OR_RETURN(const Load load, LoadPrompt(*bench, options, session.id));
-    fmt::print("  {:<22} gap p50 {:.1f} ms, p99 {:.1f}, max {:.1f}; {:.1f} s, {:.0f} tokens/s\n",
-               bound == 0 ? "no bound:" : fmt::format("max_token_gap_ms {}:", bound),
-               load.gap_p50_ms,
-               load.gap_p99_ms,
-               load.gap_max_ms,
-               load.seconds,
-               load.tokens_per_second);
+    fmt::print(
+        "  {:<22} gap p50 {:.1f} ms, p99 {:.1f}, max {:.1f}; {:.1f} s, {:.0f} tokens/s; "
+        "waited {:.0f} ms for cores\n",
+        bound == 0 ? "no bound:" : fmt::format("max_token_gap_ms {}:", bound),
+        load.gap_p50_ms,
+        load.gap_p99_ms,
+        load.gap_max_ms,
+        load.seconds,
+        load.tokens_per_second,
+        load.waited_ms);
     if (bound == 0) {
       unbounded = load.tokens_per_second;
       continue;

@@ -1,7 +1,11 @@
 #include "kernels/thread_pool.h"
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
+#include <ctime>
+#include <functional>
+#include <thread>
 #include <vector>
 
 #include "tests/support/catch.h"
@@ -89,6 +93,64 @@ TEST_CASE("pools can live side by side and end at any time") {
     REQUIRE(VisitsAllOnce(second, 20, 1));
     const ThreadPool unused(4);
   }
+}
+
+using std::chrono::microseconds;
+using std::chrono::milliseconds;
+
+// Has a core for so long, however often it is taken away meanwhile.
+void Work(microseconds length) {
+  const auto used = [] {
+    timespec time{};
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+    return std::chrono::seconds(time.tv_sec) + std::chrono::nanoseconds(time.tv_nsec);
+  };
+  const auto end = used() + length;
+  while (used() < end) {
+  }
+}
+
+// Of a loop with so many pieces, how many a worker ran.
+int64_t WorkersPieces(ThreadPool& pool, int64_t count, const std::function<void(bool)>& piece) {
+  const std::thread::id caller = std::this_thread::get_id();
+  std::atomic<int64_t> num_pieces = 0;
+  pool.ParallelFor(count, 1, [&](int64_t, int64_t) {
+    const bool is_worker = std::this_thread::get_id() != caller;
+    num_pieces += is_worker ? 1 : 0;
+    piece(is_worker);
+  });
+  return num_pieces;
+}
+
+// The machine may take the worker's core away at any time: one good run in twenty is asked for.
+TEST_CASE("a worker that has more to do than the caller is not left out") {
+  ThreadPool pool(2);
+  bool has_helped = false;
+  for (int run = 0; run < 20 && !has_helped; ++run) {
+    int64_t num_loops = 0;
+    for (int loop = 0; loop < 40; ++loop) {
+      num_loops += WorkersPieces(pool, 2, [](bool is_worker) {
+        Work(is_worker ? microseconds(2000) : microseconds(100));
+      });
+    }
+    has_helped = num_loops >= 20;
+  }
+  CHECK(has_helped);
+}
+
+TEST_CASE("a worker that was left out comes back in the middle of a loop") {
+  ThreadPool pool(2);
+  for (int loop = 0; loop < 4; ++loop) {  // it sleeps with its piece, as if it had no core
+    WorkersPieces(pool, 2, [](bool is_worker) {
+      if (is_worker) {
+        std::this_thread::sleep_for(milliseconds(5));
+      } else {
+        Work(microseconds(100));
+      }
+    });
+  }
+  // More work than the longest absence.
+  CHECK(WorkersPieces(pool, 800, [](bool) { Work(milliseconds(1)); }) > 0);
 }
 
 }  // namespace
