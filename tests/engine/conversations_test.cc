@@ -22,7 +22,7 @@ constexpr size_t kNumConversations = 16;  // these builds are many times slower
 #else
 constexpr size_t kNumConversations = 64;
 #endif
-constexpr size_t kShareOnDevice = 8;  // of the conversations, one in so many
+constexpr size_t kShareOnDevice = 8;  // one session in so many has room there, at its largest
 constexpr size_t kNumTurns = 43;
 constexpr size_t kLongestPrompt = 160;
 constexpr int32_t kMaxTokens = 6;
