@@ -34,6 +34,36 @@ HWY_INLINE __m512bh Broadcast(const uint32_t* pair) {
   return AsBf16(_mm512_set1_epi32(static_cast<int>(*pair)));
 }
 
+// Fetches rows that will be read, line by line, a few at a time.
+template <_mm_hint kHint>
+class LineFetcher {
+ public:
+  // Rows [first, first + count) of `rows`, if there are any.
+  HWY_INLINE LineFetcher(const PlaneRows& rows, int64_t first, int64_t count, int32_t row_bytes)
+      : rows_(rows),
+        row_(first),
+        end_(rows.empty() ? first : first + count),
+        row_bytes_(row_bytes) {}
+
+  HWY_INLINE void Fetch(int32_t num_lines) {
+    for (int32_t line = 0; line < num_lines && row_ < end_; ++line) {
+      _mm_prefetch(rows_[row_] + byte_, kHint);
+      byte_ += 64;
+      if (byte_ >= row_bytes_) {
+        byte_ = 0;
+        ++row_;
+      }
+    }
+  }
+
+ private:
+  PlaneRows rows_;
+  int64_t row_;
+  int64_t end_;
+  int32_t row_bytes_;
+  int32_t byte_ = 0;  // of the row
+};
+
 // Pairs [pair, pair + kCount) of 16 keys, transposed: block[i] holds pair i of each key. Eight
 // pairs at a time and constant counts, so that two blocks fit into registers.
 template <int kCount, class Rows>
@@ -93,20 +123,26 @@ HWY_INLINE __m512 Exp2(__m512 x) {
 }
 
 // Scores of 16 lanes, minus infinity where the row does not see one.
+template <bool kAll>
 HWY_INLINE __m512 LoadVisible(const float* scores, uint64_t visible, int64_t v) {
+  if constexpr (kAll) {
+    return _mm512_load_ps(scores + 16 * v);
+  }
   return _mm512_mask_load_ps(_mm512_set1_ps(-std::numeric_limits<float>::infinity()),
                              static_cast<__mmask16>(visible >> (16 * v)),
                              scores + 16 * v);
 }
 
+template <bool kAll>
 HWY_INLINE float Largest(const float* scores, uint64_t visible) {
   return _mm512_reduce_max_ps(_mm512_max_ps(
-      _mm512_max_ps(LoadVisible(scores, visible, 0), LoadVisible(scores, visible, 1)),
-      _mm512_max_ps(LoadVisible(scores, visible, 2), LoadVisible(scores, visible, 3))));
+      _mm512_max_ps(LoadVisible<kAll>(scores, visible, 0), LoadVisible<kAll>(scores, visible, 1)),
+      _mm512_max_ps(LoadVisible<kAll>(scores, visible, 2), LoadVisible<kAll>(scores, visible, 3))));
 }
 
 // Probabilities of one row over the group, relative to 2^max, in bf16 to `p`; takes them into its
 // sum, which is multiplied with `correction` first.
+template <bool kAll>
 HWY_INLINE void Probabilities(const float* scores,
                               uint64_t visible,
                               float scale,
@@ -116,9 +152,11 @@ HWY_INLINE void Probabilities(const float* scores,
                               uint16_t* p) {
   __m512 x[kVectors];
   for (int64_t v = 0; v < kVectors; ++v) {
-    x[v] = LoadVisible(scores, visible, v);
+    x[v] = LoadVisible<kAll>(scores, visible, v);
     x[v] = Exp2(_mm512_fmsub_ps(x[v], _mm512_set1_ps(scale), _mm512_set1_ps(max)));
-    x[v] = _mm512_maskz_mov_ps(static_cast<__mmask16>(visible >> (16 * v)), x[v]);
+    if constexpr (!kAll) {
+      x[v] = _mm512_maskz_mov_ps(static_cast<__mmask16>(visible >> (16 * v)), x[v]);
+    }
   }
   const __m512 total = _mm512_add_ps(_mm512_add_ps(x[0], x[1]), _mm512_add_ps(x[2], x[3]));
   _mm512_store_ps(sum, _mm512_fmadd_ps(_mm512_load_ps(sum), _mm512_set1_ps(correction), total));
@@ -129,14 +167,14 @@ HWY_INLINE void Probabilities(const float* scores,
 // Softmax of R rows from `row` on: probabilities and what to multiply their accumulators with. The
 // maxima of all rows come first: their reductions are long chains that run side by side, and one
 // vector of powers serves every row's correction.
-template <int R>
-HWY_INLINE void SoftmaxRows(
+template <int R, bool kAll>
+HWY_INLINE void SoftmaxRowsOf(
     const AttendArgs& args, int32_t row, float* scores, uint32_t* p, float* correction) {
   static_assert(R <= 16);
   alignas(64) float change[16] = {};
   uint64_t visible[R];
   for (int64_t r = 0; r < R; ++r) {
-    visible[r] = args.visible == nullptr ? ~uint64_t{0} : args.visible[row + r];
+    visible[r] = kAll ? ~uint64_t{0} : args.visible[row + r];
     if (visible[r] == 0) {
       continue;
     }
@@ -145,7 +183,7 @@ HWY_INLINE void SoftmaxRows(
           *args.rule, args.rule_row + row + static_cast<int32_t>(r), scores + r * kGroupKeys);
     }
     float& max = args.max[row + r];
-    const float largest = Largest(scores + r * kGroupKeys, visible[r]);
+    const float largest = Largest<kAll>(scores + r * kGroupKeys, visible[r]);
     const float new_max = std::max(max, largest * args.scale);
     change[r] = max - new_max;
     max = new_max;
@@ -157,13 +195,23 @@ HWY_INLINE void SoftmaxRows(
       std::fill_n(p + r * kPairs, kPairs, 0U);
       continue;
     }
-    Probabilities(scores + r * kGroupKeys,
-                  visible[r],
-                  args.scale,
-                  args.max[row + r],
-                  correction[r],
-                  args.sum + int64_t{row + r} * kSumLanes,
-                  reinterpret_cast<uint16_t*>(p + r * kPairs));
+    Probabilities<kAll>(scores + r * kGroupKeys,
+                        visible[r],
+                        args.scale,
+                        args.max[row + r],
+                        correction[r],
+                        args.sum + int64_t{row + r} * kSumLanes,
+                        reinterpret_cast<uint16_t*>(p + r * kPairs));
+  }
+}
+
+template <int R>
+HWY_INLINE void SoftmaxRows(
+    const AttendArgs& args, int32_t row, float* scores, uint32_t* p, float* correction) {
+  if (args.visible == nullptr) {
+    SoftmaxRowsOf<R, true>(args, row, scores, p, correction);
+  } else {
+    SoftmaxRowsOf<R, false>(args, row, scores, p, correction);
   }
 }
 

@@ -24,9 +24,10 @@ constexpr int32_t kHalf = kGroupKeys / 2;  // keys
 constexpr int32_t kHalfPairs = kHalf / 2;
 
 // How planes are read and fetched. Few rows pass a plane about as fast as memory delivers it. What
-// they read next therefore goes into the first level while they read this, in steps as fine as the
-// work allows: bursts fill its miss buffers and stop the loads behind them. Into the second level,
-// and further ahead than one plane, both are worse (AMD EPYC, Zen 5).
+// they read next therefore goes into the first level while they read this, in the order in which it
+// lies, some 8 KiB ahead, in steps as fine as the work allows: bursts fill its miss buffers and
+// stop the loads behind them. Further ahead, in the order of reading, or into the second level, all
+// are worse (AMD EPYC, Zen 5).
 
 // Rows wherever they lie; beside them what is read after them.
 class ListedRows {
@@ -36,9 +37,7 @@ class ListedRows {
 
   HWY_INLINE const std::byte* operator[](int64_t row) const { return plane_[row]; }
 
-  HWY_INLINE ListedRows From(int64_t row) const {
-    return {{plane_.rows + row, plane_.offset}, next_, head_dim_};
-  }
+  HWY_INLINE ListedRows From(int64_t row) const { return {plane_.From(row), next_, head_dim_}; }
 
   int32_t head_dim() const { return head_dim_; }
 
@@ -47,28 +46,12 @@ class ListedRows {
   class Fetcher {
    public:
     HWY_INLINE Fetcher(const ListedRows& rows, int64_t half)
-        : row_(rows.next_.rows == nullptr ? nullptr : rows.next_.rows + half * kHalf),
-          end_(row_ == nullptr ? nullptr : row_ + kHalf),
-          offset_(rows.next_.offset),
-          row_bytes_(2 * rows.head_dim_) {}
+        : lines_(rows.next_, half * kHalf, kHalf, 2 * rows.head_dim_) {}
 
-    HWY_INLINE void Step() {
-      for (int32_t line = 0; line < kLines && row_ < end_; ++line) {
-        _mm_prefetch(*row_ + offset_ + byte_, _MM_HINT_T0);
-        byte_ += 64;
-        if (byte_ >= row_bytes_) {
-          byte_ = 0;
-          ++row_;
-        }
-      }
-    }
+    HWY_INLINE void Step() { lines_.Fetch(kLines); }
 
    private:
-    const std::byte* const* row_;
-    const std::byte* const* end_;
-    int64_t offset_;
-    int32_t row_bytes_;
-    int32_t byte_ = 0;  // of the row
+    LineFetcher<_MM_HINT_T0> lines_;
   };
 
  private:
@@ -82,7 +65,7 @@ template <int32_t kHeadDim>
 class DenseRows {
  public:
   DenseRows(const PlaneRows& plane, const PlaneRows& next, int32_t /*head_dim*/)
-      : first_(plane[0]), next_(next.rows == nullptr ? first_ : next[0]) {}
+      : first_(plane.first), next_(next.empty() ? first_ : next.first) {}
 
   HWY_INLINE const std::byte* operator[](int64_t row) const { return first_ + row * kRowBytes; }
 
@@ -90,20 +73,30 @@ class DenseRows {
 
   static constexpr int32_t head_dim() { return kHeadDim; }
 
-  // Fetches half of what is read next, kLines lines at each step, and once more what is read half a
-  // plane from now: a prefetch is dropped when the miss buffers are full. Decode at 8k keys reads
-  // 0.89 and 0.91 of sequential reading with it (head_dim 64 and 128), 0.84 and 0.83 without.
+  // Fetches what is read half a plane from now, kLines lines at each step. Small planes are fetched
+  // a whole plane ahead and then once more, since a prefetch is dropped when the miss buffers are
+  // full. Where the next plane lies elsewhere, as it does after the last one of a block, its first
+  // lines come early: nothing in the machine expects them. Decode at 8k keys reads 0.83 and 0.88 of
+  // sequential reading with all this (head_dim 64 and 128, two threads at 84 GB/s); fetched one
+  // plane ahead, both sizes read 0.82.
   template <int32_t kLines>
   class Fetcher {
    public:
     HWY_INLINE Fetcher(const DenseRows& rows, int64_t half)
-        : far_(rows.next_ + half * kHalf * kRowBytes),
-          near_(half == 0 ? rows[kHalf] : rows.next_) {}
+        : far_(rows.next_ + half * kHalf * kRowBytes), near_(half == 0 ? rows[kHalf] : rows.next_) {
+      if (half == 0 && rows.next_ != rows[kGroupKeys]) {
+        for (int32_t line = 0; line < kEarlyLines; ++line) {
+          _mm_prefetch(rows.next_ + 64 * line, _MM_HINT_T0);
+        }
+      }
+    }
 
     HWY_INLINE void Step() {
       HWY_UNROLL(4)
       for (int32_t line = 0; line < kLines; ++line) {
-        _mm_prefetch(far_ + 64 * line, _MM_HINT_T0);
+        if constexpr (kIsSmall) {
+          _mm_prefetch(far_ + 64 * line, _MM_HINT_T0);
+        }
         _mm_prefetch(near_ + 64 * line, _MM_HINT_T0);
       }
       far_ += int64_t{64} * kLines;
@@ -111,6 +104,9 @@ class DenseRows {
     }
 
    private:
+    static constexpr bool kIsSmall = 2 * kHeadDim * kHalf < 8192;
+    static constexpr int32_t kEarlyLines = 32;
+
     const std::byte* far_;
     const std::byte* near_;
   };
@@ -284,7 +280,7 @@ static_assert(std::size(kAccumulateRows<ListedRows>) == kMaxFewBf16);
 
 // The head dimension if both planes are dense, else 0.
 int32_t DenseDim(const PlaneRows& rows, const AttendArgs& args) {
-  return rows.dense && (args.next.rows == nullptr || args.next.dense) ? args.head_dim : 0;
+  return rows.dense() && args.next.dense() ? args.head_dim : 0;
 }
 
 }  // namespace

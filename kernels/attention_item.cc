@@ -217,24 +217,40 @@ AttendArgs AttentionItem::ArgsOf(const Group& group, int64_t item) const {
           .correction = correction_ + row};
 }
 
+// To the rows of the item that comes so many later.
+void AttentionItem::Advance(AttendArgs& attend, int64_t num_items) const {
+  const int64_t num_rows = num_items * num_rows_;
+  attend.q =
+      static_cast<const std::byte*>(attend.q) + num_rows * head_dim_ * DTypeBytes(kernel_.q_dtype);
+  attend.rule_row += static_cast<int32_t>(num_rows);
+  attend.max += num_rows;
+  attend.sum += num_rows * kSumLanes;
+  attend.acc += num_rows * padded_dim_;
+  attend.probabilities += num_rows * kGroupKeys;
+  attend.correction += num_rows;
+}
+
 // The keys of all items, then the values of all: what the others' come from lies next to it.
 void AttentionItem::AttendFew(const Group& group, const Group& next) {
   const auto num_items = std::ssize(items_);
-  GroupRows room;
-  GroupRows next_room;
+  // What is next becomes what is attended to, so that each is looked up once.
+  GroupRows rooms[2];
+  AttendArgs attend = ArgsOf(group, 0);
+  attend.next = Keys(group, 0, rooms[0]);
   for (int64_t item = 0; item < num_items; ++item) {
-    AttendArgs attend = ArgsOf(group, item);
-    attend.key_rows = Keys(group, item, room);
-    attend.next =
-        item + 1 < num_items ? Keys(group, item + 1, next_room) : Values(group, 0, next_room);
+    attend.key_rows = attend.next;
+    GroupRows& room = rooms[(item + 1) % 2];
+    attend.next = item + 1 < num_items ? Keys(group, item + 1, room) : Values(group, 0, room);
     kernel_.score_few(attend);
+    Advance(attend, 1);
   }
+  Advance(attend, -num_items);
   for (int64_t item = 0; item < num_items; ++item) {
-    AttendArgs attend = ArgsOf(group, item);
-    attend.value_rows = Values(group, item, room);
-    attend.next =
-        item + 1 < num_items ? Values(group, item + 1, next_room) : Keys(next, 0, next_room);
+    attend.value_rows = attend.next;
+    GroupRows& room = rooms[(num_items + item + 1) % 2];
+    attend.next = item + 1 < num_items ? Values(group, item + 1, room) : Keys(next, 0, room);
     kernel_.accumulate_few(attend);
+    Advance(attend, 1);
   }
 }
 
@@ -282,7 +298,7 @@ void AttentionItem::AttendOneByOne(const PlaneRows& values, AttendArgs attend) {
     for (int32_t lane = 0; lane < kGroupKeys; ++lane) {
       seen[lane] = (visible_[row] >> lane & 1) != 0 ? values[lane] : kZeros;
     }
-    kernel_.pack_values({seen}, attend.dtype, head_dim_, values_);
+    kernel_.pack_values({.rows = seen}, attend.dtype, head_dim_, values_);
     attend.visible = visible_ + row;
     kernel_.attend(attend);
     attend.q = static_cast<const std::byte*>(attend.q) + q_row_bytes;

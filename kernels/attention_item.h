@@ -77,8 +77,10 @@ class AttentionItem {
   // 64 lanes of keys, as the first item sees them. Those of an item whose KV head is h heads
   // further lie h strides further on; lanes that are not present have nothing.
   struct Group {
-    GroupRows keys;
+    GroupRows keys;  // unless they are dense
     GroupRows values;
+    const std::byte* first_key = nullptr;  // if they are
+    const std::byte* first_value = nullptr;
     int64_t key_stride = 0;
     uint64_t present = 0;  // lanes that have a key
     bool masked = false;   // some row may not see some lane
@@ -98,6 +100,7 @@ class AttentionItem {
   PlaneRows Values(const Group& group, int64_t item, GroupRows& room) const;
   void AttendGroup(const Group& group, const Group& next);
   AttendArgs ArgsOf(const Group& group, int64_t item) const;
+  void Advance(AttendArgs& attend, int64_t num_items) const;
   void AttendFew(const Group& group, const Group& next);
   void AttendPacked(const Group& group, const Group& next);
   void FillVisible(const Group& group);

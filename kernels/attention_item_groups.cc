@@ -15,15 +15,14 @@ uint64_t LaneMask(int64_t first, int64_t end) {
   return below(end) & ~below(first);
 }
 
-PlaneRows Rows(
-    const GroupRows& rows, uint64_t present, bool dense, int64_t offset, GroupRows& room) {
+PlaneRows Rows(const GroupRows& rows, uint64_t present, int64_t offset, GroupRows& room) {
   if (present == ~uint64_t{0}) {
-    return {rows, offset, dense};
+    return {.rows = rows, .offset = offset};
   }
   for (int32_t lane = 0; lane < kGroupKeys; ++lane) {
     room[lane] = (present >> lane & 1) != 0 ? rows[lane] + offset : kZeros;
   }
-  return {room};
+  return {.rows = room};
 }
 
 }  // namespace
@@ -56,12 +55,18 @@ void AttentionItem::AddTile(const Tile& tile) {
     group.key_stride = key_stride;
     const auto lane = static_cast<int32_t>((position + i) % kGroupKeys);
     const int32_t end = lane + std::min(tile.num_keys - i, kGroupKeys - lane);
-    for (int32_t to = lane; to < end; ++to, ++i) {
-      group.keys[to] = key + int64_t{i} * row_bytes_;
-      group.values[to] = value + int64_t{i} * row_bytes_;
-    }
     group.present |= LaneMask(lane, end);
     group.dense = end - lane == kGroupKeys;
+    if (group.dense) {
+      group.first_key = key + int64_t{i} * row_bytes_;
+      group.first_value = value + int64_t{i} * row_bytes_;
+      i += kGroupKeys;
+    } else {
+      for (int32_t to = lane; to < end; ++to, ++i) {
+        group.keys[to] = key + int64_t{i} * row_bytes_;
+        group.values[to] = value + int64_t{i} * row_bytes_;
+      }
+    }
     group.masked = group.masked || tile.kind == TileKind::kTriangle;
   }
 }
@@ -107,22 +112,30 @@ void AttentionItem::FirstGroup(const WorkItem& item, Group& group) const {
   const int32_t block = plan_.entries[tile.entry].block;
   const int64_t offset = int64_t{tile.first_key} * row_bytes_;
   group.dense = tile.num_keys >= kGroupKeys;
-  for (int32_t i = 0; i < kGroupKeys; ++i) {
-    const int64_t row = offset + int64_t{std::min(i, tile.num_keys - 1)} * row_bytes_;
-    group.keys[i] = args_.kv.Keys(block, item.kv_head) + row;
-    group.values[i] = args_.kv.Values(block, item.kv_head) + row;
+  group.first_key = args_.kv.Keys(block, item.kv_head) + offset;
+  group.first_value = args_.kv.Values(block, item.kv_head) + offset;
+  for (int32_t i = 0; !group.dense && i < kGroupKeys; ++i) {
+    const int64_t row = int64_t{std::min(i, tile.num_keys - 1)} * row_bytes_;
+    group.keys[i] = group.first_key + row;
+    group.values[i] = group.first_value + row;
   }
 }
 
 // The rows of an item; `room` serves a group with lanes that are not present.
 PlaneRows AttentionItem::Keys(const Group& group, int64_t item, GroupRows& room) const {
   const int64_t offset = (items_[item].kv_head - item_.kv_head) * group.key_stride;
-  return Rows(group.keys, group.present, group.dense, offset, room);
+  if (group.dense) {
+    return {.first = group.first_key + offset, .row_bytes = row_bytes_};
+  }
+  return Rows(group.keys, group.present, offset, room);
 }
 
 PlaneRows AttentionItem::Values(const Group& group, int64_t item, GroupRows& room) const {
   const int64_t offset = (items_[item].kv_head - item_.kv_head) * args_.kv.layout.plane_bytes();
-  return Rows(group.values, group.present, group.dense, offset, room);
+  if (group.dense) {
+    return {.first = group.first_value + offset, .row_bytes = row_bytes_};
+  }
+  return Rows(group.values, group.present, offset, room);
 }
 
 void AttentionItem::FillVisible(const Group& group) {

@@ -23,13 +23,27 @@ inline constexpr int32_t kSumLanes = 16;
 // Where a group's keys (or values) lie. Lanes without one have a row of zeros.
 using GroupRows = const std::byte* [kGroupKeys];
 
-// The same rows of another KV head, whose planes lie at a fixed distance.
+// The rows of a group in the plane of one KV head: dense, one after the other, or wherever the rows
+// of another head lie, whose plane is at a fixed distance.
 struct PlaneRows {
-  const std::byte* const* rows = nullptr;  // kGroupKeys of them; null: nothing
-  int64_t offset = 0;                      // bytes
-  bool dense = false;                      // row i lies i rows after the first
+  const std::byte* const* rows = nullptr;  // kGroupKeys of them; null: dense
+  int64_t offset = 0;                      // from them, bytes
+  const std::byte* first = nullptr;        // of dense rows; null: nothing at all
+  int32_t row_bytes = 0;                   // of dense rows
 
-  const std::byte* operator[](int64_t lane) const { return rows[lane] + offset; }
+  bool dense() const { return rows == nullptr; }
+
+  bool empty() const { return rows == nullptr && first == nullptr; }
+
+  const std::byte* operator[](int64_t lane) const {
+    return rows == nullptr ? first + lane * row_bytes : rows[lane] + offset;
+  }
+
+  // Of the lanes from that one on.
+  PlaneRows From(int64_t lane) const {
+    return rows == nullptr ? PlaneRows{.first = first + lane * row_bytes, .row_bytes = row_bytes}
+                           : PlaneRows{.rows = rows + lane, .offset = offset};
+  }
 };
 
 struct AttendArgs {

@@ -36,7 +36,7 @@ HWY_INLINE void PackPairs(const PlaneRows& rows, int64_t pair, uint32_t* out) {
 void PackKeys(const PlaneRows& rows, DType /*bf16*/, int32_t head_dim, void* packed) {
   const int32_t pairs = head_dim / 2;  // a multiple of 4
   for (int64_t first_key = 0; first_key < kGroupKeys; first_key += 16) {
-    const PlaneRows from = {rows.rows + first_key, rows.offset};
+    const PlaneRows from = rows.From(first_key);
     auto* out = static_cast<uint32_t*>(packed) + first_key;
     int64_t pair = 0;
     for (; pair + 8 <= pairs; pair += 8) {
@@ -173,47 +173,19 @@ constexpr void (*kAttendRows[])(const AttendArgs&, int32_t) = {
     AttendRows<1>, AttendRows<2>, AttendRows<3>, AttendRows<4>, AttendRows<5>, AttendRows<6>};
 static_assert(std::size(kAttendRows) == kRows);
 
-// Brings the rows that are read next into the second level, line by line, a few at each step: many
-// rows read a group for long, so a whole group is fetched ahead.
-class Fetcher {
- public:
-  // Of `rows`, if there are any, in num_steps steps.
-  Fetcher(const PlaneRows& rows, int32_t head_dim, int32_t num_steps)
-      : row_(rows.rows),
-        end_(rows.rows == nullptr ? nullptr : rows.rows + kGroupKeys),
-        offset_(rows.offset),
-        row_bytes_(2 * head_dim),
-        step_lines_(CeilDiv(kGroupKeys * CeilDiv(row_bytes_, 64), num_steps)) {}
-
-  void Step() {
-    for (int32_t line = 0; line < step_lines_ && row_ < end_; ++line) {
-      _mm_prefetch(*row_ + offset_ + byte_, _MM_HINT_T1);
-      byte_ += 64;
-      if (byte_ >= row_bytes_) {
-        byte_ = 0;
-        ++row_;
-      }
-    }
-  }
-
- private:
-  const std::byte* const* row_;
-  const std::byte* const* end_;
-  int64_t offset_;
-  int32_t row_bytes_;
-  int32_t step_lines_;
-  int32_t byte_ = 0;  // of the row
-};
-
+// Many rows read a group for long, so the whole of the next one is fetched meanwhile, into the
+// second level.
 void Attend(const AttendArgs& args) {
   const int32_t num_blocks = CeilDiv(args.num_rows, kRows);
-  Fetcher keys(args.next, args.head_dim, num_blocks);
-  Fetcher values(args.next_values, args.head_dim, num_blocks);
+  const int32_t row_bytes = 2 * args.head_dim;
+  const int32_t num_lines = CeilDiv(kGroupKeys * CeilDiv(row_bytes, 64), num_blocks);
+  LineFetcher<_MM_HINT_T1> keys(args.next, 0, kGroupKeys, row_bytes);
+  LineFetcher<_MM_HINT_T1> values(args.next_values, 0, kGroupKeys, row_bytes);
   int32_t row = 0;
   for (int32_t block = 0; block < num_blocks; ++block) {
     const int32_t rows = CeilDiv(args.num_rows - row, num_blocks - block);
-    keys.Step();
-    values.Step();
+    keys.Fetch(num_lines);
+    values.Fetch(num_lines);
     kAttendRows[rows - 1](args, row);
     row += rows;
   }
