@@ -122,18 +122,26 @@ int64_t WorkersPieces(ThreadPool& pool, int64_t count, const std::function<void(
   return num_pieces;
 }
 
-// The machine may take the worker's core away at any time: one good run in twenty is asked for.
+// The machine may take the worker's core away at any time: one good run of twenty is asked for, each
+// with a pool that has left nobody out yet.
 TEST_CASE("a worker that has more to do than the caller is not left out") {
-  ThreadPool pool(2);
   bool has_helped = false;
   for (int run = 0; run < 20 && !has_helped; ++run) {
+    ThreadPool pool(2);
     int64_t num_loops = 0;
     for (int loop = 0; loop < 40; ++loop) {
-      num_loops += WorkersPieces(pool, 2, [](bool is_worker) {
+      std::atomic<bool> has_begun = false;
+      num_loops += WorkersPieces(pool, 2, [&](bool is_worker) {
+        has_begun = has_begun || is_worker;
+        // A caller that does not wait may take both pieces before the worker is awake.
+        const auto limit = std::chrono::steady_clock::now() + milliseconds(5);
+        while (!has_begun && std::chrono::steady_clock::now() < limit) {
+          std::this_thread::yield();
+        }
         Work(is_worker ? microseconds(2000) : microseconds(100));
       });
     }
-    has_helped = num_loops >= 20;
+    has_helped = num_loops >= 30;
   }
   CHECK(has_helped);
 }
