@@ -102,8 +102,13 @@ void RowCost::Learn(int64_t num_sequences, int64_t num_drafts, double step_ms) {
                             : kMaxGrowth * (plain_ms + drafts * std::max(row_ms_, 0.0));
     const double added = (std::min(step_ms, most) - plain_ms) / drafts;
     ++num_drafted_steps_;
+    num_steps_since_ = 0;
     row_ms_ += std::max(kNewest, 1.0 / static_cast<double>(num_drafted_steps_)) * (added - row_ms_);
     return;
+  }
+  if (++num_steps_since_ == kForget) {
+    num_drafted_steps_ = 0;
+    row_ms_ = 0;
   }
   const double ms = std::min(step_ms, kMaxDisturbance * plain_ms);
   const auto sequences = static_cast<double>(num_sequences);

@@ -41,16 +41,19 @@ class RecentText {
 // without drafts, its share of all that a step does included: 1 where rows are all that a step
 // costs, near 0 where the weights must be read for one row as for ten. Learned from the steps that
 // decode: a line through the times of those without drafts over their sequences, and what drafts
-// add to it.
+// add to it; that is forgotten when no step has had drafts for long, or one disturbed measurement
+// would end all drafting.
 class RowCost {
  public:
   void Learn(int64_t num_sequences, int64_t num_drafts, double step_ms);
 
   // In a step of `num_sequences` >= 1, in (0, 1], where drafting the token costs `draft_ms` too; 1
-  // before a step without drafts was seen, then kUnknown before one with.
+  // before a step without drafts was seen; kUnknown as long as one with was not, or not in the last
+  // kForget steps.
   double Share(int64_t num_sequences, double draft_ms = 0) const;
 
   static constexpr double kUnknown = 0.25;
+  static constexpr int64_t kForget = 512;  // steps without drafts
 
   // Of a step without drafts; 0 before one was seen.
   double StepMs(int64_t num_sequences) const {
@@ -67,6 +70,7 @@ class RowCost {
   double slope_ms_ = 0;  // of one sequence; 0 as long as it cannot be told
   double row_ms_ = 0;    // of a drafted token
   int64_t num_drafted_steps_ = 0;
+  int64_t num_steps_since_ = 0;  // the last one with drafts
 };
 
 // How many tokens are worth drafting for one sequence, from how many of its drafts held: as many as

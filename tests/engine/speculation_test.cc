@@ -136,6 +136,26 @@ TEST_CASE("the price of a drafted row is learned from steps with and without") {
   CHECK(cost.Share(8) == Approx(1.0).epsilon(0.05));
 }
 
+// One disturbed step can make drafts look worthless, so that nobody drafts and nothing is learned.
+TEST_CASE("the price of a drafted row is asked anew after a long time without") {
+  RowCost cost;
+  const Prices prices = {.fixed = 1, .sequence = 0.25, .draft = 0.1};
+  cost.Learn(1, 0, prices.Of(1, 0));
+  cost.Learn(1, 1, 100);
+  for (int64_t i = 1; i < RowCost::kForget; ++i) {
+    cost.Learn(1, 0, prices.Of(1, 0));
+    REQUIRE(cost.Share(1) == 1);
+  }
+  cost.Learn(1, 0, prices.Of(1, 0));
+  CHECK(cost.Share(1) == RowCost::kUnknown);
+  cost.Learn(1, 1, prices.Of(1, 1));
+  CHECK(cost.Share(1) == Approx(0.1 / 1.25).epsilon(0.02));
+  for (int64_t i = 1; i < RowCost::kForget; ++i) {
+    cost.Learn(1, 0, prices.Of(1, 0));
+  }
+  CHECK(cost.Share(1) == Approx(0.1 / 1.25).epsilon(0.02));
+}
+
 // Tokens made, and rows that were wasted on drafts, when each draft holds with `likelihood`.
 struct Outcome {
   int64_t num_tokens = 0;
