@@ -1,5 +1,5 @@
-// Turns of sessions on the fake engine, and what a turn must answer: what a request that stands
-// alone answers to the whole text.
+// Requests and turns of sessions on the fake engine, and what a turn must answer: what a request
+// that stands alone answers to the whole text.
 #pragma once
 
 #include <cstdint>
@@ -39,6 +39,11 @@ inline GenerateRequest TurnRequest(uint64_t request_id,
   return request;
 }
 
+// One that stands alone, with a prompt of so many tokens.
+inline GenerateRequest LoneRequest(uint64_t request_id, size_t prompt_size, int32_t max_tokens) {
+  return TurnRequest(request_id, "", SeededTokens(request_id, prompt_size), max_tokens);
+}
+
 inline SessionOptions Sized(int64_t buffer_size) {
   SessionOptions options;
   options.buffer_size = buffer_size;
@@ -65,6 +70,11 @@ inline void CheckSame(const std::vector<ScoredToken>& got,
     CAPTURE(i);
     REQUIRE(got[i].token.token_id == expected[i].token.token_id);
     REQUIRE(got[i].token.logprob == expected[i].token.logprob);
+    REQUIRE(got[i].alternatives.size() == expected[i].alternatives.size());
+    for (size_t k = 0; k < got[i].alternatives.size(); ++k) {
+      REQUIRE(got[i].alternatives[k].token_id == expected[i].alternatives[k].token_id);
+      REQUIRE(got[i].alternatives[k].logprob == expected[i].alternatives[k].logprob);
+    }
   }
 }
 
