@@ -5,6 +5,11 @@ find_package(nlohmann_json CONFIG REQUIRED)
 find_package(CLI11 CONFIG REQUIRED)
 find_package(Protobuf REQUIRED)
 find_package(gRPC CONFIG REQUIRED)
+if(CMAKE_CROSSCOMPILING)  # gRPC names the target's plugin of protoc, which runs here
+  find_program(RINGSERVE_GRPC_PLUGIN grpc_cpp_plugin REQUIRED)
+  set_target_properties(gRPC::grpc_cpp_plugin PROPERTIES IMPORTED_LOCATION ${RINGSERVE_GRPC_PLUGIN}
+    IMPORTED_LOCATION_NONE ${RINGSERVE_GRPC_PLUGIN})
+endif()
 find_package(PkgConfig REQUIRED)
 pkg_check_modules(hwy REQUIRED IMPORTED_TARGET libhwy)
 pkg_check_modules(pcre2 REQUIRED IMPORTED_TARGET libpcre2-8)

@@ -39,6 +39,6 @@ if(RINGSERVE_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
   set(CMAKE_CUDA_COMPILER_LAUNCHER ${RINGSERVE_CCACHE})
 endif()
 find_program(RINGSERVE_MOLD mold)
-if(RINGSERVE_MOLD)
+if(RINGSERVE_MOLD AND NOT CMAKE_CROSSCOMPILING)  # gcc for another machine does not look for it here
   add_link_options(-fuse-ld=mold)
 endif()
