@@ -3,12 +3,12 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <limits>
 #include <vector>
 
 #include "tests/support/catch.h"
 #include "tests/support/compare.h"
+#include "tests/support/half_words.h"
 #include "tests/support/random.h"
 
 namespace ringserve {
@@ -47,9 +47,7 @@ TEST_CASE("rows of the table come out as float32") {
 
 TEST_CASE("floats round to halves as the compiler rounds them") {
   const auto check = [](float value) {
-    const auto half = static_cast<_Float16>(value);
-    uint16_t bits = 0;
-    std::memcpy(&bits, &half, sizeof bits);
+    const uint16_t bits = RoundToHalf(value);
     const uint16_t got = ToF16(value).bits;
     if (std::isnan(value)) {
       REQUIRE(std::isnan(ToFloat(F16{got})));

@@ -13,14 +13,23 @@ inline float FromWord(uint16_t word, DType dtype) {
   return dtype == DType::kBf16 ? ToFloat(Bf16{word}) : ToFloat(F16{word});
 }
 
+// As the compiler rounds.
+inline uint16_t RoundToHalf(float value) {
+#if defined(__aarch64__)
+  const auto half = static_cast<__fp16>(value);  // gcc 12 has no other name for it there
+#else
+  const auto half = static_cast<_Float16>(value);
+#endif
+  uint16_t word;
+  std::memcpy(&word, &half, sizeof word);
+  return word;
+}
+
 inline uint16_t ToWord(float value, DType dtype) {
   if (dtype == DType::kBf16) {
     return ToBf16(value).bits;
   }
-  const auto half = static_cast<_Float16>(value);
-  uint16_t word;
-  std::memcpy(&word, &half, sizeof word);
-  return word;
+  return RoundToHalf(value);
 }
 
 inline std::vector<float> Widen(const std::vector<uint16_t>& words, DType dtype) {
