@@ -14,9 +14,11 @@ namespace ringserve {
 inline std::vector<int64_t> CpuTargets() {
   hwy::SetSupportedTargetsForTest(0);
   std::vector<int64_t> targets;
-  for (int64_t left = hwy::SupportedTargets() & ~int64_t{HWY_DISABLED_TARGETS}; left != 0;
-       left &= left - 1) {
+  for (int64_t left = hwy::SupportedTargets() & HWY_TARGETS; left != 0; left &= left - 1) {
     targets.push_back(left & -left);
+  }
+  if (targets.empty()) {  // an Arm CPU without AES, which some versions take for a part of NEON
+    targets.push_back(HWY_STATIC_TARGET);
   }
   return targets;
 }
