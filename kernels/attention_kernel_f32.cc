@@ -24,6 +24,9 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 using Ints = hn::RebindToSigned<Floats>;
 
+// Loops over accumulators are unrolled by order: gcc leaves those with many to a later pass, has
+// them in memory until then, and for Arm writes them there for each key.
+//
 // Rows that share a loaded key or value, and vectors of it: as many accumulators as the register
 // file (32 or 16) holds beside the operands.
 constexpr int32_t kRows = 6;
@@ -38,24 +41,31 @@ template <int R>
 void Scores(const float* q, const float* keys, int32_t head_dim, float* scores) {
   const Floats d;
   Vector sum[R][kVectors];
+  HWY_UNROLL(8)
   for (int64_t r = 0; r < R; ++r) {
+    HWY_UNROLL(8)
     for (int64_t v = 0; v < kVectors; ++v) {
       sum[r][v] = hn::Zero(d);
     }
   }
   for (int64_t i = 0; i < head_dim; ++i) {
     Vector key[kVectors];
+    HWY_UNROLL(8)
     for (int64_t v = 0; v < kVectors; ++v) {
       key[v] = hn::Load(d, keys + int64_t{i} * kGroupKeys + v * kLanes);
     }
+    HWY_UNROLL(8)
     for (int64_t r = 0; r < R; ++r) {
       const Vector element = hn::Set(d, q[int64_t{r} * head_dim + i]);
+      HWY_UNROLL(8)
       for (int64_t v = 0; v < kVectors; ++v) {
         sum[r][v] = hn::MulAdd(key[v], element, sum[r][v]);
       }
     }
   }
+  HWY_UNROLL(8)
   for (int64_t r = 0; r < R; ++r) {
+    HWY_UNROLL(8)
     for (int64_t v = 0; v < kVectors; ++v) {
       hn::Store(sum[r][v], d, scores + r * kGroupKeys + v * kLanes);
     }
@@ -113,14 +123,16 @@ float Softmax(float* scores, uint64_t visible, float scale, float& max, float* s
   return hn::GetLane(correction);
 }
 
-// acc[r] = acc[r] * correction[r] + p[r] . values, for V vectors of dimensions; load(key, v) gives
-// vector v of a key's.
+// acc[r] = acc[r] * correction[r] + p[r] . values, for V vectors of dimensions; load(key, value)
+// gives a key's.
 template <int R, int V, class Load>
 HWY_INLINE void Accumulate(
     const float* p, int32_t padded, const float* correction, float* acc, const Load& load) {
   const Floats d;
   Vector sum[R][V];
+  HWY_UNROLL(8)
   for (int64_t r = 0; r < R; ++r) {
+    HWY_UNROLL(8)
     for (int64_t v = 0; v < V; ++v) {
       // Adding zero makes a zero positive, so that products with nothing change no bit later.
       sum[r][v] = hn::MulAdd(hn::Load(d, acc + int64_t{r} * padded + v * kLanes),
@@ -130,17 +142,19 @@ HWY_INLINE void Accumulate(
   }
   for (int64_t key = 0; key < kGroupKeys; ++key) {
     Vector value[V];
-    for (int64_t v = 0; v < V; ++v) {
-      value[v] = load(key, v);
-    }
+    load(key, value);
+    HWY_UNROLL(8)
     for (int64_t r = 0; r < R; ++r) {
       const Vector weight = hn::Set(d, p[r * kGroupKeys + key]);
+      HWY_UNROLL(8)
       for (int64_t v = 0; v < V; ++v) {
         sum[r][v] = hn::MulAdd(value[v], weight, sum[r][v]);
       }
     }
   }
+  HWY_UNROLL(8)
   for (int64_t r = 0; r < R; ++r) {
+    HWY_UNROLL(8)
     for (int64_t v = 0; v < V; ++v) {
       hn::Store(sum[r][v], d, acc + int64_t{r} * padded + v * kLanes);
     }
@@ -156,8 +170,11 @@ void AccumulatePacked(
                    padded,
                    correction,
                    args.acc + int64_t{row} * padded + dim,
-                   [&](int64_t key, int64_t v) HWY_ATTR {
-                     return hn::Load(Floats(), values + int64_t{key} * padded + v * kLanes);
+                   [&](int64_t key, Vector(&value)[V]) HWY_ATTR {
+                     HWY_UNROLL(8)
+                     for (int64_t v = 0; v < V; ++v) {
+                       value[v] = hn::Load(Floats(), values + key * padded + v * kLanes);
+                     }
                    });
 }
 
@@ -166,11 +183,9 @@ template <int R, int V>
 void AccumulateDims(const AttendArgs& args, int64_t dim) {
   const int32_t padded = RoundUp(args.head_dim, kDimUnit);
   const auto run = [&](DType dtype) HWY_ATTR {
-    const auto load = [&](int64_t key, int64_t v) HWY_ATTR {
-      if (v == 0) {
-        hwy::Prefetch(args.next[key] + int64_t{dim} * DTypeBytes(dtype));
-      }
-      return LoadValues(args.value_rows[key], dtype, dim + v * kLanes, args.head_dim);
+    const auto load = [&](int64_t key, Vector(&value)[V]) HWY_ATTR {
+      hwy::Prefetch(args.next[key] + dim * DTypeBytes(dtype));
+      LoadValues<V>(args.value_rows[key], dtype, dim, args.head_dim, value);
     };
     Accumulate<R, V>(args.probabilities, padded, args.correction, args.acc + dim, load);
   };

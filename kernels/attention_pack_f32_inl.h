@@ -132,11 +132,36 @@ HWY_INLINE Vector LoadValues(const std::byte* row,
                              [[maybe_unused]] int32_t head_dim) {
   const Floats d;
 #if HWY_TARGET != HWY_SCALAR
-  if (dim + kLanes > head_dim) {
+  if (kLanes > 8 && dim + kLanes > head_dim) {
     return hn::ZeroExtendVector(d, LoadAs(hn::Half<Floats>(), row, dtype, dim));
   }
 #endif
   return LoadAs(d, row, dtype, dim);
+}
+
+// The same for V vectors. Between zeros a bf16 is a float: one instruction where a load has two
+// vectors of them.
+template <int V>
+HWY_INLINE void LoadValues(
+    const std::byte* row, DType dtype, int64_t dim, int32_t head_dim, Vector (&value)[V]) {
+#if HWY_TARGET != HWY_SCALAR
+  if (kLanes == 4 && V % 2 == 0 && dtype == DType::kBf16) {
+    const Floats d;
+    const hn::Repartition<uint16_t, Floats> halves;
+    HWY_UNROLL(8)
+    for (int64_t v = 0; v + 1 < V; v += 2) {
+      const auto bits =
+          hn::LoadU(halves, reinterpret_cast<const uint16_t*>(row) + dim + v * kLanes);
+      value[v] = hn::BitCast(d, hn::InterleaveLower(halves, hn::Zero(halves), bits));
+      value[v + 1] = hn::BitCast(d, hn::InterleaveUpper(halves, hn::Zero(halves), bits));
+    }
+    return;
+  }
+#endif
+  HWY_UNROLL(8)
+  for (int64_t v = 0; v < V; ++v) {
+    value[v] = LoadValues(row, dtype, dim + v * kLanes, head_dim);
+  }
 }
 
 inline void PackValues(const PlaneRows& rows, DType dtype, int32_t head_dim, void* packed) {

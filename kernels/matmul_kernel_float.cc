@@ -40,6 +40,9 @@ constexpr int kVectors = static_cast<int>(kMatMulSlice / kLanes);
 constexpr int kPanelVectors = static_cast<int>(kPanelRows / kLanes);
 static_assert(kVectors * kLanes % kMatMulSlice == 0 && kPanelVectors % kVectors == 0);
 
+// Loops over accumulators are unrolled by order: gcc leaves one that stores them (at the end) to a
+// later pass, has them in memory until then, and for Arm writes them there in each turn along k.
+
 // Elements of a row of x that are widened at a time: 6 rows fill half of a first-level cache.
 constexpr int64_t kStretch = 512;
 
@@ -53,16 +56,31 @@ HWY_INLINE void Multiply(const float* x,
   const Floats d;
   for (int64_t k = 0; k < count; ++k) {
     Vector w[kTileVectors];
+    HWY_UNROLL(16)
     for (int v = 0; v < kTileVectors; ++v) {
       w[v] = hn::LoadU(d, weight + k * kPanelRows + v * kLanes);
     }
+    HWY_UNROLL(16)
     for (int r = 0; r < kTileRows; ++r) {
       const Vector factor = hn::Set(d, x[r * x_stride + k]);
+      HWY_UNROLL(16)
       for (int v = 0; v < kTileVectors; ++v) {
         acc[r][v] = hn::MulAdd(w[v], factor, acc[r][v]);
       }
     }
   }
+}
+
+HWY_INLINE Vector LowerOfPairs(hn::Vec<Words> bits) {
+  return hn::BitCast(Floats(), hn::ShiftLeft<16>(bits));
+}
+
+HWY_INLINE Vector UpperOfPairs(hn::Vec<Words> bits) {
+  return hn::BitCast(Floats(), hn::And(bits, hn::Set(Words(), 0xffff0000U)));
+}
+
+HWY_INLINE hn::Vec<Words> LoadPairs(const uint16_t* weight, int vector) {
+  return hn::LoadU(Words(), reinterpret_cast<const uint32_t*>(weight) + vector * kLanes);
 }
 
 // The same for pairs of bf16, from widened x.
@@ -73,22 +91,44 @@ HWY_INLINE void MultiplyPairs(const float* x,
                               int64_t count,
                               Vector (&acc)[kTileRows][kTileVectors]) {
   const Floats d;
-  const Words words;
-  const auto upper = hn::Set(words, 0xffff0000U);
   for (int64_t k = 0; k < count; k += 2) {
+    const uint16_t* pairs = weight + k * kPanelRows;
     for (int odd = 0; odd < 2; ++odd) {
       Vector w[kTileVectors];
+      HWY_UNROLL(16)
       for (int v = 0; v < kTileVectors; ++v) {
-        const auto* pair = reinterpret_cast<const uint32_t*>(weight + k * kPanelRows) + v * kLanes;
-        const auto bits = hn::LoadU(words, pair);
-        w[v] = hn::BitCast(d, odd == 0 ? hn::ShiftLeft<16>(bits) : hn::And(bits, upper));
+        const auto bits = LoadPairs(pairs, v);
+        w[v] = odd == 0 ? LowerOfPairs(bits) : UpperOfPairs(bits);
       }
+      HWY_UNROLL(16)
       for (int r = 0; r < kTileRows; ++r) {
         const Vector factor = hn::Set(d, x[r * x_stride + k + odd]);
+        HWY_UNROLL(16)
         for (int v = 0; v < kTileVectors; ++v) {
           acc[r][v] = hn::MulAdd(w[v], factor, acc[r][v]);
         }
       }
+    }
+  }
+}
+
+// One row, whose accumulators may fill a register file of 32: a vector of weights at a time.
+template <int kTileVectors>
+HWY_INLINE void MultiplyPairs(const float* x,
+                              int64_t /*x_stride*/,
+                              const uint16_t* weight,
+                              int64_t count,
+                              Vector (&acc)[1][kTileVectors]) {
+  const Floats d;
+  for (int64_t k = 0; k < count; k += 2) {
+    const uint16_t* pairs = weight + k * kPanelRows;
+    const Vector even = hn::Set(d, x[k]);
+    const Vector odd = hn::Set(d, x[k + 1]);
+    HWY_UNROLL(16)
+    for (int v = 0; v < kTileVectors; ++v) {
+      const auto bits = LoadPairs(pairs, v);
+      acc[0][v] = hn::MulAdd(LowerOfPairs(bits), even, acc[0][v]);
+      acc[0][v] = hn::MulAdd(UpperOfPairs(bits), odd, acc[0][v]);
     }
   }
 }
@@ -110,14 +150,14 @@ HWY_INLINE void MultiplyAll(const uint16_t* x,
   for (int64_t first = 0; first < cols; first += kStretch) {
     const int64_t count = std::min(kStretch, cols - first);
     const int64_t padded = RoundUp<int64_t>(count, 2);
+    HWY_UNROLL(16)
     for (int r = 0; r < kTileRows; ++r) {
       wide[r * kStretch + padded - 1] = 0;
       for (int64_t k = 0; k < count; ++k) {
         wide[r * kStretch + k] = ToFloat(Bf16{x[r * cols + first + k]});
       }
     }
-    MultiplyPairs<kTileRows, kTileVectors>(
-        wide, kStretch, weight + first * kPanelRows, padded, acc);
+    MultiplyPairs(wide, kStretch, weight + first * kPanelRows, padded, acc);
   }
 }
 
@@ -130,13 +170,17 @@ HWY_NOINLINE void Tile(const Element* x,
                        int64_t num_outputs) {
   const Floats d;
   Vector acc[kTileRows][kTileVectors];
-  for (auto& row : acc) {
-    for (Vector& sum : row) {
-      sum = hn::Zero(d);
+  HWY_UNROLL(16)
+  for (int r = 0; r < kTileRows; ++r) {
+    HWY_UNROLL(16)
+    for (int v = 0; v < kTileVectors; ++v) {
+      acc[r][v] = hn::Zero(d);
     }
   }
   MultiplyAll<kTileRows, kTileVectors>(x, weight, cols, acc);
+  HWY_UNROLL(16)
   for (int r = 0; r < kTileRows; ++r) {
+    HWY_UNROLL(16)
     for (int v = 0; v < kTileVectors; ++v) {
       const int64_t left = num_outputs - v * kLanes;
       float* to = out + r * stride + v * kLanes;
