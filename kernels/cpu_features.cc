@@ -10,6 +10,11 @@
 // Behind it.
 #include <hwy/highway.h>
 
+#if HWY_ARCH_ARM_A64
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 namespace ringserve {
 namespace {
 
@@ -45,15 +50,21 @@ bool HasBf16Dot() {
 #if HWY_ARCH_X86_64
   return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+#elif HWY_ARCH_ARM_A64
+  return (getauxval(AT_HWCAP2) & HWCAP2_BF16) != 0;
 #else
   return false;
 #endif
 }
 
 std::string CpuKernelNames() {
+#if HWY_ARCH_ARM_A64
+  return HasBf16Dot() ? "NEON + BF16" : "NEON";  // all that kernels are compiled for
+#else
   const int64_t supported = hwy::SupportedTargets() & ~int64_t{HWY_DISABLED_TARGETS};
   const std::string name = hwy::TargetName(supported & -supported);  // the lowest bit is the best
   return HasBf16Dot() ? name + " + AVX512_BF16" : name;
+#endif
 }
 
 int32_t UsableCpus() {

@@ -6,10 +6,12 @@
 
 namespace ringserve {
 
-// Whether vdpbf16ps can run (AVX-512 BF16; the operating system saves its registers).
+// Whether MatMulKernelBf16Dot can run: AVX-512 BF16 (the operating system saves its registers), or
+// Arm's BF16.
 bool HasBf16Dot();
 
-// Names what was picked, for logs and benchmarks: "AVX3", "AVX3 + AVX512_BF16", "NEON", ...
+// Names what was picked, for logs and benchmarks: "AVX3", "AVX3 + AVX512_BF16", "NEON",
+// "NEON + BF16", ...
 std::string CpuKernelNames();
 
 // CPUs that this process may keep busy: its affinity mask and, rounded up, its cgroup's CPU quota.

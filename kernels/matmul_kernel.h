@@ -2,7 +2,8 @@
 // and its tests.
 //
 // Every kernel gives an output the same sequence of operations whatever block it is computed in:
-// acc = acc + w[k] * x[k] for ascending k (pair by pair with vdpbf16ps), from zero, in one lane.
+// acc = acc + w[k] * x[k] for ascending k (pair by pair in MatMulKernelBf16Dot), from zero, in one
+// lane.
 #pragma once
 
 #include <cstdint>
@@ -28,9 +29,10 @@ using MatMulKernel = void (*)(const MatMulArgs& args, const MatMulBlock& block);
 // Products and sums in float32, for f32 and bf16; the best instruction set that Highway picks.
 void MatMulKernelFloat(const MatMulArgs& args, const MatMulBlock& block);
 
-// bf16 only, with vdpbf16ps; requires HasBf16Dot(). The instruction takes subnormal inputs and
-// results as zero and does not round between the two products of a pair and the sum the way float32
-// arithmetic would; both are far below the rounding of the inputs.
+// bf16 only, with vdpbf16ps (x86-64) or BFDOT and BFMMLA (Arm); requires HasBf16Dot(). They take
+// subnormal inputs and results as zero and do not round between the two products of a pair and the
+// sum the way float32 arithmetic would (to odd, on Arm); both are far below the rounding of the
+// inputs.
 void MatMulKernelBf16Dot(const MatMulArgs& args, const MatMulBlock& block);
 
 // The one that MatMulCpu uses for weights of this dtype.

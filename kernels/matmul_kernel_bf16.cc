@@ -1,5 +1,5 @@
-// MatMulKernelBf16Dot. A lane of a weight vector holds the pair (k, k + 1) of one output; the same
-// pair of x is broadcast to all lanes.
+// MatMulKernelBf16Dot for x86-64. A lane of a weight vector holds the pair (k, k + 1) of one
+// output; the same pair of x is broadcast to all lanes.
 #include <cstring>
 #include <hwy/base.h>
 
@@ -128,7 +128,7 @@ void MatMulKernelBf16Dot(const MatMulArgs& args, const MatMulBlock& block) {
 
 HWY_POP_ATTRIBUTES
 
-#else
+#elif !HWY_ARCH_ARM_A64
 
 #include <cstdlib>
 

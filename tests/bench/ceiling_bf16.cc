@@ -37,6 +37,41 @@ float MultiplyBf16Dot(int64_t num_steps) {
 
 HWY_POP_ATTRIBUTES
 
+#elif HWY_ARCH_ARM_A64
+#include <arm_neon.h>
+
+HWY_PUSH_ATTRIBUTES("arch=armv8.2-a+bf16")
+
+namespace ringserve {
+
+float MultiplyBf16Dot(int64_t num_steps) {
+  constexpr int kChains = 24;
+  const bfloat16x8_t w = vreinterpretq_bf16_u16(vdupq_n_u16(0x3c00));
+  uint16x8_t x = vdupq_n_u16(0x3800);
+  float32x4_t acc[kChains];
+  HWY_UNROLL(24)
+  for (int i = 0; i < kChains; ++i) {
+    acc[i] = vdupq_n_f32(0);
+  }
+  for (int64_t step = 0; step < num_steps; ++step) {
+    asm volatile("" : "+w"(x));  // a new x as far as the compiler knows
+    HWY_UNROLL(24)
+    for (int i = 0; i < kChains; ++i) {
+      acc[i] = vbfmmlaq_f32(acc[i], w, vreinterpretq_bf16_u16(x));
+    }
+  }
+  float total = 0;
+  HWY_UNROLL(24)
+  for (int i = 0; i < kChains; ++i) {
+    total += vgetq_lane_f32(acc[i], 0);
+  }
+  return total;
+}
+
+}  // namespace ringserve
+
+HWY_POP_ATTRIBUTES
+
 #else
 
 #include <cstdlib>
