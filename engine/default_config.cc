@@ -64,8 +64,10 @@ absl::StatusOr<EngineConfig> DefaultEngineConfig(const std::string& model_dir) {
                      .idle_timeout_s = kIdleTimeoutS,
                      .share_prefixes = false,
                      .prefix_groups = {}};
-  const KvLayout kv = MakeKvLayout(rings, model, RunDType(config.model.dtype, model, {}));
-  const int64_t session_bytes = BlocksPerSession(config, model) * kv.block_bytes();
+  const DType dtype = RunDType(config.model.dtype, model, {});
+  const BlockCounts blocks = BlocksPerSession(config, model);
+  const int64_t session_bytes = blocks.global * MakeKvLayout(rings, model, dtype).block_bytes() +
+                                blocks.local * MakeLocalKvLayout(rings, model, dtype).block_bytes();
   config.memory.device_bytes = std::clamp(
       kMaxSessions * session_bytes, session_bytes, std::max(session_bytes, kMaxPoolBytes));
   return config;

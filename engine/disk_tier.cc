@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "engine/base/check.h"
+#include "kernels/types.h"
 
 namespace ringserve {
 namespace {
@@ -29,12 +30,35 @@ DiskTier::DiskTier(const Parts& parts,
       sessions_(sessions),
       memory_(memory),
       pool_(pool) {
-  RS_CHECK(parts.files == nullptr || blocks_per_piece() > 0);
+  RS_CHECK(parts.files == nullptr || BlocksPerPiece(BlockGroup::kGlobal) > 0);
 }
 
 int64_t DiskTier::PieceBytes(const KvLayout& kv) {
   const int64_t num_blocks = std::max<int64_t>(kPieceBytes / kv.block_bytes(), 1);
   return num_blocks * (kv.block_bytes() + static_cast<int64_t>(kBlockChecksumBytes));
+}
+
+int64_t DiskTier::PieceBytes(const KvLayout& kv, const KvLayout& local_kv) {
+  return local_kv.num_layers == 0 ? PieceBytes(kv) : std::max(PieceBytes(kv), PieceBytes(local_kv));
+}
+
+DiskTier::Piece DiskTier::PieceFrom(int64_t first, const BlockCounts& num_blocks) const {
+  const int64_t global_per_piece = BlocksPerPiece(BlockGroup::kGlobal);
+  if (first < num_blocks.global) {
+    return {.first = first,
+            .count = std::min(global_per_piece, num_blocks.global - first),
+            .index = first / global_per_piece,
+            .block_bytes = memory_.block_bytes(BlockGroup::kGlobal)};
+  }
+  if (num_blocks.local == 0) {
+    return {.first = first};
+  }
+  const int64_t per_piece = BlocksPerPiece(BlockGroup::kLocal);
+  const int64_t first_local = first - num_blocks.global;
+  return {.first = first,
+          .count = std::min(per_piece, num_blocks.local - first_local),
+          .index = CeilDiv(num_blocks.global, global_per_piece) + first_local / per_piece,
+          .block_bytes = memory_.block_bytes(BlockGroup::kLocal)};
 }
 
 void DiskTier::AddFound(std::vector<SessionFiles::Found> found) {
@@ -61,7 +85,7 @@ bool DiskTier::MakeRoom(std::span<SessionEntry* const> others, const SessionEntr
   std::vector<SessionEntry*> candidates = sessions_.LeastRecentlyUsed();
   candidates.insert(candidates.end(), others.begin(), others.end());
   for (SessionEntry* const entry : candidates) {
-    if (entry != kept && entry->num_held() > 0 && Spill(*entry)) {
+    if (entry != kept && entry->num_held().total() > 0 && Spill(*entry)) {
       return true;
     }
   }
@@ -108,23 +132,21 @@ void DiskTier::Write(Append append) {
 }
 
 // On the thread that writes: the engine's does not wait for checksums.
-absl::Status DiskTier::AppendBlocks(SessionFiles::Writer& file,
-                                    int64_t first,
-                                    int64_t count) const {
+absl::Status DiskTier::AppendBlocks(SessionFiles::Writer& file, const Piece& piece) const {
   std::byte* at = write_buffer().data();
-  for (int64_t i = 0; i < count; ++i, at += stride()) {
-    const std::string sum = BlockChecksum({at, memory_.block_bytes()}, first + i);
-    std::memcpy(at + memory_.block_bytes(), sum.data(), kBlockChecksumBytes);
+  for (int64_t i = 0; i < piece.count; ++i, at += piece.stride()) {
+    const std::string sum = BlockChecksum({at, piece.block_bytes}, piece.first + i);
+    std::memcpy(at + piece.block_bytes, sum.data(), kBlockChecksumBytes);
   }
-  return file.Append(std::string_view(reinterpret_cast<const char*>(write_buffer().data()),
-                                      static_cast<size_t>(count) * stride()));
+  return file.Append(
+      std::string_view(reinterpret_cast<const char*>(write_buffer().data()), piece.bytes()));
 }
 
 void DiskTier::OnWritten(const absl::Status& status) {
   SessionEntry* const entry = sessions_.FindById(spill_->id);
   if (!status.ok() || spill_->is_cancelled || entry == nullptr) {
     GiveUpSpill(status);
-  } else if (spill_->next_block < spill_->num_blocks) {
+  } else if (spill_->next_block < spill_->num_blocks.total()) {
     WriteNext(*entry);
   } else {
     spill_->is_committing = true;
@@ -139,12 +161,11 @@ void DiskTier::OnWritten(const absl::Status& status) {
 void DiskTier::WriteNext(SessionEntry& entry) {
   blocks_.clear();
   entry.session->CollectBlocks(blocks_);
-  const int64_t first = spill_->next_block;
-  const int64_t count = std::min(blocks_per_piece(), spill_->num_blocks - first);
+  const Piece piece = PieceFrom(spill_->next_block, spill_->num_blocks);
   std::byte* to = write_buffer().data();
   absl::Status status;
-  for (int64_t i = 0; i < count; ++i, to += stride()) {
-    status.Update(memory_.Read(blocks_.at(static_cast<size_t>(first + i)), to));
+  for (int64_t i = 0; i < piece.count; ++i, to += piece.stride()) {
+    status.Update(memory_.Read(blocks_.at(static_cast<size_t>(piece.first + i)), to));
   }
   status.Update(memory_.Synchronize());
   if (!status.ok()) {
@@ -152,10 +173,8 @@ void DiskTier::WriteNext(SessionEntry& entry) {
     hooks_.on_fault(status);
     return;
   }
-  spill_->next_block += count;
-  Write([this, first, count](SessionFiles::Writer& file) {
-    return AppendBlocks(file, first, count);
-  });
+  spill_->next_block += piece.count;
+  Write([this, piece](SessionFiles::Writer& file) { return AppendBlocks(file, piece); });
 }
 
 // `status` is what the disk said.

@@ -49,6 +49,8 @@ class DiskTier {
 
   // A piece of a session: some MiB of blocks with their checksums, or one block if that is more.
   static int64_t PieceBytes(const KvLayout& kv);
+  // As large as a piece of blocks of either size.
+  static int64_t PieceBytes(const KvLayout& kv, const KvLayout& local_kv);
 
   struct Hooks {
     std::function<absl::Time()> clock;
@@ -102,7 +104,9 @@ class DiskTier {
   void Restore(SessionEntry& entry);
 
   // Blocks that a session on its way back is still to take.
-  int64_t num_reserved() const { return restore_.has_value() ? restore_->num_reserved : 0; }
+  BlockCounts num_reserved() const {
+    return restore_.has_value() ? restore_->num_reserved : BlockCounts();
+  }
 
   // The entry is about to be erased: its file goes too.
   void Forget(const SessionEntry& entry);
@@ -113,7 +117,7 @@ class DiskTier {
   struct Leaving {
     std::string id;
     std::shared_ptr<SessionFiles::Writer> file;
-    int64_t num_blocks = 0;
+    BlockCounts num_blocks;
     int64_t next_block = 0;
     int64_t bytes = 0;
     bool is_cancelled = false;
@@ -124,27 +128,40 @@ class DiskTier {
     std::string id;
     std::shared_ptr<SessionFiles::Reader> file;
     uint64_t serial = 0;  // told from those before it
-    int64_t num_reserved = 0;
-    int64_t num_blocks = 0;
+    BlockCounts num_reserved;
+    BlockCounts num_blocks;
     int64_t next_read = 0;   // block that no read was asked for
     int64_t next_block = 0;  // that is not in memory
     int64_t bytes = 0;
   };
 
-  // Of a block in a buffer, and in a file.
-  size_t stride() const { return memory_.block_bytes() + kBlockChecksumBytes; }
+  // Some blocks of one group that follow one another in a file.
+  struct Piece {
+    int64_t first = 0;  // counted over both groups
+    int64_t count = 0;
+    int64_t index = 0;  // of the piece in the file
+    size_t block_bytes = 0;
 
-  int64_t blocks_per_piece() const {
-    return static_cast<int64_t>(parts_.buffers.size() / kNumPieces / stride());
+    // Of a block in a buffer, and in the file.
+    size_t stride() const { return block_bytes + kBlockChecksumBytes; }
+
+    size_t bytes() const { return static_cast<size_t>(count) * stride(); }
+  };
+
+  int64_t BlocksPerPiece(BlockGroup group) const {
+    return static_cast<int64_t>(parts_.buffers.size() / kNumPieces /
+                                (memory_.block_bytes(group) + kBlockChecksumBytes));
   }
+
+  // The piece that begins with block `first`; without blocks if that is the end.
+  Piece PieceFrom(int64_t first, const BlockCounts& num_blocks) const;
 
   std::span<std::byte> write_buffer() const {
     return parts_.buffers.first(parts_.buffers.size() / kNumPieces);
   }
 
-  // The one for the piece that begins with that block.
-  std::span<std::byte> read_buffer(int64_t first_block) const {
-    const auto index = static_cast<size_t>(1 + first_block / blocks_per_piece() % 2);
+  std::span<std::byte> read_buffer(const Piece& piece) const {
+    const auto index = static_cast<size_t>(1 + piece.index % 2);
     const size_t bytes = parts_.buffers.size() / kNumPieces;
     return parts_.buffers.subspan(index * bytes, bytes);
   }
@@ -152,7 +169,7 @@ class DiskTier {
   // Writes what `append` says, and goes on.
   using Append = std::function<absl::Status(SessionFiles::Writer& file)>;
   void Write(Append append);
-  absl::Status AppendBlocks(SessionFiles::Writer& file, int64_t first, int64_t count) const;
+  absl::Status AppendBlocks(SessionFiles::Writer& file, const Piece& piece) const;
   void WriteNext(SessionEntry& entry);
   void OnWritten(const absl::Status& status);
   void OnCommitted(const absl::Status& status);
@@ -162,13 +179,13 @@ class DiskTier {
   SessionEntry* Returned(const absl::Status& status);
   absl::StatusOr<Snapshot> ReadBeginning(SessionFiles::Reader& file, int64_t num_bytes) const;
   void OnBeginning(absl::StatusOr<Snapshot> snapshot);
-  absl::Status ReadBlocks(SessionFiles::Reader& file, int64_t first, int64_t count) const;
+  absl::Status ReadBlocks(SessionFiles::Reader& file, const Piece& piece) const;
   // Has the next piece read, if there is one.
   void ReadNext();
-  void OnRead(uint64_t serial, const absl::Status& status, int64_t count);
+  void OnRead(uint64_t serial, const absl::Status& status, const Piece& piece);
   void RemoveRestored();
   absl::Status Begin(SessionEntry& entry, const Snapshot& snapshot);
-  void WriteBlocks(const SessionEntry& entry, int64_t first, int64_t count);
+  void WriteBlocks(const SessionEntry& entry, const Piece& piece);
   void OnRemoved(const absl::Status& removed);
   void PutBack(SessionEntry& entry, const absl::Status& why);
   void Lose(SessionEntry& entry, const absl::Status& why);

@@ -26,18 +26,19 @@ void DiskTier::Restore(SessionEntry& entry) {
   RS_CHECK(entry.residence == Residence::kDisk);
   RS_CHECK(!restore_.has_value());
   entry.residence = Residence::kMoving;
-  const int64_t num_blocks = NumBlocks(entry.stored->image, key_.kv.block_size);
+  const BlockCounts num_blocks = NumBlocks(entry.stored->image, key_.kv.block_size);
   restore_ = {.id = entry.id,
               .file = nullptr,
               .serial = ++last_serial_,
               .num_reserved = num_blocks,
               .num_blocks = num_blocks,
               .bytes = entry.stored->bytes};
-  const int64_t beginning = restore_->bytes - num_blocks * static_cast<int64_t>(stride());
+  const int64_t beginning = restore_->bytes - BlocksBytes(key_, num_blocks);
   parts_.reads->Add([this, files = parts_.files, id = entry.id, num_blocks, beginning] {
     auto file = std::make_shared<SessionFiles::Reader>(*files, id);
     absl::StatusOr<Snapshot> snapshot = ReadBeginning(*file, beginning);
-    if (const absl::Status end = num_blocks == 0 ? CheckEnd(*file) : absl::OkStatus(); !end.ok()) {
+    if (const absl::Status end = num_blocks.total() == 0 ? CheckEnd(*file) : absl::OkStatus();
+        !end.ok()) {
       snapshot = snapshot.ok() ? end : snapshot.status();
     }
     hooks_.post([this, file = std::move(file), snapshot = std::move(snapshot)]() mutable {
@@ -90,7 +91,7 @@ void DiskTier::OnBeginning(absl::StatusOr<Snapshot> snapshot) {
     Lose(*entry, begun);
     return;
   }
-  if (restore_->num_blocks == 0) {
+  if (restore_->num_blocks.total() == 0) {
     RemoveRestored();
     return;
   }
@@ -99,39 +100,36 @@ void DiskTier::OnBeginning(absl::StatusOr<Snapshot> snapshot) {
 }
 
 // On the thread that reads.
-absl::Status DiskTier::ReadBlocks(SessionFiles::Reader& file, int64_t first, int64_t count) const {
-  const std::span<std::byte> piece =
-      read_buffer(first).first(static_cast<size_t>(count) * stride());
-  ASSIGN_OR_RETURN(const size_t num_read, file.Read(piece));
-  if (num_read < piece.size()) {
+absl::Status DiskTier::ReadBlocks(SessionFiles::Reader& file, const Piece& piece) const {
+  const std::span<std::byte> bytes = read_buffer(piece).first(piece.bytes());
+  ASSIGN_OR_RETURN(const size_t num_read, file.Read(bytes));
+  if (num_read < bytes.size()) {
     return absl::DataLossError("it ends in its blocks");
   }
-  for (int64_t i = 0; i < count; ++i) {
-    RETURN_IF_ERROR(
-        CheckBlock(piece.subspan(static_cast<size_t>(i) * stride(), stride()), first + i));
+  for (int64_t i = 0; i < piece.count; ++i) {
+    RETURN_IF_ERROR(CheckBlock(
+        bytes.subspan(static_cast<size_t>(i) * piece.stride(), piece.stride()), piece.first + i));
   }
   return absl::OkStatus();
 }
 
 void DiskTier::ReadNext() {
-  const int64_t first = restore_->next_read;
-  const int64_t count = std::min(blocks_per_piece(), restore_->num_blocks - first);
-  if (count == 0) {
+  const Piece piece = PieceFrom(restore_->next_read, restore_->num_blocks);
+  if (piece.count == 0) {
     return;
   }
-  restore_->next_read += count;
-  const bool is_last = restore_->next_read == restore_->num_blocks;
-  parts_.reads->Add(
-      [this, serial = restore_->serial, file = restore_->file, first, count, is_last] {
-        absl::Status status = ReadBlocks(*file, first, count);
-        if (status.ok() && is_last) {
-          status = CheckEnd(*file);
-        }
-        hooks_.post([this, serial, status, count] { OnRead(serial, status, count); });
-      });
+  restore_->next_read += piece.count;
+  const bool is_last = restore_->next_read == restore_->num_blocks.total();
+  parts_.reads->Add([this, serial = restore_->serial, file = restore_->file, piece, is_last] {
+    absl::Status status = ReadBlocks(*file, piece);
+    if (status.ok() && is_last) {
+      status = CheckEnd(*file);
+    }
+    hooks_.post([this, serial, status, piece] { OnRead(serial, status, piece); });
+  });
 }
 
-void DiskTier::OnRead(uint64_t serial, const absl::Status& status, int64_t count) {
+void DiskTier::OnRead(uint64_t serial, const absl::Status& status, const Piece& piece) {
   if (!restore_.has_value() || restore_->serial != serial) {
     return;  // the piece before was bad, or the session was closed
   }
@@ -139,9 +137,9 @@ void DiskTier::OnRead(uint64_t serial, const absl::Status& status, int64_t count
   if (entry == nullptr) {
     return;
   }
-  WriteBlocks(*entry, restore_->next_block, count);
-  restore_->next_block += count;
-  if (restore_->next_block == restore_->num_blocks) {
+  WriteBlocks(*entry, piece);
+  restore_->next_block += piece.count;
+  if (restore_->next_block == restore_->num_blocks.total()) {
     RemoveRestored();
   } else {
     ReadNext();
@@ -161,23 +159,24 @@ absl::Status DiskTier::Begin(SessionEntry& entry, const Snapshot& snapshot) {
   const bool is_it = snapshot.id == entry.id && snapshot.owner == entry.owner &&
                      snapshot.image.position == stored.position &&
                      snapshot.image.first_block == stored.first_block &&
+                     snapshot.image.local_first_block == stored.local_first_block &&
                      snapshot.pending_token == entry.pending_token;
   if (!is_it) {
     return absl::DataLossError("the file is another session's");
   }
   ASSIGN_OR_RETURN(const SessionShape shape, sessions_.ShapeOf(snapshot.image.buffer_size));
   entry.session = std::make_unique<Session>(shape, snapshot.image, pool_);
-  restore_->num_reserved = 0;
+  restore_->num_reserved = {};
   return absl::OkStatus();
 }
 
-void DiskTier::WriteBlocks(const SessionEntry& entry, int64_t first, int64_t count) {
+void DiskTier::WriteBlocks(const SessionEntry& entry, const Piece& piece) {
   blocks_.clear();
   entry.session->CollectBlocks(blocks_);
-  const std::byte* from = read_buffer(first).data();
+  const std::byte* from = read_buffer(piece).data();
   absl::Status status;
-  for (int64_t i = 0; i < count; ++i, from += stride()) {
-    status.Update(memory_.Write(blocks_.at(static_cast<size_t>(first + i)), from));
+  for (int64_t i = 0; i < piece.count; ++i, from += piece.stride()) {
+    status.Update(memory_.Write(blocks_.at(static_cast<size_t>(piece.first + i)), from));
   }
   status.Update(memory_.Synchronize());  // the buffer is to be filled again
   if (!status.ok()) {

@@ -100,7 +100,7 @@ absl::Status PlanDraft(const EngineConfig& config,
   const StepLimits limits = MakeStepLimits(own, draft, backend.info());
   RETURN_IF_ERROR(backend.CheckSteps(limits));
   plan.draft_kv = MakeKvLayout(own.rings, draft, dtype);
-  plan.draft_blocks = config.scheduler.max_batch * BlocksPerSession(own, draft);
+  plan.draft_blocks = config.scheduler.max_batch * BlocksPerSession(own, draft).global;
   if (plan.draft_blocks > std::numeric_limits<int32_t>::max()) {
     return Invalid(
         "draft_path: {} blocks of {} tokens are too many; take a larger rings.block_size",

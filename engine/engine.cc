@@ -166,7 +166,9 @@ SnapshotKey Engine::State::MakeSnapshotKey(const SessionShape& shape) const {
           .vocab_size = model_config.vocab_size,
           .slides = config.rings.overflow == OverflowPolicy::kSlide,
           .sink_size = shape.sink_size,
-          .window = shape.window};
+          .window = shape.window,
+          .local_kv = plan.local_kv,
+          .local_window = shape.local_window};
 }
 
 void Engine::State::Start(EventSink& sink) {
@@ -177,6 +179,8 @@ void Engine::State::Start(EventSink& sink) {
                   .kv = plan.kv,
                   .tiles = MakeTileOptions(config, model_config, backend->info()),
                   .local_tiles = MakeLocalTileOptions(config, model_config, backend->info()),
+                  .local_kv_pool = device_pool.data() + plan.device_blocks * plan.kv.block_bytes(),
+                  .local_kv = plan.local_kv,
                   .has_encoder = model_config.has_encoder(),
                   .vocab_size = model_config.vocab_size};
   parts.shape = MakeSessionShape(config, model_config);
@@ -186,6 +190,8 @@ void Engine::State::Start(EventSink& sink) {
   parts.device_blocks = static_cast<int32_t>(plan.device_blocks);
   parts.host_blocks = static_cast<int32_t>(plan.pinned_blocks);
   parts.host_pool = pinned_pool.data();
+  parts.local_blocks = plan.local_blocks;
+  parts.local_host_pool = pinned_pool.data() + plan.pinned_blocks * plan.kv.block_bytes();
   parts.eos_token_ids = model_config.eos_token_ids;
   parts.decoder_start_token_id = model_config.decoder_start_token_id;
   parts.num_encoder_layers = model_config.num_encoder_layers;

@@ -36,14 +36,19 @@ EngineLoop::EngineLoop(const Parts& parts, EventSink& sink)
     : parts_(parts),
       sink_(sink),
       queue_(parts.scheduler.max_queue, parts.scheduler.max_batch),
-      pool_(parts.device_blocks, parts.host_blocks),
-      memory_(*parts.runner.backend, parts.runner.kv_pool, parts.host_pool, parts.runner.kv, pool_),
+      pool_(parts.device_blocks, parts.host_blocks, parts.local_blocks),
+      memory_(*parts.runner.backend,
+              {parts.runner.kv_pool, parts.host_pool, parts.runner.kv},
+              {parts.runner.local_kv_pool, parts.local_host_pool, parts.runner.local_kv},
+              pool_),
       prefixes_(parts.shape.block_size, pool_),
       residency_(pool_, memory_),
       sessions_(
           {parts.shape,
            parts.sessions,
-           [this](int64_t num_blocks) { return may_take_room_ && HasRoomFor(num_blocks); },
+           [this](const BlockCounts& num_blocks) {
+             return may_take_room_ && HasRoomFor(num_blocks);
+           },
            parts.make_session_id,
            parts.clock,
            [this](const std::string& owner, const HeldMemory& held) { sink_.Charge(owner, held); },

@@ -57,6 +57,8 @@ class EngineLoop {
     int32_t device_blocks = 0;
     int32_t host_blocks = 0;         // 0: no host tier
     std::byte* host_pool = nullptr;  // that many blocks of host memory
+    BlockPool::Tiers local_blocks;   // the same of local layers, where shape.has_local()
+    std::byte* local_host_pool = nullptr;
     std::vector<int32_t> eos_token_ids;
     int32_t decoder_start_token_id = 0;  // where shape.has_source
     int32_t num_encoder_layers = 0;      // likewise
@@ -147,17 +149,17 @@ class EngineLoop {
   void Enqueue(QueuedRequest queued);
   void Expire(absl::Time now);
   // Blocks that the request may come to take, and whether all that are live can have theirs.
-  int64_t GrowthOf(const Waiting& waiting) const;
-  bool HasRoomFor(int64_t num_blocks) const;
-  bool MayComeFree(int64_t num_blocks) const;
+  BlockCounts GrowthOf(const Waiting& waiting) const;
+  bool HasRoomFor(const BlockCounts& num_blocks) const;
+  bool MayComeFree(const BlockCounts& num_blocks) const;
   // Adds the blocks that hold the beginning of the request's text, with a reference each.
   void FindPrefix(const Waiting& waiting, std::vector<int32_t>& blocks);
   // What the sequence has computed may be found by others from now on.
   void SharePrefix(const Sequence& sequence);
   std::string ScopeOf(const std::string& owner) const;
-  int64_t NumUsedBlocks() const;
+  BlockCounts NumUsedBlocks() const;
   // RESOURCE_EXHAUSTED if the pool cannot hold that many whatever else it holds.
-  absl::Status CheckFits(int64_t num_blocks) const;
+  absl::Status CheckFits(const BlockCounts& num_blocks) const;
   absl::StatusOr<SessionEntry*> BeginTurn(const GenerateRequest& request);
   using WaitingIterator = std::map<WaitingKey, Waiting>::iterator;
   // Whose turn it is: of the highest priority, the owner with the fewest that run, by arrival.
@@ -279,8 +281,8 @@ class EngineLoop {
   SessionEntry* AwayFor(const WaitingCall& call) const;
   // Of those that do not wait for the disk alone.
   std::list<WaitingCall>::iterator FirstCall();
-  // 0: it was answered; else the blocks that it lacks.
-  int64_t Attempt(const WaitingCall& call, bool may_take_room);
+  // None: it was answered; else the blocks that it lacks.
+  BlockCounts Attempt(const WaitingCall& call, bool may_take_room);
   // False if it waits for room.
   bool ServeCall(std::list<WaitingCall>::iterator at);
   void RetryCalls(const SessionEntry& entry);
@@ -363,8 +365,8 @@ template <typename Reply, typename Call>
 void EngineLoop::AskForBlocks(WaitingCall asked, Reply reply, Call call) {
   asked.attempt = [this, reply, call = std::move(call)] {
     auto answer = call();
-    const int64_t num_lacking = sessions_.TakeShortage();
-    if (num_lacking == 0) {
+    const BlockCounts num_lacking = sessions_.TakeShortage();
+    if (num_lacking.total() == 0) {
       replies_.push_back([reply, answer = std::move(answer)]() mutable { reply(answer); });
     }
     return num_lacking;

@@ -18,14 +18,15 @@ absl::Status EngineLoop::Submit(GenerateRequest request) {
   return queue_.Push(std::move(request), parts_.clock());
 }
 
-absl::Status EngineLoop::CheckFits(int64_t num_blocks) const {
-  if (num_blocks <= parts_.device_blocks) {
+absl::Status EngineLoop::CheckFits(const BlockCounts& num_blocks) const {
+  const BlockCounts device = {parts_.device_blocks, parts_.local_blocks.num_device};
+  if (num_blocks.FitsIn(device)) {
     return absl::OkStatus();
   }
   return absl::ResourceExhaustedError(
       fmt::format("the request may need {} blocks of KV memory, the pool has {}",
-                  num_blocks,
-                  parts_.device_blocks));
+                  num_blocks.total(),
+                  device.total()));
 }
 
 void EngineLoop::Enqueue(QueuedRequest queued) {
@@ -45,8 +46,10 @@ void EngineLoop::Enqueue(QueuedRequest queued) {
 
 absl::StatusOr<SessionEntry*> EngineLoop::BeginTurn(const GenerateRequest& request) {
   ASSIGN_OR_RETURN(SessionEntry* const entry, sessions_.BeginTurn(request));
+  const BlockCounts kept = {0, entry->num_blocks().local};
   const absl::Status fits = CheckFits(
-      WorstCaseBlocks(entry->shape(), entry->position() + MaxPositions(request, entry->shape())));
+      WorstCaseBlocks(entry->shape(), entry->position() + MaxPositions(request, entry->shape())) +
+      kept);
   if (!fits.ok()) {
     sessions_.EndTurn(*entry, parts_.clock());
     return fits;
@@ -117,7 +120,7 @@ bool EngineLoop::AdmitRequest(WaitingIterator most_urgent, absl::Time now) {
   if (!is_stored) {
     FindPrefix(head, prefix_);
   }
-  const auto spared = static_cast<int64_t>(prefix_.size());
+  const BlockCounts spared = {static_cast<int64_t>(prefix_.size()), 0};
   if (!HasRoomFor(GrowthOf(head) - spared)) {
     for (const int32_t block : prefix_) {
       pool_.Release(block);
@@ -130,9 +133,9 @@ bool EngineLoop::AdmitRequest(WaitingIterator most_urgent, absl::Time now) {
                 absl::ResourceExhaustedError(
                     fmt::format("sessions hold {} of {} blocks of KV memory, the request may "
                                 "need {}: close some, or give more memory",
-                                NumUsedBlocks(),
-                                pool_.num_blocks(),
-                                GrowthOf(head))));
+                                NumUsedBlocks().total(),
+                                pool_.counts().total(),
+                                GrowthOf(head).total())));
     waiting_.erase(most_urgent);
     return true;
   }
@@ -152,6 +155,13 @@ bool EngineLoop::AdmitRequest(WaitingIterator most_urgent, absl::Time now) {
   setup.pool = &pool_;
   setup.max_draft = parts_.drafter == nullptr ? 0 : parts_.max_draft;
   setup.prefix = prefix_;
+  if (head.entry != nullptr) {
+    std::vector<BlockCopy> copies;
+    head.entry->session->BeginTurn(copies);
+    for (const BlockCopy& copy : copies) {
+      copied_.Update(memory_.CopyBlock(copy.from, copy.to));
+    }
+  }
   running_.push_back(std::make_unique<Sequence>(std::move(head.queued), setup));
   if (most_urgent != waiting_.begin()) {
     ++waiting_.begin()->second.num_overtaken;
@@ -164,50 +174,62 @@ bool EngineLoop::AdmitRequest(WaitingIterator most_urgent, absl::Time now) {
   return true;
 }
 
-int64_t EngineLoop::GrowthOf(const Waiting& waiting) const {
+BlockCounts EngineLoop::GrowthOf(const Waiting& waiting) const {
   const int64_t num_positions = MaxPositions(waiting.queued.request, parts_.shape);
   if (waiting.entry == nullptr) {
-    const int64_t most = WorstCaseBlocks(parts_.shape, num_positions);
+    BlockCounts most = WorstCaseBlocks(parts_.shape, num_positions);
     // A sibling refers to what its leader has read; what is still to be read may come to be read by
     // itself.
     const std::optional<uint64_t> leader_id = waiting.queued.leader;
     const Sequence* const leader = leader_id.has_value() ? FindRunning(*leader_id) : nullptr;
-    const bool shares = leader != nullptr && !parts_.shape.slides && leader->HasReadShared();
-    return shares ? most - NumShared(waiting.queued.request, parts_.shape) : most;
+    // Past a local window it may be too late to take anything over.
+    const bool shares = leader != nullptr && !parts_.shape.slides && !parts_.shape.has_local() &&
+                        leader->HasReadShared();
+    if (shares) {
+      most.global -= NumShared(waiting.queued.request, parts_.shape);
+    }
+    return most;
   }
   const SessionEntry& entry = *waiting.entry;
-  const int64_t most = WorstCaseBlocks(entry.shape(), entry.position() + num_positions);
-  return std::max<int64_t>(most - entry.num_held(), 0);
+  // The turn keeps the local ring as it is now until it ends.
+  const BlockCounts most = WorstCaseBlocks(entry.shape(), entry.position() + num_positions) +
+                           BlockCounts{0, entry.num_blocks().local};
+  const BlockCounts held = entry.num_held();
+  return {std::max<int64_t>(most.global - held.global, 0),
+          std::max<int64_t>(most.local - held.local, 0)};
 }
 
 // Where contexts slide, a shared block may leave one window and stay in another, so that each owner
 // counts in full.
-int64_t EngineLoop::NumUsedBlocks() const {
-  return parts_.shape.slides ? pool_.num_references() : pool_.num_owned();
+BlockCounts EngineLoop::NumUsedBlocks() const {
+  return {parts_.shape.slides ? pool_.num_references() : pool_.num_owned(),
+          pool_.num_references(BlockGroup::kLocal)};
 }
 
 // False if requests that end give back too little: the rest is held by sessions, which stay where
 // they are. A session that is being exported or imported may go to the disk afterwards.
-bool EngineLoop::MayComeFree(int64_t num_blocks) const {
-  int64_t num_held = NumUsedBlocks() + disk_.num_reserved();
+bool EngineLoop::MayComeFree(const BlockCounts& num_blocks) const {
+  BlockCounts num_held = NumUsedBlocks() + disk_.num_reserved();
   for (const auto& sequence : running_) {
     if (sequence->entry() == nullptr) {
       num_held -= sequence->session().num_blocks();
+    } else {
+      num_held.local -= sequence->session().num_kept();
     }
   }
   const bool will_end = !running_.empty() || (sessions_.has_transfers() && disk_.MayTakeMore()) ||
                         std::any_of(waiting_.begin(), waiting_.end(), [this](const auto& entry) {
                           return IsOnItsWay(entry.second);
                         });
-  return will_end && (disk_.MayTakeMore() || num_held + num_blocks <= pool_.num_blocks());
+  return will_end && (disk_.MayTakeMore() || (num_held + num_blocks).FitsIn(pool_.counts()));
 }
 
-bool EngineLoop::HasRoomFor(int64_t num_blocks) const {
-  int64_t most = NumUsedBlocks() + disk_.num_reserved() + num_blocks;
+bool EngineLoop::HasRoomFor(const BlockCounts& num_blocks) const {
+  BlockCounts most = NumUsedBlocks() + disk_.num_reserved() + num_blocks;
   for (const auto& sequence : running_) {
     most += sequence->Growth();
   }
-  return most <= pool_.num_blocks();
+  return most.FitsIn(pool_.counts());
 }
 
 void EngineLoop::FindPrefix(const Waiting& waiting, std::vector<int32_t>& blocks) {
@@ -220,8 +242,8 @@ void EngineLoop::FindPrefix(const Waiting& waiting, std::vector<int32_t>& blocks
     return;  // it takes over all of the prompt
   }
   const SessionShape& shape = waiting.entry != nullptr ? waiting.entry->shape() : parts_.shape;
-  if (shape.sink_size > 0) {
-    return;  // sinks are not in the blocks
+  if (shape.sink_size > 0 || shape.has_local()) {
+    return;  // sinks are not in the blocks, nor is what local layers see
   }
   // The last token is always read, for its logits; and no window may have moved over the blocks.
   const size_t length = std::min(request.prompt.size() - 1, static_cast<size_t>(shape.buffer_size));

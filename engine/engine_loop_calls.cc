@@ -22,7 +22,7 @@ void EngineLoop::CancelCall(uint64_t call_id) {
 void EngineLoop::BeginCall(WaitingCall call) {
   call.arrival = last_arrival_;
   const SessionEntry* const away = AwayFor(call);
-  if (away == nullptr && Attempt(call, /*may_take_room=*/!is_short_) == 0) {
+  if (away == nullptr && Attempt(call, /*may_take_room=*/!is_short_).total() == 0) {
     return;
   }
   if (const absl::Status waits = CheckMayWait(call); !waits.ok()) {
@@ -61,19 +61,19 @@ std::list<WaitingCall>::iterator EngineLoop::FirstCall() {
   });
 }
 
-int64_t EngineLoop::Attempt(const WaitingCall& call, bool may_take_room) {
+BlockCounts EngineLoop::Attempt(const WaitingCall& call, bool may_take_room) {
   may_take_room_ = may_take_room;
-  const int64_t num_lacking = call.attempt();
+  const BlockCounts num_lacking = call.attempt();
   const SessionEntry* const entry =
       call.session_id.empty() ? nullptr : sessions_.Find(call.owner, call.session_id);
-  if (num_lacking == 0 && entry != nullptr) {
+  if (num_lacking.total() == 0 && entry != nullptr) {
     disk_.Keep(*entry);
   }
   return num_lacking;
 }
 
 bool EngineLoop::ServeCall(std::list<WaitingCall>::iterator at) {
-  int64_t num_lacking = 0;
+  BlockCounts num_lacking;
   if (SessionEntry* const away = AwayFor(*at); away != nullptr) {
     if (HasRoomFor(away->num_blocks())) {
       disk_.Restore(*away);
@@ -83,7 +83,7 @@ bool EngineLoop::ServeCall(std::list<WaitingCall>::iterator at) {
   } else {
     num_lacking = Attempt(*at, /*may_take_room=*/true);
   }
-  if (num_lacking == 0) {
+  if (num_lacking.total() == 0) {
     calls_.erase(at);
     return true;
   }
@@ -91,7 +91,7 @@ bool EngineLoop::ServeCall(std::list<WaitingCall>::iterator at) {
   const SessionEntry* const kept =
       at->session_id.empty() ? nullptr : sessions_.Find(at->owner, at->session_id);
   const bool may_come =
-      num_lacking <= pool_.num_blocks() &&
+      num_lacking.FitsIn(pool_.counts()) &&
       (disk_.MakeRoom(WaitingSessions(nullptr), kept) || MayComeFree(num_lacking));
   if (may_come) {
     return false;
@@ -99,9 +99,9 @@ bool EngineLoop::ServeCall(std::list<WaitingCall>::iterator at) {
   at->fail(absl::ResourceExhaustedError(
       fmt::format("sessions hold {} of {} blocks of KV memory, the call needs {} more: close "
                   "some, or give more memory",
-                  NumUsedBlocks(),
-                  pool_.num_blocks(),
-                  num_lacking)));
+                  NumUsedBlocks().total(),
+                  pool_.counts().total(),
+                  num_lacking.total())));
   calls_.erase(at);
   return true;
 }
@@ -110,7 +110,7 @@ bool EngineLoop::ServeCall(std::list<WaitingCall>::iterator at) {
 void EngineLoop::RetryCalls(const SessionEntry& entry) {
   std::erase_if(calls_, [&](const WaitingCall& call) {
     return call.session_id == entry.id && AwayFor(call) == nullptr &&
-           Attempt(call, /*may_take_room=*/false) == 0;
+           Attempt(call, /*may_take_room=*/false).total() == 0;
   });
 }
 

@@ -24,7 +24,7 @@ absl::Status Gone() {
 // Its name, and what is to be known before the first block.
 struct EngineLoop::ExportTicket {
   uint64_t transfer_id = 0;
-  int64_t num_blocks = 0;
+  BlockCounts num_blocks;
   std::string beginning;
 };
 
@@ -36,13 +36,16 @@ class EngineLoop::Export final : public SessionExport {
   ~Export() override { loop_.PostEndTransfer(ticket_.transfer_id); }
 
   void Next(PieceReply reply) override {
-    if (taken_ < ready_.size() || next_block_ == ticket_.num_blocks) {
+    if (taken_ < ready_.size() || next_block_ == ticket_.num_blocks.total()) {
       reply(TakePiece());
       return;
     }
-    const auto block_bytes = static_cast<int64_t>(loop_.memory_.block_bytes());
+    const auto block_bytes = static_cast<int64_t>(BlockBytes());
+    // Of one size.
+    const bool is_global = next_block_ < ticket_.num_blocks.global;
+    const int64_t end = is_global ? ticket_.num_blocks.global : ticket_.num_blocks.total();
     const int64_t count = std::clamp<int64_t>(
-        static_cast<int64_t>(kMaxPieceBytes) / block_bytes, 1, ticket_.num_blocks - next_block_);
+        static_cast<int64_t>(kMaxPieceBytes) / block_bytes, 1, end - next_block_);
     const uint64_t id = ticket_.transfer_id;
     loop_.Ask(std::function<void(absl::StatusOr<std::string>)>(
                   [this, reply = std::move(reply)](absl::StatusOr<std::string> blocks) {
@@ -55,9 +58,15 @@ class EngineLoop::Export final : public SessionExport {
   }
 
  private:
+  // Of the next block.
+  size_t BlockBytes() const {
+    return loop_.memory_.block_bytes(next_block_ < ticket_.num_blocks.global ? BlockGroup::kGlobal
+                                                                             : BlockGroup::kLocal);
+  }
+
   // Blocks and their checksums; the first piece of them.
   std::string Take(const std::string& blocks) {
-    const size_t block_bytes = loop_.memory_.block_bytes();
+    const size_t block_bytes = BlockBytes();
     ready_.clear();
     taken_ = 0;
     for (size_t at = 0; at < blocks.size(); at += block_bytes) {
@@ -175,7 +184,7 @@ absl::StatusOr<std::string> EngineLoop::ReadBlocks(uint64_t transfer_id,
   }
   blocks_.clear();
   entry->session->CollectBlocks(blocks_);
-  const size_t block_bytes = memory_.block_bytes();
+  const size_t block_bytes = memory_.bytes_of(blocks_.at(static_cast<size_t>(first)));
   std::string bytes(static_cast<size_t>(count) * block_bytes, '\0');
   auto* const to = reinterpret_cast<std::byte*>(bytes.data());
   absl::Status status;
@@ -206,12 +215,13 @@ absl::Status EngineLoop::WriteBlocks(uint64_t transfer_id,
   sessions_.TouchImport(*entry, parts_.clock());
   blocks_.clear();
   entry->session->CollectBlocks(blocks_);
-  const size_t block_bytes = memory_.block_bytes();
   const auto* from = reinterpret_cast<const std::byte*>(bytes.data());
+  const std::byte* const end = from + bytes.size();
   absl::Status status;
-  for (size_t i = 0; i * block_bytes < bytes.size(); ++i) {
-    status.Update(
-        memory_.Write(blocks_.at(static_cast<size_t>(first) + i), from + i * block_bytes));
+  for (auto i = static_cast<size_t>(first); from < end; ++i) {
+    const int32_t block = blocks_.at(i);
+    status.Update(memory_.Write(block, from));
+    from += memory_.bytes_of(block);
   }
   status.Update(memory_.Synchronize());  // the bytes go
   copied_.Update(status);

@@ -55,17 +55,29 @@ void CheckSlide(const EngineConfig& config, const ModelConfig& model, Problems& 
   }
 }
 
-// As many whole blocks as memory.pinned_bytes hold. One is kept free so that blocks can change
-// places.
-absl::StatusOr<int64_t> PinnedBlocks(const EngineConfig& config,
-                                     const KvLayout& kv,
-                                     int64_t device_blocks) {
-  const int64_t wanted = config.memory.pinned_bytes;
-  const int64_t blocks = wanted / kv.block_bytes();
-  if (wanted != 0 && blocks < 2) {
+// Bytes of each size of blocks out of `bytes`: as a session's worst case divides them, so that
+// neither runs out long before the other.
+struct ByteSplit {
+  int64_t global = 0;
+  int64_t local = 0;
+};
+
+ByteSplit Split(int64_t bytes, const MemoryPlan& plan) {
+  const int64_t session = plan.session_bytes();
+  const int64_t num_sessions = bytes / session;
+  const int64_t local_of_session = plan.local_blocks_per_session * plan.local_kv.block_bytes();
+  const auto share = static_cast<double>(local_of_session) / static_cast<double>(session);
+  const auto local =
+      num_sessions * local_of_session +
+      static_cast<int64_t>(share * static_cast<double>(bytes - num_sessions * session));
+  return {.global = bytes - local, .local = local};
+}
+
+absl::Status CheckPinned(const KvLayout& kv, int64_t bytes, int64_t blocks, int64_t device_blocks) {
+  if (blocks < 2) {
     return Invalid(
         fmt::format("memory.pinned_bytes: {} hold {} blocks of {} bytes; at least 2 are needed",
-                    wanted,
+                    bytes,
                     blocks,
                     kv.block_bytes()));
   }
@@ -77,36 +89,74 @@ absl::StatusOr<int64_t> PinnedBlocks(const EngineConfig& config,
                     kv.block_size,
                     device_blocks));
   }
-  return blocks;
+  return absl::OkStatus();
 }
 
-absl::StatusOr<int64_t> DeviceBlocks(const EngineConfig& config,
-                                     const KvLayout& kv,
-                                     int64_t blocks_per_session) {
-  const int64_t wanted = config.memory.device_bytes;
-  const int64_t blocks =
-      wanted == 0 ? config.scheduler.max_batch * blocks_per_session : wanted / kv.block_bytes();
-  if (blocks < blocks_per_session) {
-    return Invalid(
-        fmt::format("memory.device_bytes: {} hold {} blocks of {} bytes; one session of "
-                    "rings.buffer_size {} needs {} blocks, {} bytes",
-                    wanted,
-                    blocks,
-                    kv.block_bytes(),
-                    config.rings.buffer_size,
-                    blocks_per_session,
-                    blocks_per_session * kv.block_bytes()));
+// As many whole blocks as memory.pinned_bytes hold. One is kept free so that blocks can change
+// places.
+absl::Status PlanPinned(const EngineConfig& config, MemoryPlan& plan) {
+  const int64_t wanted = config.memory.pinned_bytes;
+  if (wanted == 0) {
+    return absl::OkStatus();
   }
-  if (blocks > kMaxBlocks) {
+  const ByteSplit split = Split(wanted, plan);
+  plan.pinned_blocks = split.global / plan.kv.block_bytes();
+  RETURN_IF_ERROR(CheckPinned(plan.kv, split.global, plan.pinned_blocks, plan.device_blocks));
+  if (!plan.has_local()) {
+    return absl::OkStatus();
+  }
+  const int64_t local = split.local / plan.local_kv.block_bytes();
+  RETURN_IF_ERROR(
+      CheckPinned(plan.local_kv,
+                  split.local,
+                  local,
+                  plan.device_blocks + plan.pinned_blocks + plan.local_blocks.num_device));
+  plan.local_blocks.num_host = static_cast<int32_t>(local);
+  return absl::OkStatus();
+}
+
+absl::Status PlanDevice(const EngineConfig& config, MemoryPlan& plan) {
+  const int64_t wanted = config.memory.device_bytes;
+  if (wanted == 0) {
+    plan.device_blocks = config.scheduler.max_batch * plan.blocks_per_session;
+  } else if (wanted >= plan.session_bytes() || !plan.has_local()) {
+    plan.device_blocks = Split(wanted, plan).global / plan.kv.block_bytes();
+  }
+  if (plan.device_blocks < plan.blocks_per_session) {
+    return Invalid(
+        plan.has_local()
+            ? fmt::format("memory.device_bytes: {} are less than one session of rings.buffer_size "
+                          "{} needs: {} blocks of {} bytes and {} of {} of local layers, {} bytes",
+                          wanted,
+                          config.rings.buffer_size,
+                          plan.blocks_per_session,
+                          plan.kv.block_bytes(),
+                          plan.local_blocks_per_session,
+                          plan.local_kv.block_bytes(),
+                          plan.session_bytes())
+            : fmt::format("memory.device_bytes: {} hold {} blocks of {} bytes; one session of "
+                          "rings.buffer_size {} needs {} blocks, {} bytes",
+                          wanted,
+                          plan.device_blocks,
+                          plan.kv.block_bytes(),
+                          config.rings.buffer_size,
+                          plan.blocks_per_session,
+                          plan.session_bytes()));
+  }
+  const int64_t local = !plan.has_local() ? 0
+                        : wanted == 0 ? config.scheduler.max_batch * plan.local_blocks_per_session
+                                      : Split(wanted, plan).local / plan.local_kv.block_bytes();
+  if (plan.device_blocks > kMaxBlocks || local > kMaxBlocks - plan.device_blocks) {
     return Invalid(
         fmt::format("{}: {} blocks of {} tokens are more than {}; take a larger "
                     "rings.block_size",
                     wanted == 0 ? "scheduler.max_batch" : "memory.device_bytes",
-                    blocks,
-                    kv.block_size,
+                    plan.device_blocks + local,
+                    plan.kv.block_size,
                     kMaxBlocks));
   }
-  return blocks;
+  plan.local_blocks.num_device = static_cast<int32_t>(local);
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -127,10 +177,18 @@ DType RunDType(DTypePolicy policy, const ModelConfig& model, const BackendInfo& 
 
 KvLayout MakeKvLayout(const EngineConfig::Rings& rings, const ModelConfig& model, DType dtype) {
   return {.block_size = rings.block_size,
-          .num_layers = model.num_layers,
+          .num_layers = static_cast<int32_t>(LayerGroups(model).front().layers.size()),
           .num_kv_heads = model.num_kv_heads,
           .head_dim = model.head_dim,
           .dtype = dtype};
+}
+
+KvLayout MakeLocalKvLayout(const EngineConfig::Rings& rings,
+                           const ModelConfig& model,
+                           DType dtype) {
+  KvLayout kv = MakeKvLayout(rings, model, dtype);
+  kv.num_layers = model.num_layers - kv.num_layers;
+  return kv;
 }
 
 TileOptions MakeTileOptions(const EngineConfig& config,
@@ -180,12 +238,14 @@ StepLimits MakeStepLimits(const EngineConfig& config,
         std::max<int64_t>(config.rings.buffer_size - block_size,
                           int64_t{scheduler.prefill_size / block_size} * block_size));
   }
+  const SessionShape shape = MakeSessionShape(config, model);
   limits.max_partials =
       MaxPartials(MakeTileOptions(config, model, backend),
                   std::max(limits.max_rows, limits.max_encoder_rows),
                   scheduler.max_batch,
-                  MakeSessionShape(config, model).buffer_size + config.rings.sink_size);
-  limits.max_entries = scheduler.max_batch * BlocksPerSession(config, model);
+                  std::max(shape.buffer_size, shape.local_size) + config.rings.sink_size);
+  const BlockCounts most = WorstCaseBlocks(shape, std::numeric_limits<int64_t>::max());
+  limits.max_entries = scheduler.max_batch * std::max(most.global, most.local);
   return limits;
 }
 
@@ -194,10 +254,15 @@ int64_t HiddenFloats(const ModelConfig& model, const StepLimits& limits) {
 }
 
 SessionShape MakeSessionShape(const EngineConfig& config, const ModelConfig& model) {
-  const int64_t window = LayerGroups(model).front().window;
+  const std::vector<LayerGroup> groups = LayerGroups(model);
+  const int64_t window = groups.front().window;
   if (window == kNoWindow) {
     SessionShape shape = MakeSessionShape(config.rings);
     shape.has_source = model.has_encoder();
+    if (groups.size() > 1) {
+      shape.sink_size = 0;  // CheckFit refuses others
+      AddLocalRing(groups[1].window, config.scheduler.prefill_size, shape);
+    }
     return shape;
   }
   const int64_t max_length = config.rings.overflow == OverflowPolicy::kSlide
@@ -207,8 +272,11 @@ SessionShape MakeSessionShape(const EngineConfig& config, const ModelConfig& mod
       window, config.rings.block_size, config.scheduler.prefill_size, max_length);
 }
 
-int64_t BlocksPerSession(const EngineConfig& config, const ModelConfig& model) {
-  return WorstCaseBlocks(MakeSessionShape(config, model), std::numeric_limits<int64_t>::max());
+BlockCounts BlocksPerSession(const EngineConfig& config, const ModelConfig& model) {
+  BlockCounts most =
+      WorstCaseBlocks(MakeSessionShape(config, model), std::numeric_limits<int64_t>::max());
+  most.local *= 2;  // a turn keeps the ring that it found
+  return most;
 }
 
 void CheckFit(const EngineConfig& config, const ModelConfig& model, Problems& problems) {
@@ -224,6 +292,11 @@ void CheckFit(const EngineConfig& config, const ModelConfig& model, Problems& pr
   if (model.has_encoder() && config.sessions.share_prefixes) {
     problems.Add(
         "sessions.share_prefixes: an encoder reads a prompt whole: no two begin with equal blocks");
+  }
+  if (config.sessions.share_prefixes && LayerGroups(model).size() > 1) {
+    problems.Add(
+        "sessions.share_prefixes: what local layers see of a prefix is not kept; say false for a "
+        "model of local and global layers");
   }
   if (model.has_encoder() && config.rings.buffer_size > kMaxEncoderRows) {
     problems.Add(fmt::format("rings.buffer_size: {} is more than {}, what an encoder reads at once",
@@ -253,6 +326,7 @@ absl::StatusOr<MemoryPlan> PlanMemory(const EngineConfig& config,
   RETURN_IF_ERROR(problems.ToStatus());
   MemoryPlan plan;
   plan.kv = MakeKvLayout(config.rings, model, dtype);
+  plan.local_kv = MakeLocalKvLayout(config.rings, model, dtype);
   plan.weight_bytes = Weights::SlabBytes(model, dtype, backend);
   const StepLimits limits = MakeStepLimits(config, model, backend.info());
   RETURN_IF_ERROR(backend.CheckSteps(limits));
@@ -262,13 +336,19 @@ absl::StatusOr<MemoryPlan> PlanMemory(const EngineConfig& config,
   const int64_t num_flights = backend.info().runs_ahead ? 2 : 1;
   plan.hidden_bytes =
       num_flights * HiddenFloats(model, limits) * static_cast<int64_t>(sizeof(float));
-  plan.blocks_per_session = BlocksPerSession(config, model);
-  ASSIGN_OR_RETURN(plan.device_blocks, DeviceBlocks(config, plan.kv, plan.blocks_per_session));
-  ASSIGN_OR_RETURN(plan.pinned_blocks, PinnedBlocks(config, plan.kv, plan.device_blocks));
+  const BlockCounts per_session = BlocksPerSession(config, model);
+  plan.blocks_per_session = per_session.global;
+  plan.local_blocks_per_session = per_session.local;
+  RETURN_IF_ERROR(PlanDevice(config, plan));
+  RETURN_IF_ERROR(PlanPinned(config, plan));
   if (!config.memory.disk_path.empty()) {
-    plan.disk_buffer_bytes = DiskTier::kNumPieces * DiskTier::PieceBytes(plan.kv);
+    plan.disk_buffer_bytes = DiskTier::kNumPieces * DiskTier::PieceBytes(plan.kv, plan.local_kv);
   }
   plan.max_sessions = plan.device_blocks / plan.blocks_per_session;
+  if (plan.has_local()) {
+    plan.max_sessions =
+        std::min(plan.max_sessions, plan.local_blocks.num_device / plan.local_blocks_per_session);
+  }
   if (plan.device_blocks > kMaxPlanBytes / plan.kv.block_bytes() ||
       plan.weight_bytes > kMaxPlanBytes || plan.workspace_bytes > kMaxPlanBytes) {
     return Invalid(
@@ -287,26 +367,35 @@ std::string FormatMemoryPlan(const MemoryPlan& plan) {
     table += fmt::format(
         "{:<16} {:>16} {:>12}{}{}\n", part, bytes, Readable(bytes), note.empty() ? "" : "  ", note);
   };
-  const auto blocks = [&](int64_t count) {
+  const auto blocks = [](int64_t count, const KvLayout& kv) {
     return fmt::format(
-        "{} blocks of {} tokens, {} bytes each", count, plan.kv.block_size, plan.kv.block_bytes());
+        "{} blocks of {} tokens, {} bytes each", count, kv.block_size, kv.block_bytes());
   };
   add("weights", plan.weight_bytes, DTypeName(plan.kv.dtype));
-  add("KV pool", plan.device_kv_bytes(), blocks(plan.device_blocks));
+  add("KV pool",
+      plan.device_kv_bytes() - plan.local_device_kv_bytes(),
+      blocks(plan.device_blocks, plan.kv));
+  if (plan.has_local()) {
+    add("local KV pool",
+        plan.local_device_kv_bytes(),
+        blocks(plan.local_blocks.num_device, plan.local_kv));
+  }
   add("workspace", plan.workspace_bytes, "");
   if (plan.draft_weight_bytes > 0) {
     add("draft weights", plan.draft_weight_bytes, DTypeName(plan.draft_kv.dtype));
-    add("draft KV pool",
-        plan.draft_kv_bytes(),
-        fmt::format("{} blocks of {} tokens, {} bytes each",
-                    plan.draft_blocks,
-                    plan.draft_kv.block_size,
-                    plan.draft_kv.block_bytes()));
+    add("draft KV pool", plan.draft_kv_bytes(), blocks(plan.draft_blocks, plan.draft_kv));
     add("draft workspace", plan.draft_workspace_bytes, "");
   }
   add("device total", plan.device_bytes(), "");
   if (plan.pinned_blocks > 0) {
-    add("host KV pool", plan.pinned_kv_bytes(), blocks(plan.pinned_blocks));
+    add("host KV pool",
+        plan.pinned_kv_bytes() - plan.local_pinned_kv_bytes(),
+        blocks(plan.pinned_blocks, plan.kv));
+  }
+  if (plan.local_blocks.num_host > 0) {
+    add("host local KV",
+        plan.local_pinned_kv_bytes(),
+        blocks(plan.local_blocks.num_host, plan.local_kv));
   }
   if (plan.staging_bytes > 0) {
     add("host staging", plan.staging_bytes, "");
@@ -317,12 +406,15 @@ std::string FormatMemoryPlan(const MemoryPlan& plan) {
   if (plan.disk_buffer_bytes > 0) {
     add("disk buffers", plan.disk_buffer_bytes, "");
   }
-  const int64_t session_bytes = plan.blocks_per_session * plan.kv.block_bytes();
-  table += fmt::format("{} at once, each of at most {} blocks, {}\n",
+  const std::string most = plan.has_local() ? fmt::format("{} blocks and {} of local layers",
+                                                          plan.blocks_per_session,
+                                                          plan.local_blocks_per_session)
+                                            : fmt::format("{} blocks", plan.blocks_per_session);
+  table += fmt::format("{} at once, each of at most {}, {}\n",
                        plan.max_sessions == 1 ? std::string("1 session")
                                               : fmt::format("{} sessions", plan.max_sessions),
-                       plan.blocks_per_session,
-                       Readable(session_bytes));
+                       most,
+                       Readable(plan.session_bytes()));
   return table;
 }
 

@@ -121,12 +121,14 @@ bool Sequence::MayBeginShared(const GenerateRequest& request, const SessionEntry
   return (entry == nullptr || entry->position() == 0) && !wants_all_rows;
 }
 
-int64_t Sequence::Growth() const {
-  const int64_t most =
+BlockCounts Sequence::Growth() const {
+  const BlockCounts most =
       WorstCaseBlocks(session().shape(),
                       (entry_ != nullptr ? start_ : 0) + (pending_.has_value() ? 1 : 0) +
                           MaxPositions(request_, session().shape()));
-  return std::max<int64_t>(most - session().num_blocks(), 0);
+  const BlockCounts held = session().num_blocks();
+  return {std::max<int64_t>(most.global - held.global, 0),
+          std::max<int64_t>(most.local - held.local, 0)};
 }
 
 void Sequence::TakePrompt(const Sequence& leader, std::vector<BlockCopy>& copies) {
@@ -232,7 +234,7 @@ std::span<const int32_t> Sequence::Advance(const ScheduledRows& rows, int64_t st
   return token_ids;
 }
 
-int64_t Sequence::NewBlocks(int64_t max_rows) const {
+BlockCounts Sequence::NewBlocks(int64_t max_rows) const {
   const int64_t num_rows =
       source_left() > 0 ? prompt_left()
                         : std::min(prompt_left() > 0 ? std::min(prompt_left(), max_rows)
@@ -241,8 +243,8 @@ int64_t Sequence::NewBlocks(int64_t max_rows) const {
   const int64_t block_size = session().shape().block_size;
   const int64_t end = session().position() + num_rows;
   const bool takes_sinks = session().shape().sink_size > 0 && session().position() == 0;
-  return CeilDiv(end, block_size) - CeilDiv(session().position(), block_size) +
-         (takes_sinks ? 1 : 0);
+  const int64_t num_new = CeilDiv(end, block_size) - CeilDiv(session().position(), block_size);
+  return {num_new + (takes_sinks ? 1 : 0), session().shape().has_local() ? num_new : 0};
 }
 
 std::optional<ContextNoticeEvent> Sequence::TakeNotice() {

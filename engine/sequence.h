@@ -59,7 +59,7 @@ class Sequence {
   SessionEntry* entry() const { return entry_; }
 
   // Blocks that it may still come to take.
-  int64_t Growth() const;
+  BlockCounts Growth() const;
 
   // A sibling waits until its leader has read what they share of the prompt, and then takes it
   // over. Requires that the leader has, that its window has not left it, and that this one has not
@@ -157,7 +157,7 @@ class Sequence {
   void set_left_out(bool left_out) { num_steps_left_out_ = left_out ? num_steps_left_out_ + 1 : 0; }
 
   // Blocks that a step of at most `max_rows` rows may take.
-  int64_t NewBlocks(int64_t max_rows) const;
+  BlockCounts NewBlocks(int64_t max_rows) const;
 
   // What the last Advance dropped from the window, once.
   std::optional<ContextNoticeEvent> TakeNotice();

@@ -43,14 +43,18 @@ FinishedEvent Sequence::Finish(FinishReason reason, absl::Time now) {
 int64_t Sequence::Interrupt(OnInterrupt policy, int64_t num_delivered) {
   RS_CHECK(entry_ != nullptr);
   // What was overwritten cannot be returned to: then a turn keeps what was delivered.
-  if (policy == OnInterrupt::kRollback && session().rollback_floor() > start_) {
+  if (policy == OnInterrupt::kRollback && !session().CanRollBackTo(start_)) {
     policy = OnInterrupt::kKeepDelivered;
   }
   const int64_t num_kept = policy == OnInterrupt::kRollback ? 0
                            : policy == OnInterrupt::kKeepAll
                                ? usage_.completion_tokens
                                : std::min(num_delivered, usage_.completion_tokens);
-  if (num_kept > 0) {
+  const int64_t end = start_ + static_cast<int64_t>(rows_.size()) + num_kept;
+  // More was made since than the local ring can take back: only the whole turn can be.
+  const bool is_out_of_reach = num_kept > 0 && session().position() > end &&
+                               end < session().rollback_floor() && session().CanRollBackTo(start_);
+  if (num_kept > 0 && !is_out_of_reach) {
     KeepTurn(num_kept);
   } else if (policy != OnInterrupt::kKeepAll) {
     UndoTurn();
@@ -84,7 +88,8 @@ void Sequence::UndoTurn() {
 
 void Sequence::RollBackTo(int64_t position) {
   std::vector<BlockCopy> copies;
-  mutable_session().Rollback(std::max(position, session().rollback_floor()), copies);
+  const int64_t end = session().CanRollBackTo(position) ? position : session().rollback_floor();
+  mutable_session().Rollback(end, copies);
   // The block at the turn's start is the session's own since its last turn, and so are later ones.
   RS_CHECK(copies.empty());
 }

@@ -61,9 +61,29 @@ SessionShape MakeWindowShape(int64_t window,
           .max_length = max_length};
 }
 
+void AddLocalRing(int64_t window, int32_t step_rows, SessionShape& shape) {
+  const int64_t max_length =
+      shape.has_end() ? shape.max_context() : std::numeric_limits<int64_t>::max();
+  shape.local_window = window;
+  shape.local_size =
+      MakeWindowShape(2 * window, shape.block_size, step_rows, max_length).buffer_size;
+}
+
+SessionShape LocalShape(const SessionShape& shape) {
+  RS_CHECK(shape.has_local());
+  return {.buffer_size = shape.local_size,
+          .block_size = shape.block_size,
+          .sink_size = 0,
+          .feedback_size = shape.local_size,
+          .slides = true,
+          .window = shape.local_window,
+          .slack = shape.local_window,
+          .group = BlockGroup::kLocal};
+}
+
 int64_t WindowFirst(const SessionShape& shape, int64_t position) {
   if (shape.window > 0) {
-    const int64_t first = std::max<int64_t>(position + 1 - shape.window, 0);
+    const int64_t first = std::max<int64_t>(position + 1 - shape.window - shape.slack, 0);
     return first - first % shape.block_size;
   }
   if (!shape.slides || position < shape.buffer_size) {
@@ -80,8 +100,9 @@ int64_t LowestFloor(const SessionShape& shape, int64_t first_position) {
          (shape.window > 0 ? shape.window - 1 : shape.buffer_size - shape.block_size);
 }
 
-int64_t WorstCaseBlocks(const SessionShape& shape, int64_t max_position) {
-  return WindowBlocks(shape, max_position) + (shape.sink_size > 0 ? 1 : 0);
+BlockCounts WorstCaseBlocks(const SessionShape& shape, int64_t max_position) {
+  return {WindowBlocks(shape, max_position) + (shape.sink_size > 0 ? 1 : 0),
+          shape.has_local() ? WindowBlocks(LocalShape(shape), max_position) : 0};
 }
 
 Session::Session(const SessionShape& shape, int64_t max_position, BlockPool& pool)
@@ -96,6 +117,10 @@ Session::Session(const SessionShape& shape, int64_t max_position, BlockPool& poo
   RS_CHECK(shape.sink_size <= shape.block_size);
   RS_CHECK(shape.sink_size == 0 || shape.slides);
   RS_CHECK(shape.window == 0 || (shape.slides && shape.sink_size == 0));
+  if (shape.has_local()) {
+    RS_CHECK(shape.window == 0 && shape.sink_size == 0 && !shape.has_source);
+    local_ = std::make_unique<Session>(LocalShape(shape), max_position, pool);
+  }
 }
 
 Session::Session(const Session& from,
@@ -107,6 +132,9 @@ Session::Session(const Session& from,
   RS_CHECK(position <= from.position_);
   RS_CHECK(position >= from.text_start());
   RS_CHECK(position <= max_position);
+  if (from.local_ != nullptr) {
+    local_ = std::make_unique<Session>(*from.local_, position, max_position, copies);
+  }
   source_len_ = from.source_len_;
   position_ = position;
   floor_ = from.floor_;
@@ -154,6 +182,16 @@ Session::Session(const SessionShape& shape, const SessionImage& image, BlockPool
     token_ids_[static_cast<size_t>(position++) % token_ids_.size()] = token_id;
   }
   RS_CHECK(position == image.position);
+  if (local_ != nullptr) {
+    SessionImage local;
+    local.position = image.position;
+    local.rollback_floor = image.local_floor;
+    local.first_block = image.local_first_block;
+    // Only the first group's tokens are asked for.
+    local.token_ids.resize(
+        static_cast<size_t>(image.position - image.local_first_block * shape.block_size));
+    local_ = std::make_unique<Session>(LocalShape(shape), local, pool);
+  }
   position_ = image.position;
   floor_ = image.rollback_floor;
 }
@@ -166,6 +204,12 @@ SessionImage Session::Image() const {
   image.rollback_floor = floor_;
   image.first_block = forward_.first();
   image.has_sinks = sink_block_ >= 0 && position_ > 0;
+  if (local_ != nullptr) {
+    RS_CHECK(kept_ == nullptr);
+    image.has_local = true;
+    image.local_first_block = local_->forward_.first();
+    image.local_floor = local_->floor_;
+  }
   for (int64_t position = window_first(); position < position_; ++position) {
     image.token_ids.push_back(TokenAt(position));
   }
@@ -187,7 +231,8 @@ Session::~Session() {
 int64_t Session::MaxRows() const {
   // The window moves with the row whose first position is the next multiple of block_size.
   const int64_t first = shape_.slides ? WindowFirst(shape_, position_) : 0;
-  return std::min(first + shape_.buffer_size, shape_.max_length) - position_;
+  const int64_t most = std::min(first + shape_.buffer_size, shape_.max_length) - position_;
+  return local_ != nullptr ? std::min(most, local_->MaxRows()) : most;
 }
 
 int64_t Session::Append(std::span<const int32_t> token_ids, Phase phase) {
@@ -211,6 +256,9 @@ int64_t Session::Append(std::span<const int32_t> token_ids, Phase phase) {
   }
   if (phase == Phase::kPrefill) {
     HandOverFull();
+  }
+  if (local_ != nullptr) {
+    local_->Append(token_ids, phase);
   }
   return evicted;
 }
@@ -236,6 +284,7 @@ void Session::BeginWith(std::span<const int32_t> token_ids, std::span<const int3
   RS_CHECK(token_ids.size() <= token_ids_.size());
   // Sinks are kept apart, unrotated, and a shared block has none.
   RS_CHECK(shape_.sink_size == 0 || blocks.empty());
+  RS_CHECK(local_ == nullptr || blocks.empty());
   RS_CHECK(feedback_.empty());
   for (const int32_t block : blocks) {
     forward_.Append(block);
@@ -286,13 +335,30 @@ void Session::AppendSourceContext(std::vector<BlockEntry>& entries) const {
   }
 }
 
+void Session::BeginTurn(std::vector<BlockCopy>& copies) {
+  if (local_ != nullptr) {
+    // It may come to be the local ring of all turns that follow.
+    constexpr int64_t kEndless = std::numeric_limits<int64_t>::max();
+    kept_ = std::make_unique<Session>(*local_, position_, kEndless, copies);
+  }
+}
+
 void Session::Commit() {
   HandOverFull();
+  if (local_ != nullptr) {
+    local_->Commit();
+    kept_.reset();
+  }
 }
 
 void Session::Rollback(int64_t position, std::vector<BlockCopy>& copies) {
-  RS_CHECK(position >= floor_);
+  RS_CHECK(CanRollBackTo(position));
   RS_CHECK(position <= position_);
+  if (local_ != nullptr && position < local_->floor_) {
+    local_ = std::move(kept_);
+  } else if (local_ != nullptr) {
+    local_->Rollback(position, copies);
+  }
   position_ = position;
   const int64_t end_block = CeilDiv<int64_t>(position, shape_.block_size);
   while (!feedback_.empty() && feedback_.end() > end_block) {
@@ -325,16 +391,17 @@ void Session::Rollback(int64_t position, std::vector<BlockCopy>& copies) {
   }
 }
 
-int64_t Session::NumCopies(int64_t position) const {
+BlockCounts Session::NumCopies(int64_t position) const {
   const bool splits =
       position % shape_.block_size != 0 && pool_.is_shared(BlockAt(position / shape_.block_size));
   const bool reopens_sinks =
       position < shape_.sink_size && sink_block_ >= 0 && pool_.is_shared(sink_block_);
-  return (splits ? 1 : 0) + (reopens_sinks ? 1 : 0);
+  return {(splits ? 1 : 0) + (reopens_sinks ? 1 : 0),
+          local_ != nullptr ? local_->NumCopies(position).global : 0};
 }
 
 void Session::CollectBeginning(std::vector<int32_t>& blocks) const {
-  if (window_first() > 0 || shape_.sink_size > 0) {
+  if (window_first() > 0 || shape_.sink_size > 0 || local_ != nullptr) {
     return;
   }
   const int64_t end = std::min(position_, shape_.buffer_size) / shape_.block_size;
@@ -350,10 +417,13 @@ void Session::CollectBlocks(std::vector<int32_t>& blocks) const {
   if (sink_block_ >= 0) {
     blocks.push_back(sink_block_);
   }
+  if (local_ != nullptr) {
+    local_->CollectBlocks(blocks);
+  }
 }
 
 int32_t Session::Acquire() {
-  const std::optional<int32_t> block = pool_.Acquire();
+  const std::optional<int32_t> block = pool_.Acquire(shape_.group);
   RS_CHECK(block.has_value());
   return *block;
 }

@@ -13,13 +13,21 @@
 // session's own and rotated to the positions just before the window. WindowFirst depends on p
 // alone, so what a token sees does not depend on how the prompt was cut into steps.
 //
+// Where local layers stand beside global ones, their keys and values lie in blocks of another size,
+// in a ring of their own: the local ring, of the same text, whose length depends on the window
+// alone. It holds a window more than the next row sees, so that as much can be rolled back. A turn
+// may go on for longer than that; until it ends, BeginTurn has the local ring's blocks of its
+// beginning kept, so that the turn can be taken back whole.
+//
 // In an encoder-decoder the forward ring begins with a source: what the encoder made of the prompt,
 // in whole blocks of its own. The text comes behind it, from text_start() on; its own positions
 // count from there, and no window moves.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -42,10 +50,18 @@ struct SessionShape {
   // The model's own window in tokens, the query's included: exact for every row, whatever the
   // block size. 0: it has none. Requires slides and no sinks.
   int64_t window = 0;
-  bool has_source = false;  // texts begin behind what an encoder makes of the prompt
+  int64_t slack = 0;  // tokens that such a window holds beyond what the next row sees
+  // Of a model whose layers alternate: the window of its local layers, and the tokens that their
+  // ring holds. 0: there is no such ring.
+  int64_t local_window = 0;
+  int64_t local_size = 0;
+  BlockGroup group = BlockGroup::kGlobal;  // kLocal: the shape of such a ring
+  bool has_source = false;                 // texts begin behind what an encoder makes of the prompt
   int64_t max_length = std::numeric_limits<int64_t>::max();  // tokens of text, however it slides
 
   bool has_end() const { return !slides || max_length < std::numeric_limits<int64_t>::max(); }
+
+  bool has_local() const { return local_window > 0; }
 
   // Tokens of text, or those of the window where the text has no end.
   int64_t max_context() const { return slides && has_end() ? max_length : buffer_size; }
@@ -58,6 +74,12 @@ SessionShape MakeWindowShape(int64_t window,
                              int32_t step_rows,
                              int64_t max_length);
 
+// Gives the shape a local ring for layers that see `window` tokens.
+void AddLocalRing(int64_t window, int32_t step_rows, SessionShape& shape);
+
+// Of that ring. Requires has_local().
+SessionShape LocalShape(const SessionShape& shape);
+
 // Of layers that see everything.
 SessionShape MakeSessionShape(const EngineConfig::Rings& rings);
 
@@ -69,8 +91,9 @@ int64_t WindowFirst(const SessionShape& shape, int64_t position);
 // see keys that are gone.
 int64_t LowestFloor(const SessionShape& shape, int64_t first_position);
 
-// The most blocks that a session of up to `max_position` tokens holds at once, its sinks included.
-int64_t WorstCaseBlocks(const SessionShape& shape, int64_t max_position);
+// The most blocks that a session of up to `max_position` tokens holds at once, its sinks included,
+// and what BeginTurn keeps not.
+BlockCounts WorstCaseBlocks(const SessionShape& shape, int64_t max_position);
 
 // `num_keys` keys and values of all layers to be copied before the next step.
 struct BlockCopy {
@@ -92,9 +115,9 @@ class Session {
   Session(const SessionShape& shape, int64_t max_position, BlockPool& pool);
   // A fork of `from` as it was at `position`: shares its full blocks and gets one of its own for a
   // partial one (and for sinks that are not all there), to be filled by the copies that are added
-  // to `copies`: at most two. `from` may end first. `max_position` is how long the fork's text can
-  // become. Requires rollback_floor() <= position <= position() of `from`, and position <=
-  // max_position.
+  // to `copies`: at most two of a group. `from` may end first. `max_position` is how long the
+  // fork's text can become. Requires rollback_floor() <= position <= position() of `from`, and
+  // position <= max_position.
   Session(const Session& from,
           int64_t position,
           int64_t max_position,
@@ -114,12 +137,24 @@ class Session {
 
   // The positions that Rollback can return to begin here: 0 until the window moves and keys that an
   // earlier position would see are overwritten.
-  int64_t rollback_floor() const { return floor_; }
-
-  // References held, sinks included.
-  int64_t num_blocks() const {
-    return forward_.size() + feedback_.size() + (sink_block_ >= 0 ? 1 : 0);
+  int64_t rollback_floor() const {
+    return local_ != nullptr ? std::max(floor_, local_->floor_) : floor_;
   }
+
+  // Beyond these, the beginning of the turn.
+  bool CanRollBackTo(int64_t position) const {
+    return position >= rollback_floor() ||
+           (position >= floor_ && kept_ != nullptr && position == kept_->position_);
+  }
+
+  // References held, sinks included, and those kept for a turn not.
+  BlockCounts num_blocks() const {
+    return {forward_.size() + feedback_.size() + (sink_block_ >= 0 ? 1 : 0),
+            local_ != nullptr ? local_->num_blocks().global : 0};
+  }
+
+  // Those kept for a turn, of the local group.
+  int64_t num_kept() const { return kept_ != nullptr ? kept_->num_blocks().global : 0; }
 
   const SessionShape& shape() const { return shape_; }
 
@@ -154,6 +189,10 @@ class Session {
 
   // Where keys and values of a position lie. Requires a position inside the window.
   int64_t Slot(int64_t position) const;
+
+  // Where those of local layers do, in a model that has a ring for them.
+  int64_t LocalSlot(int64_t position) const { return local_->Slot(position); }
+
   // Where its unrotated key lies, -1 if it is not a sink.
   int64_t SinkSlot(int64_t position) const;
   // Requires a position inside the window.
@@ -174,16 +213,24 @@ class Session {
   // on.
   void AppendContext(int32_t sink_angle_row, std::vector<BlockEntry>& entries) const;
 
+  // The same of the local ring: a window more than the row sees.
+  void AppendLocalContext(std::vector<BlockEntry>& entries) const {
+    local_->AppendContext(-1, entries);
+  }
+
+  // Until Commit the session can return to where it stands now, as far as the global window allows.
+  // Of the local ring a partial block is copied (`copies`: at most one) and the others are shared.
+  void BeginTurn(std::vector<BlockCopy>& copies);
   // The turn becomes part of the session: its full blocks are relinked into the forward ring.
   void Commit();
   // Returns to `position` as if what follows had never been. Blocks that others share and this
   // session is to write to again (the partial one, the sinks) are replaced by blocks of its own,
   // which the caller fills by the copies that are added to `copies`: at most two.
-  // Requires rollback_floor() <= position <= position().
+  // Requires CanRollBackTo(position) and position <= position().
   void Rollback(int64_t position, std::vector<BlockCopy>& copies);
 
   // How many copies Rollback to `position` would make. Requires what Rollback does.
-  int64_t NumCopies(int64_t position) const;
+  BlockCounts NumCopies(int64_t position) const;
 
   // The full blocks of the text from its first token on, as far as no window moves over them: what
   // they hold depends on the tokens alone. Empty once the first has left the window.
@@ -192,8 +239,16 @@ class Session {
   // How it stands. Requires that no turn is in progress.
   SessionImage Image() const;
 
-  // Every reference that the session holds.
+  // Every reference that its text needs: those of the local ring come last.
   void CollectBlocks(std::vector<int32_t>& blocks) const;
+
+  // And those that are kept for a turn.
+  void CollectAllBlocks(std::vector<int32_t>& blocks) const {
+    CollectBlocks(blocks);
+    if (kept_ != nullptr) {
+      kept_->CollectBlocks(blocks);
+    }
+  }
 
  private:
   int32_t Acquire();
@@ -212,6 +267,8 @@ class Session {
   int64_t source_len_ = 0;
   int64_t position_ = 0;
   int64_t floor_ = 0;
+  std::unique_ptr<Session> local_;  // null: the model's layers share one ring
+  std::unique_ptr<Session> kept_;   // the local ring as the turn found it
 };
 
 }  // namespace ringserve

@@ -20,9 +20,26 @@ absl::Status CheckIn(const char* what, int64_t value, int64_t min, int64_t max) 
 
 }  // namespace
 
-int64_t NumBlocks(const SessionImage& image, int32_t block_size) {
-  return CeilDiv<int64_t>(image.position, block_size) - image.first_block +
-         (image.has_sinks ? 1 : 0);
+BlockCounts NumBlocks(const SessionImage& image, int32_t block_size) {
+  const int64_t end = CeilDiv<int64_t>(image.position, block_size);
+  return {end - image.first_block + (image.has_sinks ? 1 : 0),
+          image.has_local ? end - image.local_first_block : 0};
+}
+
+absl::Status CheckLocalImage(const SessionImage& image, const SessionShape& shape) {
+  const SessionShape local = LocalShape(shape);
+  const int64_t block_size = shape.block_size;
+  // A rollback may have come after the window moved on; how far, the floor tells.
+  RETURN_IF_ERROR(
+      CheckIn("local first_block", image.local_first_block, 0, image.position / block_size));
+  RETURN_IF_ERROR(CheckIn("local blocks",
+                          CeilDiv(image.position, block_size) - image.local_first_block,
+                          0,
+                          CeilDiv(local.buffer_size, block_size)));
+  return CheckIn("local rollback_floor",
+                 image.local_floor,
+                 LowestFloor(local, image.local_first_block * block_size),
+                 image.position);
 }
 
 absl::Status CheckSessionImage(const SessionImage& image, const SessionShape& shape) {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "engine/base/status.h"
+#include "engine/cache/block_pool.h"
 
 namespace ringserve {
 
@@ -20,13 +21,21 @@ struct SessionImage {
   int64_t rollback_floor = 0;
   int64_t first_block = 0;  // of the window, in blocks of the text
   bool has_sinks = false;
+  // Of the local ring, in models that have one.
+  bool has_local = false;
+  int64_t local_first_block = 0;
+  int64_t local_floor = 0;
   std::vector<int32_t> token_ids;  // of the positions from first_block * block_size on
 };
 
 // The blocks that belong to it.
-int64_t NumBlocks(const SessionImage& image, int32_t block_size);
+BlockCounts NumBlocks(const SessionImage& image, int32_t block_size);
 
-// INVALID_ARGUMENT unless a session of `shape` can stand so. The token ids are anybody's.
+// INVALID_ARGUMENT unless a session of `shape` can stand so, its local ring aside. The token ids
+// are anybody's.
 absl::Status CheckSessionImage(const SessionImage& image, const SessionShape& shape);
+
+// The same of its local ring. Requires that the shape has one.
+absl::Status CheckLocalImage(const SessionImage& image, const SessionShape& shape);
 
 }  // namespace ringserve

@@ -93,13 +93,13 @@ absl::Status SessionStore::CheckCount() const {
       fmt::format("there are {} sessions, as many as sessions.max_sessions allows", size()));
 }
 
-absl::Status SessionStore::CheckRoom(int64_t num_blocks) {
-  if (num_blocks == 0 || parts_.has_room(num_blocks)) {
+absl::Status SessionStore::CheckRoom(const BlockCounts& num_blocks) {
+  if (num_blocks.total() == 0 || parts_.has_room(num_blocks)) {
     return absl::OkStatus();
   }
   shortage_ = num_blocks;
-  return absl::ResourceExhaustedError(
-      fmt::format("there is no KV memory for {} blocks more: close some sessions", num_blocks));
+  return absl::ResourceExhaustedError(fmt::format(
+      "there is no KV memory for {} blocks more: close some sessions", num_blocks.total()));
 }
 
 absl::Status SessionStore::CopyBlocks(const std::vector<BlockCopy>& copies) {
@@ -126,10 +126,12 @@ absl::StatusOr<SessionInfo> SessionStore::Fork(const std::string& owner,
   const Session& session = *from->session;
   const int64_t end = std::min(at, session.position());
   const SessionShape& shape = session.shape();
-  // Where contexts slide, each owner of a block counts.
-  RETURN_IF_ERROR(CheckRoom(shape.slides                  ? session.num_blocks()
-                            : end % shape.block_size != 0 ? 1
-                                                          : 0));
+  // Where contexts slide, and in the local ring, each owner of a block counts.
+  BlockCounts needed = session.num_blocks();
+  if (!shape.slides) {
+    needed.global = end % shape.block_size != 0 ? 1 : 0;
+  }
+  RETURN_IF_ERROR(CheckRoom(needed));
   std::vector<BlockCopy> copies;
   auto fork = std::make_unique<SessionEntry>(
       std::make_unique<Session>(session, end, SessionEntry::kEndless, copies));
@@ -282,7 +284,7 @@ absl::Time SessionStore::next_expiry() const {
 void SessionStore::CollectBlocks(std::vector<int32_t>& blocks) const {
   for (const auto& [id, entry] : entries_) {
     if (entry->session != nullptr) {
-      entry->session->CollectBlocks(blocks);
+      entry->session->CollectAllBlocks(blocks);
     }
   }
 }
@@ -307,7 +309,7 @@ SessionInfo SessionStore::InfoOf(const SessionEntry& entry) const {
           .position = entry.position(),
           .rollback_floor = entry.rollback_floor(),
           .buffer_size = entry.shape().max_context(),
-          .num_blocks = entry.num_blocks(),
+          .num_blocks = entry.num_blocks().total(),
           .is_busy = entry.is_busy(),
           .created = entry.created,
           .last_used = entry.last_used,

@@ -6,6 +6,7 @@
 // it.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <limits>
@@ -66,17 +67,20 @@ struct SessionEntry {
   }
 
   int64_t rollback_floor() const {
-    return session != nullptr ? session->rollback_floor() : stored->image.rollback_floor;
+    return session != nullptr ? session->rollback_floor()
+                              : std::max(stored->image.rollback_floor, stored->image.local_floor);
   }
 
   // In memory or in its file.
-  int64_t num_blocks() const {
+  BlockCounts num_blocks() const {
     return session != nullptr ? session->num_blocks()
                               : NumBlocks(stored->image, stored->shape.block_size);
   }
 
   // References that it holds in the pool.
-  int64_t num_held() const { return session != nullptr ? session->num_blocks() : 0; }
+  BlockCounts num_held() const {
+    return session != nullptr ? session->num_blocks() : BlockCounts();
+  }
 
   std::string id;
   std::string owner;
@@ -104,7 +108,7 @@ class SessionStore {
     SessionShape shape;  // of a session that asks for no sizes of its own
     EngineConfig::Sessions limits;
     // True if so many blocks more can be taken now and all that was admitted still gets its own.
-    std::function<bool(int64_t num_blocks)> has_room;
+    std::function<bool(const BlockCounts& num_blocks)> has_room;
     // Unguessable and unique; empty: 128 random bits.
     std::function<std::string()> make_id;
     // Now; empty: nothing is charged.
@@ -195,9 +199,9 @@ class SessionStore {
   // Charges the entry with what it held since it was charged last.
   void Charge(SessionEntry& entry);
 
-  // Blocks for want of which a call was answered RESOURCE_EXHAUSTED since this was asked last; 0:
-  // none was. Nothing has changed then, and the same call may find more room.
-  int64_t TakeShortage() { return std::exchange(shortage_, 0); }
+  // Blocks for want of which a call was answered RESOURCE_EXHAUSTED since this was asked last;
+  // none: none was. Nothing has changed then, and the same call may find more room.
+  BlockCounts TakeShortage() { return std::exchange(shortage_, {}); }
 
   // RESOURCE_EXHAUSTED if so many transfers beside those that have begun are as many as may be.
   absl::Status CheckTransfers(size_t num_waiting = 0) const;
@@ -214,7 +218,7 @@ class SessionStore {
   SessionInfo Add(std::unique_ptr<SessionEntry> added, const std::string& owner, absl::Time now);
   void BeginTransfer(SessionEntry& entry);
   absl::Status CheckCount() const;
-  absl::Status CheckRoom(int64_t num_blocks);
+  absl::Status CheckRoom(const BlockCounts& num_blocks);
   absl::Status CopyBlocks(const std::vector<BlockCopy>& copies);
   SessionInfo InfoOf(const SessionEntry& entry) const;
   // Files an idle entry under when it expires; takes a busy one out.
@@ -222,7 +226,7 @@ class SessionStore {
   void Unfile(SessionEntry& entry);
 
   absl::Status copy_status_;
-  int64_t shortage_ = 0;
+  BlockCounts shortage_;
   const Parts parts_;
   BlockPool& pool_;
   KvMemory& memory_;

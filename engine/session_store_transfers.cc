@@ -142,15 +142,15 @@ std::vector<SessionEntry*> SessionStore::LeastRecentlyUsed() const {
 
 HeldMemory SessionStore::HeldFor(const Session& session, absl::Duration duration) const {
   std::vector<int32_t> blocks;
-  session.CollectBlocks(blocks);
-  const auto num_on_device = std::count_if(
-      blocks.begin(), blocks.end(), [this](int32_t block) { return pool_.is_on_device(block); });
-  const double byte_seconds =
-      static_cast<double>(memory_.block_bytes()) * absl::ToDoubleSeconds(duration);
-  const auto num_elsewhere =
-      static_cast<double>(blocks.size()) - static_cast<double>(num_on_device);
-  return {.device_byte_seconds = static_cast<double>(num_on_device) * byte_seconds,
-          .host_byte_seconds = num_elsewhere * byte_seconds};
+  session.CollectAllBlocks(blocks);
+  size_t device_bytes = 0;
+  size_t host_bytes = 0;
+  for (const int32_t block : blocks) {
+    (pool_.is_on_device(block) ? device_bytes : host_bytes) += memory_.bytes_of(block);
+  }
+  const double seconds = absl::ToDoubleSeconds(duration);
+  return {.device_byte_seconds = static_cast<double>(device_bytes) * seconds,
+          .host_byte_seconds = static_cast<double>(host_bytes) * seconds};
 }
 
 void SessionStore::Charge(SessionEntry& entry) {

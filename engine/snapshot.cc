@@ -22,6 +22,7 @@ namespace {
 static_assert(std::endian::native == std::endian::little, "snapshots are little-endian");
 
 constexpr uint32_t kVersion = 1;
+constexpr uint32_t kLocalVersion = 2;
 constexpr size_t kSumBytes = sizeof(uint64_t);
 static_assert(kSumBytes == kBlockChecksumBytes);
 constexpr int32_t kNoToken = -1;
@@ -70,6 +71,20 @@ struct Head {
 
 static_assert(sizeof(Head) == 288 && std::has_unique_object_representations_v<Head>);
 
+// How a local ring stands, as it is written before the text.
+struct LocalHead {
+  int64_t num_layers = 0;
+  int64_t window = 0;
+  int64_t first_block = 0;
+  int64_t rollback_floor = 0;
+};
+
+static_assert(sizeof(LocalHead) == 32);
+
+size_t LocalBytes(const SnapshotKey& key) {
+  return key.has_local() ? sizeof(LocalHead) : 0;
+}
+
 std::span<const std::byte> BytesOf(std::string_view text) {
   return std::as_bytes(std::span(text.data(), text.size()));
 }
@@ -100,6 +115,8 @@ int64_t ToMs(absl::Time time) {
 
 Head MakeHead(const SnapshotKey& key, const Snapshot& snapshot) {
   Head head;
+  head.version = key.has_local() ? kLocalVersion : kVersion;
+  head.version_inverse = ~head.version;
   head.model = key.model;
   RS_CHECK(key.backend.size() < head.backend.size());
   std::copy(key.backend.begin(), key.backend.end(), head.backend.begin());
@@ -141,16 +158,17 @@ Head MakeHead(const SnapshotKey& key, const Snapshot& snapshot) {
   return head;
 }
 
-absl::Status CheckVersion(const Head& head) {
+absl::Status CheckVersion(const Head& head, const SnapshotKey& key) {
   if (head.magic != Head().magic) {
     return Damaged("it does not begin as one");
   }
   if (head.version_inverse != ~head.version) {
     return Damaged("its version");
   }
-  if (head.version != kVersion) {
+  const uint32_t version = key.has_local() ? kLocalVersion : kVersion;
+  if (head.version != version) {
     return absl::FailedPreconditionError(fmt::format(
-        "the snapshot is of version {}, this server reads version {}", head.version, kVersion));
+        "the snapshot is of version {}, this server reads version {}", head.version, version));
   }
   return head.sum == SumOf(head) ? absl::OkStatus() : Damaged("its head");
 }
@@ -225,6 +243,13 @@ bool IsToken(int32_t token_id, int32_t vocab_size) {
 std::string SnapshotBeginning(const SnapshotKey& key, const Snapshot& snapshot) {
   const Head head = MakeHead(key, snapshot);
   std::string out(reinterpret_cast<const char*>(&head), sizeof(head));
+  if (key.has_local()) {
+    const LocalHead local = {.num_layers = key.local_kv.num_layers,
+                             .window = key.local_window,
+                             .first_block = snapshot.image.local_first_block,
+                             .rollback_floor = snapshot.image.local_floor};
+    out.append(reinterpret_cast<const char*>(&local), sizeof(local));
+  }
   const std::vector<int32_t>& token_ids = snapshot.image.token_ids;
   out.append(reinterpret_cast<const char*>(token_ids.data()), token_ids.size() * sizeof(int32_t));
   out.append(snapshot.id);
@@ -247,12 +272,20 @@ absl::Status CheckBlock(std::span<const std::byte> block_and_checksum, int64_t i
                                                     : Damaged(fmt::format("block {}", index));
 }
 
+int64_t BlocksBytes(const SnapshotKey& key, const BlockCounts& num_blocks) {
+  int64_t bytes = 0;
+  for (const BlockGroup group : kBlockGroups) {
+    bytes +=
+        num_blocks.of(group) * (key.layout(group).block_bytes() + static_cast<int64_t>(kSumBytes));
+  }
+  return bytes;
+}
+
 int64_t SnapshotBytes(const SnapshotKey& key, const Snapshot& snapshot) {
-  const size_t text = snapshot.image.token_ids.size() * sizeof(int32_t) + snapshot.id.size() +
-                      snapshot.owner.size() + kSumBytes;
+  const size_t text = LocalBytes(key) + snapshot.image.token_ids.size() * sizeof(int32_t) +
+                      snapshot.id.size() + snapshot.owner.size() + kSumBytes;
   return static_cast<int64_t>(sizeof(Head) + text) +
-         NumBlocks(snapshot.image, key.kv.block_size) *
-             (key.kv.block_bytes() + static_cast<int64_t>(kSumBytes));
+         BlocksBytes(key, NumBlocks(snapshot.image, key.kv.block_size));
 }
 
 SnapshotReader::SnapshotReader(const SnapshotKey& key, ShapeOf shape_of)
@@ -263,17 +296,20 @@ size_t SnapshotReader::BytesOfPart() const {
     case Part::kHead:
       return sizeof(Head);
     case Part::kText:
-      return snapshot_.image.token_ids.size() * sizeof(int32_t) + id_bytes_ + owner_bytes_ +
-             kSumBytes;
-    case Part::kBlocks:
-      return static_cast<size_t>(key_.kv.block_bytes()) + kSumBytes;
+      return LocalBytes(key_) + snapshot_.image.token_ids.size() * sizeof(int32_t) + id_bytes_ +
+             owner_bytes_ + kSumBytes;
+    case Part::kBlocks: {
+      const BlockGroup group =
+          num_read_ < num_blocks_.global ? BlockGroup::kGlobal : BlockGroup::kLocal;
+      return static_cast<size_t>(key_.layout(group).block_bytes()) + kSumBytes;
+    }
   }
   RS_CHECK(false);
 }
 
 absl::Status SnapshotReader::Add(std::string_view piece) {
   while (status_.ok() && !piece.empty()) {
-    if (part_ == Part::kBlocks && num_read_ == num_blocks_) {
+    if (part_ == Part::kBlocks && num_read_ == num_blocks()) {
       status_ = Damaged("it goes on after its end");
       break;
     }
@@ -292,7 +328,7 @@ absl::Status SnapshotReader::Add(std::string_view piece) {
 absl::Status SnapshotReader::ReadHead() {
   Head head;
   std::memcpy(&head, rest_.data(), sizeof(head));
-  RETURN_IF_ERROR(CheckVersion(head));
+  RETURN_IF_ERROR(CheckVersion(head, key_));
   RETURN_IF_ERROR(CheckKey(head, key_));
   ReadFields(head, snapshot_);
   absl::StatusOr<SessionShape> shape = shape_of_(head.buffer_size);
@@ -329,7 +365,7 @@ absl::Status SnapshotReader::ReadHead() {
   id_bytes_ = head.id_bytes;
   owner_bytes_ = head.owner_bytes;
   text_seed_ = head.sum;
-  num_blocks_ = NumBlocks(image, shape->block_size);
+  shape_ = *shape;
   part_ = Part::kText;
   return absl::OkStatus();
 }
@@ -338,6 +374,8 @@ absl::Status SnapshotReader::ReadText() {
   if (!HasSum(rest_, text_seed_)) {
     return Damaged("its text");
   }
+  RETURN_IF_ERROR(ReadLocal());
+  rest_.erase(0, LocalBytes(key_));
   std::vector<int32_t>& token_ids = snapshot_.image.token_ids;
   const size_t token_bytes = token_ids.size() * sizeof(int32_t);
   rest_.copy(reinterpret_cast<char*>(token_ids.data()), token_bytes);
@@ -350,8 +388,30 @@ absl::Status SnapshotReader::ReadText() {
     return Damaged("a token id");
   }
   part_ = Part::kBlocks;
+  num_blocks_ = NumBlocks(snapshot_.image, shape_->block_size);
   is_known_ = true;
   return absl::OkStatus();
+}
+
+absl::Status SnapshotReader::ReadLocal() {
+  if (!key_.has_local()) {
+    return absl::OkStatus();
+  }
+  LocalHead local;
+  std::memcpy(&local, rest_.data(), sizeof(local));
+  if (local.num_layers != key_.local_kv.num_layers || local.window != key_.local_window) {
+    return absl::FailedPreconditionError(
+        "the snapshot's local layers or their window are another model's");
+  }
+  SessionImage& image = snapshot_.image;
+  image.has_local = true;
+  image.local_first_block = local.first_block;
+  image.local_floor = local.rollback_floor;
+  const absl::Status stands = CheckLocalImage(image, *shape_);
+  return stands.ok() ? stands
+                     : absl::FailedPreconditionError(fmt::format(
+                           "the snapshot's session does not fit this server's rings: {}",
+                           std::string(stands.message())));
 }
 
 absl::Status SnapshotReader::ReadBlock() {
@@ -375,7 +435,7 @@ std::string SnapshotReader::TakeBlocks(int64_t& first_index) {
 
 absl::Status SnapshotReader::Finish() const {
   RETURN_IF_ERROR(status_);
-  return part_ == Part::kBlocks && num_read_ == num_blocks_
+  return part_ == Part::kBlocks && num_read_ == num_blocks()
              ? absl::OkStatus()
              : Damaged(fmt::format("it ends after {} of its blocks", num_read_));
 }

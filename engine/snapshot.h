@@ -5,6 +5,8 @@
 //           its checksum
 //   text    the token ids of the window, id and owner of the session (empty in what a client
 //           gets); their checksum
+//           of a model with a local ring this begins with how that stands (version 2; others are
+//           of version 1)
 //   blocks  in the order of Session::CollectBlocks, each followed by its checksum, which knows its
 //           place
 //
@@ -42,6 +44,14 @@ struct SnapshotKey {
   bool slides = false;
   int32_t sink_size = 0;
   int64_t window = 0;
+  KvLayout local_kv = {};  // no layers: there is no local ring
+  int64_t local_window = 0;
+
+  bool has_local() const { return local_window > 0; }
+
+  const KvLayout& layout(BlockGroup group) const {
+    return group == BlockGroup::kGlobal ? kv : local_kv;
+  }
 };
 
 // A session but for the bytes of its blocks.
@@ -65,6 +75,8 @@ std::string BlockChecksum(std::span<const std::byte> block, int64_t index);
 // A block and what follows it. DATA_LOSS.
 absl::Status CheckBlock(std::span<const std::byte> block_and_checksum, int64_t index);
 inline constexpr size_t kBlockChecksumBytes = 8;
+// Of so many blocks with their checksums.
+int64_t BlocksBytes(const SnapshotKey& key, const BlockCounts& num_blocks);
 // Of the whole.
 int64_t SnapshotBytes(const SnapshotKey& key, const Snapshot& snapshot);
 
@@ -88,13 +100,14 @@ class SnapshotReader {
   absl::Status Finish() const;
 
   // Known with the snapshot.
-  int64_t num_blocks() const { return num_blocks_; }
+  int64_t num_blocks() const { return num_blocks_.total(); }
 
  private:
   enum class Part { kHead, kText, kBlocks };
 
   absl::Status ReadHead();
   absl::Status ReadText();
+  absl::Status ReadLocal();
   absl::Status ReadBlock();
   size_t BytesOfPart() const;
 
@@ -103,12 +116,13 @@ class SnapshotReader {
   Part part_ = Part::kHead;
   std::string rest_;  // that is not a whole part yet
   Snapshot snapshot_;
+  std::optional<SessionShape> shape_;
   size_t id_bytes_ = 0;
   size_t owner_bytes_ = 0;
   uint64_t text_seed_ = 0;
   bool is_known_ = false;
   bool is_taken_ = false;
-  int64_t num_blocks_ = 0;
+  BlockCounts num_blocks_;
   int64_t num_read_ = 0;
   int64_t num_blocks_taken_ = 0;
   std::string blocks_;

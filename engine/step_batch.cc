@@ -16,6 +16,9 @@ void StepBatch::Clear() {
   writes_sinks = false;
   sequences.clear();
   entries.clear();
+  local_slots.clear();
+  local_sequences.clear();
+  local_entries.clear();
   source.token_ids.clear();
   source.slots.clear();
   source.scratch_slots.clear();
@@ -128,6 +131,16 @@ void StepBatch::AddRows(const Session& session,
                        .first_position = first_position,
                        .first_entry = first_entry,
                        .num_entries = static_cast<int32_t>(entries.size()) - first_entry});
+  if (session.shape().has_local()) {
+    for (size_t i = 0; i < ids.size(); ++i) {
+      local_slots.push_back(session.LocalSlot(first_position + static_cast<int64_t>(i)));
+    }
+    TileSequence local = sequences.back();
+    local.first_entry = static_cast<int32_t>(local_entries.size());
+    session.AppendLocalContext(local_entries);
+    local.num_entries = static_cast<int32_t>(local_entries.size()) - local.first_entry;
+    local_sequences.push_back(local);
+  }
   if (session.source_len() > 0) {
     AddCross(session, sequences.back());
   }
@@ -180,6 +193,9 @@ void StepBatch::CollectBlocks(int32_t block_size, std::vector<int32_t>& blocks) 
   for (const BlockEntry& entry : entries) {
     blocks.push_back(entry.block);  // the rows' own slots are part of the context
   }
+  for (const BlockEntry& entry : local_entries) {
+    blocks.push_back(entry.block);
+  }
   for (const BlockEntry& entry : cross_entries) {
     blocks.push_back(entry.block);  // and so are those of prompts that are encoded now
   }
@@ -191,12 +207,19 @@ void StepBatch::CollectBlocks(int32_t block_size, std::vector<int32_t>& blocks) 
 }
 
 void StepBatch::Place(const BlockPool& pool, int32_t block_size) {
+  // Places count from the first of their group: each group has a pool of its own on the device.
+  const auto place_of = [&](int32_t block) {
+    RS_DCHECK(pool.is_on_device(block));
+    return pool.place(block) - pool.first_place(pool.group_of(block));
+  };
   const auto place = [&](int64_t& slot) {
     const auto block = static_cast<int32_t>(slot / block_size);
-    RS_DCHECK(pool.is_on_device(block));
-    slot = int64_t{pool.place(block)} * block_size + slot % block_size;
+    slot = int64_t{place_of(block)} * block_size + slot % block_size;
   };
   for (int64_t& slot : slots) {
+    place(slot);
+  }
+  for (int64_t& slot : local_slots) {
     place(slot);
   }
   for (int64_t& slot : sink_slots) {
@@ -207,10 +230,9 @@ void StepBatch::Place(const BlockPool& pool, int32_t block_size) {
   for (int64_t& slot : source.slots) {
     place(slot);
   }
-  for (std::vector<BlockEntry>* const list : {&entries, &cross_entries}) {
+  for (std::vector<BlockEntry>* const list : {&entries, &local_entries, &cross_entries}) {
     for (BlockEntry& entry : *list) {
-      RS_DCHECK(pool.is_on_device(entry.block));
-      entry.block = pool.place(entry.block);
+      entry.block = place_of(entry.block);
     }
   }
 }

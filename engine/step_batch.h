@@ -29,6 +29,11 @@ struct StepBatch {
   std::vector<TileSequence> sequences;  // in the order of the plan
   std::vector<BlockEntry> entries;
 
+  // The same of local layers, where they have a ring of their own; else empty.
+  std::vector<int64_t> local_slots;
+  std::vector<TileSequence> local_sequences;
+  std::vector<BlockEntry> local_entries;
+
   // The prompts that an encoder reads first, as Model's EncoderStep has them; none: empty.
   struct Source {
     std::vector<int32_t> token_ids;

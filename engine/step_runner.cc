@@ -9,8 +9,9 @@ namespace ringserve {
 absl::Status StepRunner::Launch(StepBatch& batch) {
   PlanTiles({.sequences = batch.sequences, .entries = batch.entries}, parts_.tiles, tile_plan_);
   if (parts_.local_tiles.has_value()) {
-    PlanTiles(
-        {.sequences = batch.sequences, .entries = batch.entries}, *parts_.local_tiles, local_plan_);
+    PlanTiles({.sequences = batch.local_sequences, .entries = batch.local_entries},
+              *parts_.local_tiles,
+              local_plan_);
   }
   if (parts_.has_encoder) {
     PlanSource(batch);
@@ -47,7 +48,10 @@ absl::Status StepRunner::LaunchModel(StepBatch& batch) {
     input.sink_slots = batch.sink_slots;
   }
   input.tiles = &tile_plan_;
-  const LocalStep local = {.tiles = &local_plan_, .kv = parts_.kv};
+  const LocalStep local = {.tiles = &local_plan_,
+                           .kv_pool = parts_.local_kv_pool,
+                           .kv = parts_.local_kv,
+                           .slots = batch.local_slots};
   if (parts_.local_tiles.has_value()) {
     input.local = &local;
   }

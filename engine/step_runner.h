@@ -26,9 +26,10 @@ class StepRunner {
     std::byte* kv_pool = nullptr;  // device memory
     KvLayout kv;
     TileOptions tiles;
-    // Of the layers that see a window in a model where others see everything. They share the
-    // blocks.
+    // Of the layers that see a window in a model where others see everything, and their blocks.
     std::optional<TileOptions> local_tiles = std::nullopt;
+    std::byte* local_kv_pool = nullptr;
+    KvLayout local_kv = {};
     bool has_encoder = false;
     int32_t vocab_size = 0;
   };

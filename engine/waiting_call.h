@@ -7,6 +7,7 @@
 #include <string>
 
 #include "engine/base/status.h"
+#include "engine/cache/block_pool.h"
 #include "engine/session_info.h"
 
 namespace ringserve {
@@ -17,9 +18,9 @@ struct WaitingCall {
   CallOptions options = {};
   bool is_import = false;  // and holds a piece of a snapshot
   int64_t arrival = 0;     // of the last request that came before it
-  // Makes the call, and answers it if there was memory for it: then 0. Else the blocks that it
-  // lacks, and nothing has changed.
-  std::function<int64_t()> attempt = {};
+  // Makes the call, and answers it if there was memory for it: then none. Else the blocks that
+  // it lacks, and nothing has changed.
+  std::function<BlockCounts()> attempt = {};
   std::function<void(const absl::Status&)> fail = {};
 };
 

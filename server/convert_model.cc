@@ -121,6 +121,10 @@ v1::GetMemoryPlanResponse MemoryPlanToProto(const ServedModel& model) {
   out.set_blocks_per_session(plan.blocks_per_session);
   out.set_max_sessions(plan.max_sessions);
   out.set_table(FormatMemoryPlan(plan));
+  out.set_local_block_bytes(plan.local_kv.block_bytes());
+  out.set_local_device_blocks(plan.local_blocks.num_device);
+  out.set_local_pinned_blocks(plan.local_blocks.num_host);
+  out.set_local_blocks_per_session(plan.local_blocks_per_session);
   return out;
 }
 

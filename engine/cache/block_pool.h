@@ -11,8 +11,13 @@
 //
 // A block may be cached (prefix_cache.h): it then keeps its contents without owners until Acquire
 // has no other block to give.
+//
+// Models that alternate local and global layers have blocks of two sizes: each size is a group with
+// blocks, places and counts of its own, and a block's index tells its group. Indices and places of
+// the second group follow those of the first.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -22,33 +27,107 @@
 
 namespace ringserve {
 
+// Of global layers' blocks, which are all blocks in a model of one window group, or of those of
+// layers that see a window beside them.
+enum class BlockGroup : uint8_t { kGlobal, kLocal };
+
+inline constexpr std::array<BlockGroup, 2> kBlockGroups = {BlockGroup::kGlobal, BlockGroup::kLocal};
+
+// So many blocks of each group.
+struct BlockCounts {
+  int64_t global = 0;
+  int64_t local = 0;
+
+  int64_t total() const { return global + local; }
+
+  int64_t of(BlockGroup group) const { return group == BlockGroup::kGlobal ? global : local; }
+
+  // True if there are as many in `other`, of either group.
+  bool FitsIn(const BlockCounts& other) const {
+    return global <= other.global && local <= other.local;
+  }
+
+  BlockCounts& operator+=(const BlockCounts& more) {
+    global += more.global;
+    local += more.local;
+    return *this;
+  }
+
+  BlockCounts& operator-=(const BlockCounts& less) {
+    global -= less.global;
+    local -= less.local;
+    return *this;
+  }
+
+  friend BlockCounts operator+(BlockCounts a, const BlockCounts& b) { return a += b; }
+
+  friend BlockCounts operator-(BlockCounts a, const BlockCounts& b) { return a -= b; }
+
+  bool operator==(const BlockCounts&) const = default;
+};
+
 class BlockPool {
  public:
   static constexpr int32_t kNowhere = -1;
 
-  // num_device >= 0, num_host >= 0; their sum is below 2^31.
-  explicit BlockPool(int32_t num_device, int32_t num_host = 0);
+  // Blocks of one group in the two tiers.
+  struct Tiers {
+    int32_t num_device = 0;
+    int32_t num_host = 0;
+  };
 
-  int32_t num_blocks() const { return static_cast<int32_t>(owners_.size()); }
+  // num_device >= 0, num_host >= 0; their sum, of both groups, is below 2^31.
+  explicit BlockPool(int32_t num_device, int32_t num_host = 0, Tiers local = {0, 0});
 
-  int32_t num_device() const { return num_device_; }
+  // Of a group, as all that follow.
+  int32_t num_blocks(BlockGroup group = BlockGroup::kGlobal) const { return Of(group).num_blocks; }
 
-  int32_t num_host() const { return num_host_; }
+  int32_t num_device(BlockGroup group = BlockGroup::kGlobal) const {
+    return Of(group).tiers.num_device;
+  }
 
-  int32_t num_free() const { return static_cast<int32_t>(free_.size()); }
+  int32_t num_host(BlockGroup group = BlockGroup::kGlobal) const {
+    return Of(group).tiers.num_host;
+  }
 
-  // Cached blocks without owners: Acquire can have them.
+  int32_t num_free(BlockGroup group = BlockGroup::kGlobal) const {
+    return static_cast<int32_t>(Of(group).free.size());
+  }
+
+  // Of both groups together.
+  int32_t num_all_blocks() const { return static_cast<int32_t>(owners_.size()); }
+
+  BlockCounts counts() const {
+    return {num_blocks(BlockGroup::kGlobal), num_blocks(BlockGroup::kLocal)};
+  }
+
+  // The first index, and the first place, of a group.
+  int32_t first_block(BlockGroup group) const { return Of(group).first_block; }
+
+  int32_t first_place(BlockGroup group) const { return Of(group).first_place; }
+
+  BlockGroup group_of(int32_t block) const {
+    return block < Of(BlockGroup::kLocal).first_block ? BlockGroup::kGlobal : BlockGroup::kLocal;
+  }
+
+  BlockGroup group_of_place(int32_t place) const {
+    return place < Of(BlockGroup::kLocal).first_place ? BlockGroup::kGlobal : BlockGroup::kLocal;
+  }
+
+  // Cached blocks without owners: Acquire can have them. Only global blocks are cached.
   int32_t num_reclaimable() const { return num_reclaimable_; }
 
   // Blocks that have owners.
   int32_t num_owned() const { return num_blocks() - num_free() - num_reclaimable_; }
 
   // References held by all owners together.
-  int64_t num_references() const { return num_references_; }
+  int64_t num_references(BlockGroup group = BlockGroup::kGlobal) const {
+    return Of(group).num_references;
+  }
 
   // A free block, with the caller as its one owner; none if all are owned. It lies on the device if
   // that has room, else nowhere yet.
-  [[nodiscard]] std::optional<int32_t> Acquire();
+  [[nodiscard]] std::optional<int32_t> Acquire(BlockGroup group = BlockGroup::kGlobal);
   // One more owner of a block that has one or is cached.
   void AddOwner(int32_t block);
   // One owner less; without owners a block is free unless it is cached.
@@ -71,18 +150,23 @@ class BlockPool {
   int32_t place(int32_t block) const { return places_[static_cast<size_t>(block)]; }
 
   bool is_on_device(int32_t block) const {
-    return place(block) != kNowhere && place(block) < num_device_;
+    const Group& group = Of(group_of(block));
+    return place(block) != kNowhere && place(block) - group.first_place < group.tiers.num_device;
   }
 
-  int32_t num_free_device() const { return static_cast<int32_t>(free_device_.size()); }
+  int32_t num_free_device(BlockGroup group = BlockGroup::kGlobal) const {
+    return static_cast<int32_t>(Of(group).free_device.size());
+  }
 
-  int32_t num_free_host() const { return static_cast<int32_t>(free_host_.size()); }
+  int32_t num_free_host(BlockGroup group = BlockGroup::kGlobal) const {
+    return static_cast<int32_t>(Of(group).free_host.size());
+  }
 
   // Gives the block a place of that tier instead of its own; the old place, kNowhere if it had
   // none. Requires a free place there. The caller moves the bytes before either place is used.
-  int32_t MoveToDevice(int32_t block) { return Move(block, free_device_); }
+  int32_t MoveToDevice(int32_t block) { return Move(block, Of(group_of(block)).free_device); }
 
-  int32_t MoveToHost(int32_t block) { return Move(block, free_host_); }
+  int32_t MoveToHost(int32_t block) { return Move(block, Of(group_of(block)).free_host); }
 
   // True if `references`, all blocks that the owners hold (one entry per reference, any order), are
   // exactly what the pool has counted, every other block is free or cached, and no two blocks lie
@@ -90,22 +174,32 @@ class BlockPool {
   bool Balances(std::span<const int32_t> references) const;
 
  private:
+  struct Group {
+    Tiers tiers;
+    int32_t num_blocks = 0;
+    int32_t first_block = 0;
+    int32_t first_place = 0;
+    std::vector<int32_t> free;  // stacks: what was freed last is used first, while it is warm
+    std::vector<int32_t> free_device;
+    std::vector<int32_t> free_host;
+    int64_t num_references = 0;
+  };
+
+  const Group& Of(BlockGroup group) const { return groups_[static_cast<size_t>(group)]; }
+
+  Group& Of(BlockGroup group) { return groups_[static_cast<size_t>(group)]; }
+
   int32_t Move(int32_t block, std::vector<int32_t>& free_places);
   void FreePlace(int32_t place);
   void Free(int32_t block);
   bool PlacesBalance() const;
 
-  int32_t num_device_;
-  int32_t num_host_;
+  std::array<Group, 2> groups_;
   std::vector<int32_t> owners_;  // per block
   std::vector<bool> is_cached_;  // per block
   std::vector<int32_t> places_;  // per block
-  std::vector<int32_t> free_;    // stacks: what was freed last is used first, while it is warm
-  std::vector<int32_t> free_device_;
-  std::vector<int32_t> free_host_;
   std::function<void()> reclaimer_;
   int32_t num_reclaimable_ = 0;
-  int64_t num_references_ = 0;
 };
 
 }  // namespace ringserve

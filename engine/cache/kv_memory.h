@@ -1,6 +1,7 @@
 // The bytes behind the places of a pool, for moving them about.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 
@@ -16,16 +17,26 @@ namespace ringserve {
 // than one for each plane of a part. What lies behind the written keys is copied unread.
 class KvMemory {
  public:
-  // `device` and `host` hold the blocks of the two tiers of `pool`, of `layout`; `host` may be null
-  // if it has none.
-  KvMemory(
-      Backend& backend, std::byte* device, std::byte* host, const KvLayout& layout, BlockPool& pool)
-      : backend_(backend), device_(device), host_(host), layout_(layout), pool_(pool) {}
+  // The blocks of one group: `device` and `host` hold those of the two tiers, of `layout`; `host`
+  // may be null if it has none.
+  struct Bytes {
+    std::byte* device = nullptr;
+    std::byte* host = nullptr;
+    KvLayout layout = {};
+  };
 
-  size_t block_bytes() const { return static_cast<size_t>(layout_.block_bytes()); }
+  // `local` is for models whose pool has two groups.
+  KvMemory(Backend& backend, const Bytes& global, const Bytes& local, BlockPool& pool)
+      : backend_(backend), groups_{global, local}, pool_(pool) {}
+
+  size_t block_bytes(BlockGroup group = BlockGroup::kGlobal) const {
+    return static_cast<size_t>(Of(group).layout.block_bytes());
+  }
+
+  size_t bytes_of(int32_t block) const { return block_bytes(pool_.group_of(block)); }
 
   absl::Status CopyPlace(int32_t from, int32_t to) {
-    return backend_.Copy(At(to), At(from), block_bytes());
+    return backend_.Copy(At(to), At(from), block_bytes(pool_.group_of_place(from)));
   }
 
   // `from` lies somewhere; `to` gets a place if it has none.
@@ -36,12 +47,12 @@ class KvMemory {
 
   // From and to host memory outside the pools.
   absl::Status Read(int32_t block, std::byte* to) {
-    return backend_.Copy(to, At(pool_.place(block)), block_bytes());
+    return backend_.Copy(to, At(pool_.place(block)), bytes_of(block));
   }
 
   absl::Status Write(int32_t block, const std::byte* from) {
     GivePlace(block);
-    return backend_.Copy(At(pool_.place(block)), from, block_bytes());
+    return backend_.Copy(At(pool_.place(block)), from, bytes_of(block));
   }
 
   // Reads have arrived and writes may be forgotten.
@@ -52,7 +63,7 @@ class KvMemory {
     if (pool_.place(block) != BlockPool::kNowhere) {
       return;
     }
-    if (pool_.num_free_device() > 0) {
+    if (pool_.num_free_device(pool_.group_of(block)) > 0) {
       pool_.MoveToDevice(block);
     } else {
       pool_.MoveToHost(block);
@@ -60,15 +71,18 @@ class KvMemory {
   }
 
   std::byte* At(int32_t place) const {
-    return place < pool_.num_device()
-               ? device_ + place * layout_.block_bytes()
-               : host_ + (place - pool_.num_device()) * layout_.block_bytes();
+    const BlockGroup group = pool_.group_of_place(place);
+    const Bytes& bytes = Of(group);
+    const int64_t index = place - pool_.first_place(group);
+    const int64_t num_device = pool_.num_device(group);
+    return index < num_device ? bytes.device + index * bytes.layout.block_bytes()
+                              : bytes.host + (index - num_device) * bytes.layout.block_bytes();
   }
 
+  const Bytes& Of(BlockGroup group) const { return groups_[static_cast<size_t>(group)]; }
+
   Backend& backend_;
-  std::byte* device_;
-  std::byte* host_;
-  KvLayout layout_;
+  std::array<Bytes, 2> groups_;
   BlockPool& pool_;
 };
 

@@ -25,7 +25,7 @@ class Residency {
   // True if `blocks` and `num_new` more that are yet to be acquired fit on the device beside what
   // is pinned; they then are. A block that several name counts once. The first of a step always
   // fits: no sequence needs more than the device has.
-  bool TryPin(std::span<const int32_t> blocks, int64_t num_new);
+  bool TryPin(std::span<const int32_t> blocks, const BlockCounts& num_new);
   // All blocks that the step reads or writes, each acquired; those without a place get one, those
   // on the host are copied. Requires that they fit on the device.
   absl::Status Bring(std::span<const int32_t> blocks);
@@ -36,12 +36,12 @@ class Residency {
   int64_t num_restored() const { return num_restored_; }
 
  private:
-  absl::Status MakeRoom(int64_t num_places);
+  absl::Status MakeRoom(BlockGroup group, int64_t num_places);
 
   BlockPool& pool_;
   KvMemory& memory_;
   int64_t step_ = 0;
-  int64_t num_pinned_ = 0;         // of this step, new ones included
+  BlockCounts num_pinned_;         // of this step, new ones included
   std::vector<int64_t> pinned_;    // per block: the step that last pinned it
   std::vector<int64_t> last_use_;  // per block: the step that last used it
   std::vector<int32_t> victims_;   // reused

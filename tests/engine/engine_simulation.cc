@@ -97,15 +97,29 @@ FakeEngineOptions Simulation::RandomOptions(std::mt19937_64& random, OracleDraft
                        .max_batch = static_cast<int32_t>(between(1, 6)),
                        .max_queue = static_cast<int32_t>(between(1, 6)),
                        .max_token_gap_ms = random() % 4 == 0 ? 1 : 0};
-  const int64_t per_session = WorstCaseBlocks(options.shape, INT64_MAX);
+  if (random() % 3 == 0) {
+    options.shape.sink_size = 0;
+    AddLocalRing(
+        between(1, 2 * options.shape.buffer_size), options.scheduler.prefill_size, options.shape);
+  }
+  const BlockCounts most = WorstCaseBlocks(options.shape, INT64_MAX);
+  const int64_t per_session = most.global;
   options.device_blocks =
       static_cast<int32_t>(per_session * between(1, 4) + between(0, per_session));
   if (random() % 2 == 0) {
     options.host_blocks = static_cast<int32_t>(between(2, 6 * per_session));
   }
+  if (options.shape.has_local()) {
+    const int64_t per_turn = 2 * most.local;
+    options.local_blocks.num_device =
+        static_cast<int32_t>(per_turn * between(1, 4) + between(0, per_turn));
+    if (options.host_blocks > 0) {
+      options.local_blocks.num_host = static_cast<int32_t>(between(2, 6 * per_turn));
+    }
+  }
   options.sessions = {.max_sessions = 5,
                       .idle_timeout_s = 0,
-                      .share_prefixes = random() % 2 == 0,
+                      .share_prefixes = random() % 2 == 0 && !options.shape.has_local(),
                       .prefix_groups = {}};
   options.max_logits_rows = static_cast<int32_t>(between(1, 8));
   options.runs_ahead = random() % 2 == 0;
@@ -295,6 +309,7 @@ void Simulation::Finish() {
   }
   if (!may_fault_) {
     REQUIRE(engine_->loop().pool().num_references() == 0);
+    REQUIRE(engine_->loop().pool().num_references(BlockGroup::kLocal) == 0);
   }
   if (engine_->draft_model() != nullptr) {
     REQUIRE(engine_->draft_model()->pool().num_references() == 0);

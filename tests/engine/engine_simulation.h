@@ -74,7 +74,8 @@ class OracleDrafter final : public Drafter {
   absl::Status Draft(std::span<const DraftJob> jobs) override {
     for (const DraftJob& job : jobs) {
       Live& live = live_.at(job.request_id);
-      const std::vector<ScoredToken>& tokens = live.Expect(fake::TinyModel()).tokens;
+      const std::vector<ScoredToken>& tokens =
+          live.Expect(fake::TinyModel(live.shape.local_window)).tokens;
       RS_CHECK(job.max_draft >= 1);
       job.draft->clear();
       size_t at = static_cast<size_t>(job.position) - live.request.prompt.size();

@@ -196,7 +196,7 @@ void Simulation::TakeAnswer(const AskedCall& call, const absl::StatusOr<SessionI
   const absl::Status& status = answer.status();
   const auto found = sessions_.find(call.session);
   const bool is_outside = !call.is_fork && found != sessions_.end() &&
-                          (found->second.shape.slides ||
+                          (found->second.shape.slides || found->second.shape.has_local() ||
                            call.position > static_cast<int64_t>(found->second.text.size()));
   REQUIRE((may_fault_ || absl::IsResourceExhausted(status) ||
            (absl::IsAborted(status) && call.may_be_busy) ||

@@ -145,7 +145,7 @@ TEST_CASE("No session ever holds more blocks than the plan allows it") {
     config.rings.overflow = OverflowPolicy::kSlide;
     config.rings.sink_size = GENERATE(0, 4);
   }
-  const int64_t most = BlocksPerSession(config, SmallModel());
+  const int64_t most = BlocksPerSession(config, SmallModel()).global;
   BlockPool pool(static_cast<int32_t>(most));
   Session session(MakeSessionShape(config.rings), std::numeric_limits<int64_t>::max(), pool);
   std::vector<int32_t> token_ids(40, 1);

@@ -96,7 +96,7 @@ TEST_CASE("sixty-four conversations of forty-three turns on a device that holds 
       options.shape.buffer_size = 768;
       options.shape.feedback_size = 768;
     }
-    const auto most = static_cast<int32_t>(WorstCaseBlocks(options.shape, INT64_MAX));
+    const auto most = static_cast<int32_t>(WorstCaseBlocks(options.shape, INT64_MAX).global);
     options.device_blocks = 8 * most;
     options.host_blocks = 56 * most + 1;
     FakeEngine engine(options);
@@ -121,7 +121,8 @@ TEST_CASE("running requests that outgrow the device take turns on it") {
   for (const bool slides : {false, true}) {
     for (const int32_t spare : {0, 1, 7, 20}) {
       FakeEngineOptions options = Tiered(slides);
-      options.device_blocks = static_cast<int32_t>(WorstCaseBlocks(options.shape, 1000)) + spare;
+      options.device_blocks =
+          static_cast<int32_t>(WorstCaseBlocks(options.shape, 1000).global) + spare;
       options.host_blocks = 12 * 9 - options.device_blocks + 1;
       FakeEngine engine(options);
       for (uint64_t id = 1; id <= 12; ++id) {
@@ -149,7 +150,7 @@ TEST_CASE("running requests that outgrow the device take turns on it") {
 
 TEST_CASE("nobody is left out for ever, however long others run") {
   FakeEngineOptions options = Tiered(true);
-  options.device_blocks = static_cast<int32_t>(WorstCaseBlocks(options.shape, 1000));
+  options.device_blocks = static_cast<int32_t>(WorstCaseBlocks(options.shape, 1000).global);
   options.host_blocks = 8 * 9;
   FakeEngine engine(options);
   for (uint64_t id = 1; id <= 6; ++id) {

@@ -40,7 +40,7 @@ TEST_CASE("a session is its owner's, and nobody else hears of it") {
 TEST_CASE("ids are not to be guessed") {
   BlockPool pool(1);
   FakeBackend backend(fake::TinyModel());
-  KvMemory memory(backend, nullptr, nullptr, {}, pool);
+  KvMemory memory(backend, {}, {}, pool);
   SessionStore store({.shape = {.buffer_size = 16, .block_size = 8, .feedback_size = 16},
                       .limits = {.max_sessions = 100,
                                  .idle_timeout_s = 0,

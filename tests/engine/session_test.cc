@@ -130,7 +130,7 @@ struct Case {
 // owner for a while, as a fork or a shared prefix would.
 void RunRandom(const Case& test) {
   const SessionShape& shape = test.shape;
-  const int64_t worst = WorstCaseBlocks(shape, INT64_MAX);
+  const int64_t worst = WorstCaseBlocks(shape, INT64_MAX).global;
   const int32_t spare = 6;
   Memory memory(shape, static_cast<int32_t>(worst) + spare);
   std::mt19937_64 random(test.seed);
@@ -252,7 +252,7 @@ TEST_CASE("sessions of a model's own window follow the obvious model") {
       for (const int32_t step_rows : {1, 5, 16}) {
         CAPTURE(block_size, window, step_rows, seed);
         const SessionShape shape = MakeWindowShape(window, block_size, step_rows, INT64_MAX);
-        BlockPool pool(static_cast<int32_t>(WorstCaseBlocks(shape, INT64_MAX)));
+        BlockPool pool(static_cast<int32_t>(WorstCaseBlocks(shape, INT64_MAX).global));
         REQUIRE(Session(shape, INT64_MAX, pool).MaxRows() >= step_rows);
         for (int i = 0; i < 3; ++i) {
           RunRandom({shape, seed++});
@@ -266,7 +266,7 @@ TEST_CASE("a text that must end ends, whatever its window") {
   const SessionShape shape = MakeWindowShape(5, 4, 3, 20);
   REQUIRE(shape.has_end());
   REQUIRE(shape.max_context() == 20);
-  BlockPool pool(static_cast<int32_t>(WorstCaseBlocks(shape, 20)));
+  BlockPool pool(static_cast<int32_t>(WorstCaseBlocks(shape, 20).global));
   Session session(shape, 20, pool);
   for (int i = 0; i < 20; ++i) {
     REQUIRE(session.MaxRows() >= 1);
@@ -290,9 +290,9 @@ TEST_CASE("the window moves at positions that depend on the position alone") {
     REQUIRE(visible <= 32);
     REQUIRE((position < 32 || visible > 32 - 8));
   }
-  REQUIRE(WorstCaseBlocks(shape, 1) == 2);
-  REQUIRE(WorstCaseBlocks(shape, 9) == 3);
-  REQUIRE(WorstCaseBlocks(shape, 1000) == 5);
+  REQUIRE(WorstCaseBlocks(shape, 1).global == 2);
+  REQUIRE(WorstCaseBlocks(shape, 9).global == 3);
+  REQUIRE(WorstCaseBlocks(shape, 1000).global == 5);
 }
 
 TEST_CASE("a turn can be taken back past blocks that left the feedback ring") {
@@ -304,12 +304,12 @@ TEST_CASE("a turn can be taken back past blocks that left the feedback ring") {
   for (int i = 0; i < 13; ++i) {
     session.Append(std::vector<int32_t>(1, 2), Session::Phase::kDecode);
   }
-  REQUIRE(session.num_blocks() == 5);
+  REQUIRE(session.num_blocks().global == 5);
   std::vector<BlockCopy> copies;
   session.Rollback(20, copies);
   REQUIRE(copies.empty());
   REQUIRE(session.position() == 20);
-  REQUIRE(session.num_blocks() == 3);
+  REQUIRE(session.num_blocks().global == 3);
   session.Rollback(0, copies);
   REQUIRE(pool.num_free() == 8);
 }

@@ -16,7 +16,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (!config.ok()) {
     return 0;
   }
-  RS_CHECK(WorstCaseBlocks(MakeSessionShape(config->rings), INT64_MAX) >= 2);
+  RS_CHECK(WorstCaseBlocks(MakeSessionShape(config->rings), INT64_MAX).global >= 2);
   const std::string written = EngineConfigJson(*config);
   const auto again = ParseEngineConfig(written, "/other");
   RS_CHECK(again.ok());

@@ -77,7 +77,8 @@ struct StoredKey {
 
 // Layers of one KV head; vocab_size differs from every other matrix's row count, by which the
 // backend knows the last one.
-inline ModelConfig TinyModel() {
+// `window` > 0: the first layer sees a window, as a layer beside a global one does.
+inline ModelConfig TinyModel(int64_t window = 0) {
   ModelConfig config;
   config.architecture = "LlamaForCausalLM";
   config.vocab_size = 32;
@@ -91,6 +92,10 @@ inline ModelConfig TinyModel() {
   config.rms_norm_eps = 1e-5F;
   config.eos_token_ids = {0};
   config.file_dtype = DType::kF32;
+  if (window > 0) {
+    config.window = window;
+    config.local_layers = {true, false};
+  }
   return config;
 }
 
@@ -248,6 +253,7 @@ class FakeBackend final : public Backend {
           hash = SeeEntry(args,
                           plan.entries[ToSize(sequence.first_entry + e)],
                           sequence.first_position + i,
+                          plan.window,
                           hash);
         }
         fake::SetWord(static_cast<float*>(args.out) + row * args.out_stride, hash);
@@ -348,6 +354,7 @@ class FakeBackend final : public Backend {
   static uint32_t SeeEntry(const AttentionArgs& args,
                            const BlockEntry& entry,
                            int64_t position,
+                           int64_t window,
                            uint32_t hash) {
     const int64_t first_slot = int64_t{entry.block} * args.kv.layout.block_size;
     for (int32_t j = 0; j < entry.num_keys; ++j) {
@@ -358,7 +365,7 @@ class FakeBackend final : public Backend {
                     args.angles + int64_t{entry.sink_angle_row + j} * args.kv.layout.head_dim,
                     sizeof(int64_t));
         hash = fake::SeeKey(hash, key.value + key.is_rotated, rotated_to, true);
-      } else if (entry.position + j <= position) {
+      } else if (entry.position + j <= position && entry.position + j > position - window) {
         hash = fake::SeeKey(hash, key.value + 1 - key.is_rotated, key.position, false);
       }
     }
@@ -400,7 +407,10 @@ class FakeText {
           (config_.num_heads + 2 * config_.num_kv_heads) * int64_t{config_.head_dim};
       const uint32_t query = fake::MatMul(fake::Norm(x), qkv_rows);
       keys_[layer].push_back(query);
-      residual = fake::MatMul(Attend(keys_[layer], query, position), config_.hidden_dim);
+      residual = fake::MatMul(config_.IsLocal(static_cast<int32_t>(layer))
+                                  ? AttendLocally(keys_[layer], query, position)
+                                  : Attend(keys_[layer], query, position),
+                              config_.hidden_dim);
       x = fake::AddResidual(x, residual);
       residual = fake::MatMul(fake::SwiGlu(fake::MatMul(fake::Norm(x), 2 * config_.ffn_dim)),
                               config_.hidden_dim);
@@ -417,6 +427,16 @@ class FakeText {
   float hidden() const { return std::bit_cast<float>(hidden_); }
 
  private:
+  uint32_t AttendLocally(const std::vector<uint32_t>& keys,
+                         uint32_t query,
+                         int64_t position) const {
+    uint32_t hash = query;
+    for (int64_t at = std::max<int64_t>(position + 1 - config_.window, 0); at <= position; ++at) {
+      hash = fake::SeeKey(hash, keys[static_cast<size_t>(at)], at, false);
+    }
+    return hash;
+  }
+
   uint32_t Attend(const std::vector<uint32_t>& keys, uint32_t query, int64_t position) const {
     uint32_t hash = query;
     // By the definition (session.h), not by its arithmetic.

@@ -34,6 +34,7 @@ struct FakeEngineOptions {
       .max_sessions = 1000, .idle_timeout_s = 0, .share_prefixes = false, .prefix_groups = {}};
   int32_t device_blocks = 64;
   int32_t host_blocks = 0;
+  BlockPool::Tiers local_blocks = {};  // where the shape has a local ring
   int32_t max_logits_rows = 5;
   bool runs_ahead = false;  // as a device does
   Drafter* drafter = nullptr;
@@ -49,7 +50,9 @@ struct FakeEngineOptions {
 class FakeEngine {
  public:
   explicit FakeEngine(const FakeEngineOptions& options)
-      : options_(options), config_(fake::TinyModel()), backend_(config_, options.runs_ahead) {
+      : options_(options),
+        config_(fake::TinyModel(options.shape.local_window)),
+        backend_(config_, options.runs_ahead) {
     const TileOptions tiles = {.num_heads = config_.num_heads,
                                .num_kv_heads = config_.num_kv_heads,
                                .tile_size = options.shape.block_size};
@@ -61,10 +64,12 @@ class FakeEngine {
         .max_partials = MaxPartials(tiles,
                                     max_rows,
                                     options.scheduler.max_batch,
-                                    options.shape.buffer_size + 2 * options.shape.block_size)};
+                                    std::max(options.shape.buffer_size, options.shape.local_size) +
+                                        2 * options.shape.block_size)};
     model_ = *Model::Create(config_, weights(), limits, backend_);
+    const bool has_local = options.shape.has_local();
     const KvLayout kv = {.block_size = options.shape.block_size,
-                         .num_layers = config_.num_layers,
+                         .num_layers = has_local ? 1 : config_.num_layers,
                          .num_kv_heads = config_.num_kv_heads,
                          .head_dim = config_.head_dim,
                          .dtype = DType::kF32};
@@ -72,7 +77,18 @@ class FakeEngine {
                                MemoryKind::kDevice);
     host_pool_ = *backend_.Allocate(static_cast<size_t>(options.host_blocks * kv.block_bytes()),
                                     MemoryKind::kPinned);
+    KvLayout local_kv = kv;
+    // Room for a layer that is not there: blocks of the two sizes are not to pass for each other.
+    local_kv.num_layers = has_local ? 2 : 0;
+    local_pool_ = *backend_.Allocate(
+        static_cast<size_t>(options.local_blocks.num_device * local_kv.block_bytes()),
+        MemoryKind::kDevice);
+    local_host_pool_ = *backend_.Allocate(
+        static_cast<size_t>(options.local_blocks.num_host * local_kv.block_bytes()),
+        MemoryKind::kPinned);
     EngineLoop::Parts parts;
+    parts.local_blocks = options.local_blocks;
+    parts.local_host_pool = local_host_pool_.data();
     parts.host_blocks = options.host_blocks;
     parts.host_pool = host_pool_.data();
     parts.runner = {.backend = &backend_,
@@ -80,7 +96,14 @@ class FakeEngine {
                     .kv_pool = pool_.data(),
                     .kv = kv,
                     .tiles = tiles,
+                    .local_tiles = std::nullopt,
+                    .local_kv_pool = local_pool_.data(),
+                    .local_kv = local_kv,
                     .vocab_size = config_.vocab_size};
+    if (has_local) {
+      parts.runner.local_tiles = tiles;
+      parts.runner.local_tiles->window = options.shape.local_window;
+    }
     parts.shape = options.shape;
     parts.scheduler = options.scheduler;
     parts.device_blocks = options.device_blocks;
@@ -103,11 +126,14 @@ class FakeEngine {
                           .vocab_size = config_.vocab_size,
                           .slides = options.shape.slides,
                           .sink_size = options.shape.sink_size,
-                          .window = options.shape.window};
+                          .window = options.shape.window,
+                          .local_kv = local_kv,
+                          .local_window = options.shape.local_window};
     parts.disk = options.disk;
     if (parts.disk.files != nullptr) {
       // Small enough that sessions go in several.
-      const int64_t piece = 2 * (kv.block_bytes() + static_cast<int64_t>(kBlockChecksumBytes));
+      const int64_t piece = 2 * (std::max(kv.block_bytes(), local_kv.block_bytes()) +
+                                 static_cast<int64_t>(kBlockChecksumBytes));
       disk_buffers_ = *backend_.Allocate(static_cast<size_t>(DiskTier::kNumPieces * piece),
                                          MemoryKind::kPinned);
       parts.disk.buffers = {disk_buffers_.data(), disk_buffers_.size()};
@@ -249,7 +275,9 @@ class FakeEngine {
     limits.max_logits_rows = parts.num_readers;
     limits.max_partials =
         MaxPartials(runner.tiles, limits.max_rows, parts.num_readers, parts.shape.buffer_size);
-    draft_model_ = *Model::Create(config_, weights(), limits, backend_);
+    draft_model_ = *Model::Create(fake::TinyModel(), weights(), limits, backend_);
+    runner.kv.num_layers = config_.num_layers;
+    runner.local_tiles.reset();  // a model without windows drafts, whoever it drafts for
     draft_pool_ = *backend_.Allocate(
         static_cast<size_t>(parts.num_blocks * runner.kv.block_bytes()), MemoryKind::kDevice);
     runner.model = draft_model_.get();
@@ -297,6 +325,8 @@ class FakeEngine {
   std::unique_ptr<Model> model_;
   Buffer pool_;
   Buffer host_pool_;
+  Buffer local_pool_;
+  Buffer local_host_pool_;
   Buffer disk_buffers_;
   std::unique_ptr<Model> draft_model_;
   Buffer draft_pool_;

@@ -56,7 +56,8 @@ class ModelRunner {
       limits.max_partials = std::max(
           limits.max_partials,
           MaxPartials(group.tiles, std::max(max_rows, limits.max_encoder_rows), 1, max_keys));
-      limits.max_entries = std::max(limits.max_entries, WorstCaseBlocks(group.shape, INT64_MAX));
+      limits.max_entries =
+          std::max(limits.max_entries, WorstCaseBlocks(group.shape, INT64_MAX).global);
       RETURN_IF_ERROR(runner->MakePool(group));
     }
     ASSIGN_OR_RETURN(runner->model_, Model::Create(config, weights, limits, backend));
@@ -119,7 +120,7 @@ class ModelRunner {
   ModelRunner(const ModelConfig& config, Backend& backend) : config_(config), backend_(backend) {}
 
   absl::Status MakePool(Group& group) {
-    const int64_t num_blocks = WorstCaseBlocks(group.shape, INT64_MAX);
+    const int64_t num_blocks = WorstCaseBlocks(group.shape, INT64_MAX).global;
     const auto bytes = static_cast<size_t>(num_blocks * group.kv.block_bytes());
     ASSIGN_OR_RETURN(group.pool, backend_.Allocate(bytes, MemoryKind::kDevice));
     // A stray read of a slot that no row may see shows itself: all ones is NaN in f32 and bf16.
