@@ -354,8 +354,8 @@ void Session::Commit() {
 void Session::Rollback(int64_t position, std::vector<BlockCopy>& copies) {
   RS_CHECK(CanRollBackTo(position));
   RS_CHECK(position <= position_);
-  if (local_ != nullptr && position < local_->floor_) {
-    local_ = std::move(kept_);
+  if (kept_ != nullptr && position == kept_->position_) {
+    local_ = std::move(kept_);  // as it was, its floor included
   } else if (local_ != nullptr) {
     local_->Rollback(position, copies);
   }

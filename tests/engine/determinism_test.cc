@@ -104,8 +104,10 @@ struct Company {
   int32_t num_threads = 0;
 };
 
-void CheckCompanies(EngineConfig config, Shape shape, const std::vector<Company>& companies) {
-  const std::vector<int32_t> document = DocumentIds();
+void CheckCompanies(EngineConfig config,
+                    Shape shape,
+                    const std::vector<Company>& companies,
+                    const std::vector<int32_t>& document = DocumentIds()) {
   config.scheduler.max_batch = 1;
   config.scheduler.prefill_size = 512;
   config.num_threads = 1;
@@ -141,6 +143,53 @@ TEST_CASE("nor do those of contexts that slide") {
   config.attention.tile_size = 16;
   CheckCompanies(
       config, {.max_prompt = 120, .max_tokens = 24}, {{5, 7, 1}, {32, 64, 2}, {64, 512, 2}});
+}
+
+// A model of local and global layers, whose window is 32 tokens.
+EngineConfig GemmaConfig() {
+  EngineConfig config = FairytaleConfig();
+  config.model = {.name = "gemma",
+                  .path = std::string(RINGSERVE_SOURCE_DIR) + "/tests/fixtures/zoo/gemma3-text"};
+  config.rings = {.buffer_size = 512, .block_size = 16};
+  config.attention.tile_size = 16;
+  return config;
+}
+
+std::vector<int32_t> GemmaIds() {
+  std::vector<int32_t> ids = DocumentIds();
+  for (int32_t& id : ids) {
+    id = 3 + id % 509;
+  }
+  return ids;
+}
+
+TEST_CASE("nor do those of models with local and global layers") {
+  EngineConfig config = GemmaConfig();
+  config.device = GENERATE(from_range(TestDevices()));
+  CheckCompanies(config,
+                 {.max_prompt = 200, .max_tokens = 60},
+                 {{64, 1, 2}, {2, 7, 1}, {7, 64, 2}, {16, 512, 1}},
+                 GemmaIds());
+}
+
+TEST_CASE("nor does it show that blocks of both sizes went to pinned memory and came back") {
+  EngineConfig config = GemmaConfig();
+  config.device = GENERATE(from_range(TestDevices()));
+  config.rings.buffer_size = 256;
+  config.scheduler.prefill_size = 64;
+  const std::vector<int32_t> document = GemmaIds();
+  const Shape shape = {.max_prompt = 160, .max_tokens = 80};
+  config.scheduler.max_batch = 1;
+  const std::vector<Answer> alone = Answers(config, document, shape, 1);
+  const absl::StatusOr<MemoryPlan> plan = Engine::Plan(config);
+  REQUIRE(plan.ok());
+  config.scheduler.max_batch = 16;
+  config.memory = {.device_bytes = plan->session_bytes() * 3 / 2,
+                   .pinned_bytes = plan->session_bytes() * 12};
+  int64_t num_moved = 0;
+  const std::vector<Answer> moved = Answers(config, document, shape, 2, &num_moved);
+  CHECK(num_moved > 0);
+  CHECK(moved == alone);
 }
 
 TEST_CASE("nor does it show that blocks went to pinned memory and came back") {
@@ -201,20 +250,21 @@ std::vector<Answer> LongAnswers(const EngineConfig& config,
 }
 
 TEST_CASE("nor do answers depend on what was guessed ahead") {
-  EngineConfig config = FairytaleConfig();
+  const bool is_local = GENERATE(false, true);
+  EngineConfig config = is_local ? GemmaConfig() : FairytaleConfig();
   config.device = GENERATE(from_range(TestDevices()));
-  const bool slides = GENERATE(false, true);
+  const bool slides = !is_local && GENERATE(false, true);
   if (slides) {
     config.rings = {
         .buffer_size = 64, .block_size = 16, .sink_size = 4, .overflow = OverflowPolicy::kSlide};
     config.attention.tile_size = 16;
   }
-  const std::vector<int32_t> document = DocumentIds();
+  const std::vector<int32_t> document = is_local ? GemmaIds() : DocumentIds();
   EngineLoad load;
   const std::vector<Answer> plain = LongAnswers(config, document, load);
   CHECK(load.drafted_tokens == 0);
   config.speculation.method = SpeculationMethod::kLookup;
-  if (GENERATE(false, true)) {
+  if (!is_local && GENERATE(false, true)) {
     // Itself: right but for what only the request knows, and where its ring began again.
     config.speculation.method = SpeculationMethod::kDraft;
     config.speculation.draft_path = config.model.path;

@@ -29,6 +29,14 @@ ModelConfig SmallModel() {
   return model;
 }
 
+// Two layers of three see a window.
+ModelConfig LocalModel() {
+  ModelConfig model = SmallModel();
+  model.window = 40;
+  model.local_layers = {true, true, false};
+  return model;
+}
+
 EngineConfig SmallConfig() {
   EngineConfig config;
   config.model = {.name = "m", .path = "p"};
@@ -59,6 +67,10 @@ TEST_CASE("The plan is the sum of what is then allocated") {
   if (GENERATE(false, true)) {
     config.rings.overflow = OverflowPolicy::kSlide;
     config.rings.sink_size = 4;
+  }
+  if (GENERATE(false, true)) {
+    config.rings.sink_size = 0;
+    model = LocalModel();
   }
   config.attention.tile_order =
       GENERATE(TileOrderPolicy::kAuto, TileOrderPolicy::kQMajor, TileOrderPolicy::kKMajor);
@@ -260,6 +272,75 @@ TEST_CASE("The plan is printed as a table") {
         "workspace                    1000       1000 B\n"
         "device total            212289512    202.5 MiB\n"
         "64 sessions at once, each of at most 16 blocks, 3.0 MiB\n");
+}
+
+TEST_CASE("Local layers beside global ones have blocks of their own size") {
+  EngineConfig config = SmallConfig();
+  MemoryPlan plan = *Plan(config, LocalModel());
+  CHECK(plan.kv.block_bytes() == 32 * 16 * 2 * 2 * 2 * 1);
+  CHECK(plan.local_kv.block_bytes() == 32 * 16 * 2 * 2 * 2 * 2);
+  CHECK(plan.blocks_per_session == 8);
+  // 79 keys and 40 rows in blocks of 32, wherever they begin, and as much for what a turn keeps.
+  CHECK(plan.local_blocks_per_session == 2 * 5);
+  CHECK(plan.device_blocks == 40);
+  CHECK(plan.local_blocks.num_device == 50);
+  CHECK(plan.max_sessions == 5);
+  config.memory.device_bytes = plan.device_kv_bytes();
+  config.memory.pinned_bytes = 3 * plan.session_bytes() + 100;
+  const MemoryPlan given = *Plan(config, LocalModel());
+  CHECK(given.device_blocks == 40);
+  CHECK(given.local_blocks.num_device == 50);
+  CHECK(given.pinned_blocks == 24);
+  CHECK(given.local_blocks.num_host == 30);
+  const std::string table = FormatMemoryPlan(given);
+  CHECK(table.find("local KV pool") != std::string::npos);
+  CHECK(table.find("host local KV") != std::string::npos);
+  CHECK(table.find(
+            "5 sessions at once, each of at most 8 blocks and 10 of local layers, 112.0 KiB") !=
+        std::string::npos);
+  for (int64_t bytes = plan.session_bytes(); bytes < 3 * plan.session_bytes(); bytes += 999) {
+    config.memory.device_bytes = bytes;
+    const MemoryPlan some = *Plan(config, LocalModel());
+    CHECK(some.device_kv_bytes() <= bytes);
+    CHECK(some.max_sessions == bytes / plan.session_bytes());
+  }
+  config.memory.device_bytes = plan.session_bytes() - 1;
+  CHECK(Error(config, LocalModel()) ==
+        "memory.device_bytes: 114687 are less than one session of rings.buffer_size 256 needs: 8 "
+        "blocks of 4096 bytes and 10 of 8192 of local layers, 114688 bytes");
+  config.memory = {};
+  config.sessions.share_prefixes = true;
+  CHECK(Error(config, LocalModel()) ==
+        "sessions.share_prefixes: what local layers see of a prefix is not kept; say false for a "
+        "model of local and global layers");
+  config.sessions.share_prefixes = false;
+  // What a longer buffer adds is of global layers alone.
+  config.rings.buffer_size = 2048;
+  CHECK(Plan(config, LocalModel())->local_blocks_per_session == 10);
+  CHECK(Plan(config, LocalModel())->blocks_per_session == 64);
+}
+
+// 62 layers, of which 52 see 1024 tokens: Gemma 3 27B at 131,072 tokens.
+TEST_CASE("A session of a large model of local layers takes a fifth of what it would in one ring") {
+  ModelConfig model = SmallModel();
+  model.num_layers = 62;
+  model.num_heads = 32;
+  model.num_kv_heads = 16;
+  model.head_dim = 128;
+  model.max_positions = 131072;
+  model.window = 1024;
+  model.local_layers.resize(62);
+  for (size_t layer = 0; layer < 62; ++layer) {
+    model.local_layers[layer] = layer % 6 != 5;
+  }
+  EngineConfig config = SmallConfig();
+  config.rings = {.buffer_size = 131072, .block_size = 64};
+  config.scheduler.prefill_size = 512;
+  const MemoryPlan plan = *Plan(config, model);
+  CHECK(plan.session_bytes() ==
+        2048 * plan.kv.block_bytes() + 2 * 41 * plan.local_kv.block_bytes());
+  constexpr int64_t kBefore = int64_t{131072} * 62 * 2 * 16 * 128 * 2;
+  CHECK(kBefore / plan.session_bytes() == 5);
 }
 
 TEST_CASE("A bare folder gets a config that fits its model") {

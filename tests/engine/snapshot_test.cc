@@ -28,10 +28,20 @@ FakeEngineOptions Windowed() {
   return options;
 }
 
+FakeEngineOptions Local(int64_t window = 7) {
+  FakeEngineOptions options;
+  options.shape = {.buffer_size = 96, .block_size = 8, .feedback_size = 96};
+  AddLocalRing(window, options.scheduler.prefill_size, options.shape);
+  options.local_blocks.num_device = 64;
+  return options;
+}
+
 // Where the head ends, and some of its fields.
 constexpr size_t kHeadBytes = 288;
 constexpr size_t kPositionAt = 136;
 constexpr size_t kFirstBlockAt = 152;
+// Of what comes before the text in a model with a local ring.
+constexpr size_t kLocalBytes = 32;
 
 // Of the text of a snapshot without id and owner.
 size_t TextBytes(const std::string& bytes, int32_t block_size) {
@@ -74,14 +84,14 @@ TEST_CASE("one changed bit changes a checksum") {
 }
 
 TEST_CASE("a session that left and came back goes on as if it had stayed") {
-  for (const FakeEngineOptions& options : {FakeEngineOptions(), Sliding()}) {
+  for (const FakeEngineOptions& options : {FakeEngineOptions(), Sliding(), Local()}) {
     FakeEngine home(options);
     FakeEngine abroad(options);
     const std::string id = home.Create()->id;
     std::vector<int32_t> text;
     uint64_t request_id = 0;
     std::vector<size_t> lengths = {1, 7, 5, 3};
-    if (options.shape.slides) {
+    if (options.shape.slides || options.shape.has_local()) {
       lengths.insert(lengths.end(), {8, 9, 20, 1});  // the window moves
     }
     for (const size_t length : lengths) {
@@ -121,11 +131,12 @@ TEST_CASE("a session that left and came back goes on as if it had stayed") {
     REQUIRE(home.Close(id).ok());
     CHECK(home.loop().pool().num_references() == 0);
     CHECK(abroad.loop().pool().num_references() == 0);
+    CHECK(abroad.loop().pool().num_references(BlockGroup::kLocal) == 0);
   }
 }
 
 TEST_CASE("a snapshot that was cut or has a wrong bit is DATA_LOSS and leaves nothing") {
-  for (const FakeEngineOptions& options : {FakeEngineOptions(), Sliding()}) {
+  for (const FakeEngineOptions& options : {FakeEngineOptions(), Sliding(), Local()}) {
     FakeEngine engine(options);
     const std::string id = engine.Create()->id;
     std::vector<int32_t> text;
@@ -189,10 +200,22 @@ TEST_CASE("a snapshot of another model, backend or shape is FAILED_PRECONDITION"
   newer[12] = static_cast<char>(~2);
   FakeEngine to(options);
   CHECK(absl::IsFailedPrecondition(to.Import(newer).status()));
+  // With a local ring, another window, or a ring against none.
+  CHECK(absl::IsFailedPrecondition(take_in(Local())));
+  FakeEngine local(Local());
+  const std::string local_id = local.Create()->id;
+  std::vector<int32_t> local_text;
+  CheckTurn(local, TurnRequest(1, local_id, SeededTokens(1, 19), 6), Local().shape, local_text);
+  const std::string local_bytes = *local.Export(local_id);
+  FakeEngine same(Local());
+  CHECK(same.Import(local_bytes).ok());
+  FakeEngine wider(Local(8));
+  CHECK(absl::IsFailedPrecondition(wider.Import(local_bytes).status()));
+  CHECK(absl::IsFailedPrecondition(to.Import(local_bytes).status()));
 }
 
 TEST_CASE("hostile snapshots with sound checksums are refused or harmless") {
-  for (const FakeEngineOptions& options : {FakeEngineOptions(), Sliding(), Windowed()}) {
+  for (const FakeEngineOptions& options : {FakeEngineOptions(), Sliding(), Windowed(), Local()}) {
     FakeEngine engine(options);
     const std::string id = engine.Create()->id;
     for (const size_t length : {15, options.shape.slides ? 30 : 4}) {
@@ -207,12 +230,17 @@ TEST_CASE("hostile snapshots with sound checksums are refused or harmless") {
     for (int i = 0; i < 3000; ++i) {
       std::string forged = bytes;
       // Some 4 or 8 bytes of the head become another number.
-      const size_t at = 88 + random() % ((kHeadBytes - 8 - 88) / 4) * 4;
+      size_t at = 88 + random() % ((kHeadBytes - 8 - 88) / 4) * 4;
+      if (options.shape.has_local() && i % 2 == 0) {
+        at = kHeadBytes + random() % (kLocalBytes / 8) * 8;
+      }
       const uint64_t values[] = {
           random(), random() % 64, uint64_t{1} << (random() % 64), ~uint64_t{0}};
       const uint64_t value = values[random() % 4];
       std::memcpy(forged.data() + at, &value, at % 8 == 0 ? 8 : 4);
-      Reseal(forged, TextBytes(bytes, options.shape.block_size));
+      Reseal(forged,
+             TextBytes(bytes, options.shape.block_size) +
+                 (options.shape.has_local() ? kLocalBytes : 0));
       absl::StatusOr<SessionInfo> got = engine.Import(forged, 100'000);
       if (got.ok()) {
         ++num_taken;
