@@ -106,6 +106,12 @@ void Simulation::SubmitTurn(const std::string& id, ModelSession& session) {
   request.turn.emplace();
   request.turn->session_id = id;
   request.turn->on_interrupt = static_cast<OnInterrupt>(random_() % 3);
+  if (session.shape.has_local() && OneIn(2)) {
+    // Long enough that the ring alone could not take it back.
+    request.turn->on_interrupt = OnInterrupt::kRollback;
+    request.stopping.max_tokens = 40;
+    request.stopping.ignore_eos = true;
+  }
   Live live;
   live.request = Copy(request);
   live.shape = session.shape;
