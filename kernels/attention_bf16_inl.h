@@ -34,8 +34,9 @@ HWY_INLINE __m512bh Broadcast(const uint32_t* pair) {
   return AsBf16(_mm512_set1_epi32(static_cast<int>(*pair)));
 }
 
-// Fetches rows that will be read, line by line, a few at a time.
-template <_mm_hint kHint>
+// Fetches rows that will be read, line by line, a few at a time, into the first level of caches
+// (kLocality 3) or the second (2).
+template <int kLocality>
 class LineFetcher {
  public:
   // Rows [first, first + count) of `rows`, if there are any.
@@ -47,7 +48,7 @@ class LineFetcher {
 
   HWY_INLINE void Fetch(int32_t num_lines) {
     for (int32_t line = 0; line < num_lines && row_ < end_; ++line) {
-      _mm_prefetch(rows_[row_] + byte_, kHint);
+      __builtin_prefetch(rows_[row_] + byte_, 0, kLocality);
       byte_ += 64;
       if (byte_ >= row_bytes_) {
         byte_ = 0;

@@ -51,7 +51,7 @@ class ListedRows {
     HWY_INLINE void Step() { lines_.Fetch(kLines); }
 
    private:
-    LineFetcher<_MM_HINT_T0> lines_;
+    LineFetcher<3> lines_;
   };
 
  private:

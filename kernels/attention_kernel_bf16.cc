@@ -179,8 +179,8 @@ void Attend(const AttendArgs& args) {
   const int32_t num_blocks = CeilDiv(args.num_rows, kRows);
   const int32_t row_bytes = 2 * args.head_dim;
   const int32_t num_lines = CeilDiv(kGroupKeys * CeilDiv(row_bytes, 64), num_blocks);
-  LineFetcher<_MM_HINT_T1> keys(args.next, 0, kGroupKeys, row_bytes);
-  LineFetcher<_MM_HINT_T1> values(args.next_values, 0, kGroupKeys, row_bytes);
+  LineFetcher<2> keys(args.next, 0, kGroupKeys, row_bytes);
+  LineFetcher<2> values(args.next_values, 0, kGroupKeys, row_bytes);
   int32_t row = 0;
   for (int32_t block = 0; block < num_blocks; ++block) {
     const int32_t rows = CeilDiv(args.num_rows - row, num_blocks - block);
