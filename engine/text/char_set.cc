@@ -20,6 +20,13 @@ CharSet AnyOf(std::initializer_list<std::string_view> categories,
   return set;
 }
 
+// Letters, marks, decimal digits, letter numbers, connectors, circled letters and what is added.
+CharSet Word(std::initializer_list<CharSet::Range> added) {
+  return AnyOf({"L", "M", "Nd", "Nl", "Pc"},
+               {{0x24b6, 0x24e9}, {0x1f130, 0x1f149}, {0x1f150, 0x1f169}, {0x1f170, 0x1f189}})
+      .Union(CharSet::FromRanges(added));
+}
+
 }  // namespace
 
 CharSet CharSet::Of(char32_t first, char32_t last) {
@@ -106,27 +113,21 @@ const CharSet& WhiteSpace() {
   return set;
 }
 
-// Both are letters, marks, decimal digits, letter numbers, connectors and circled letters;
-// Oniguruma adds the Latin-1 superscripts and fractions, Rust the two joiners.
+// Oniguruma has a table of its own for Latin-1, which it asks outside brackets alone: there
+// superscripts and fractions count.
 const CharSet& RegexWord() {
-  static const CharSet set = AnyOf({"L", "M", "Nd", "Nl", "Pc"},
-                                   {{0x24b6, 0x24e9},
-                                    {0x1f130, 0x1f149},
-                                    {0x1f150, 0x1f169},
-                                    {0x1f170, 0x1f189},
-                                    {0xb2, 0xb3},
-                                    {0xb9, 0xb9},
-                                    {0xbc, 0xbe}});
+  static const CharSet set = Word({{0xb2, 0xb3}, {0xb9, 0xb9}, {0xbc, 0xbe}});
   return set;
 }
 
+const CharSet& RegexBracketWord() {
+  static const CharSet set = Word({});
+  return set;
+}
+
+// With the two joiners.
 const CharSet& AddedTokenWord() {
-  static const CharSet set = AnyOf({"L", "M", "Nd", "Nl", "Pc"},
-                                   {{0x24b6, 0x24e9},
-                                    {0x1f130, 0x1f149},
-                                    {0x1f150, 0x1f169},
-                                    {0x1f170, 0x1f189},
-                                    {0x200c, 0x200d}});
+  static const CharSet set = Word({{0x200c, 0x200d}});
   return set;
 }
 

@@ -36,8 +36,9 @@ class CharSet {
 // "L", "Lu", ... in any case; none if there is no such category.
 std::optional<CharSet> GeneralCategory(std::string_view name);
 
-const CharSet& WhiteSpace();      // \s, for the regex engine and for lstrip and rstrip
-const CharSet& RegexWord();       // \w in a split pattern (Oniguruma)
-const CharSet& AddedTokenWord();  // what counts as a word around a single_word token (Rust's regex)
+const CharSet& WhiteSpace();        // \s, for the regex engine and for lstrip and rstrip
+const CharSet& RegexWord();         // \w in a split pattern (Oniguruma)
+const CharSet& RegexBracketWord();  // and in its bracket expressions
+const CharSet& AddedTokenWord();    // what is a word around a single_word token (Rust's regex)
 
 }  // namespace ringserve

@@ -132,6 +132,12 @@ std::optional<char32_t> ControlCharacter(char32_t letter) {
 
 // One item of a bracket expression, or the first end of a range.
 absl::StatusOr<RegexEscape> ParseItem(RegexReader* reader) {
+  if (reader->Accept("\\w")) {
+    return RegexEscape{.set = RegexBracketWord(), .character = {}};
+  }
+  if (reader->Accept("\\W")) {
+    return RegexEscape{.set = RegexBracketWord().Complement(), .character = {}};
+  }
   if (reader->Accept("\\")) {
     return ParseEscape(reader);
   }

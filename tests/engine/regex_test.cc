@@ -33,6 +33,10 @@ TEST_CASE("patterns mean what they mean to Oniguruma") {
   CHECK(Cut(R"((?<=\d)(?=(?:\d{3})+(?!\d)))", "x1234567y12") == "x1|234|567y12");
   CHECK(Cut(R"(\w+)", "a\u00b2b\u00bd-\u24d0\u203f\u00e9\u00bc") ==
         "a\u00b2b\u00bd|-|\u24d0\u203f\u00e9\u00bc");
+  // In brackets superscripts and fractions are no word.
+  CHECK(Cut(R"([\w.]+)", "a\u00b2b\u00bd-\u00e9\u00bc.") == "a|\u00b2|b|\u00bd-|\u00e9|\u00bc|.");
+  CHECK(Cut(R"([^\W_]+)", "a\u00b2b\u00bd-_\u00e9") == "a|\u00b2|b|\u00bd-_|\u00e9");
+  CHECK(Cut(R"([\W]+)", "a\u00b2b\u00bd-_\u00e9") == "a|\u00b2|b|\u00bd-|_\u00e9");
   CHECK(Cut(R"(\s+)", "a\u180eb\u00a0\u200bc") == "a\u180eb|\u00a0|\u200bc");
   CHECK(Cut(R"(\p{N}{1,3}+)", "1234567 12") == "1234567| |12");  // not possessive: repeated
   CHECK(Cut("(?i:k|s)+", "sk\u017f\u212axS") == "sk\u017f\u212a|x|S");
