@@ -13,6 +13,10 @@
 #if HWY_ARCH_ARM_A64
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
+#elif HWY_ARCH_X86_64
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 namespace ringserve {
@@ -44,7 +48,32 @@ double CgroupCpus(double none) {
   }
 }
 
+#if HWY_ARCH_X86_64
+// Linux saves tiles for those alone that ask for it: once, for all threads of the process.
+bool AskForAmx() {
+  constexpr uint32_t kBf16 = 1U << 22;  // of CPUID leaf 7, edx
+  constexpr uint32_t kTiles = 1U << 24;
+  constexpr int64_t kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr int64_t kTileData = 18;
+  uint32_t eax = 0;
+  uint32_t ebx = 0;
+  uint32_t ecx = 0;
+  uint32_t edx = 0;
+  return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (edx & kBf16) != 0 &&
+         (edx & kTiles) != 0 && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+#endif
+
 }  // namespace
+
+bool HasAmxBf16() {
+#if HWY_ARCH_X86_64
+  static const bool has_it = HasBf16Dot() && AskForAmx();
+  return has_it;
+#else
+  return false;
+#endif
+}
 
 bool HasBf16Dot() {
 #if HWY_ARCH_X86_64
@@ -63,7 +92,7 @@ std::string CpuKernelNames() {
 #else
   const int64_t supported = hwy::SupportedTargets() & ~int64_t{HWY_DISABLED_TARGETS};
   const std::string name = hwy::TargetName(supported & -supported);  // the lowest bit is the best
-  return HasBf16Dot() ? name + " + AVX512_BF16" : name;
+  return name + (HasBf16Dot() ? " + AVX512_BF16" : "") + (HasAmxBf16() ? " + AMX" : "");
 #endif
 }
 

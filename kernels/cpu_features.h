@@ -10,7 +10,11 @@ namespace ringserve {
 // Arm's BF16.
 bool HasBf16Dot();
 
-// Names what was picked, for logs and benchmarks: "AVX3", "AVX3 + AVX512_BF16", "NEON",
+// Whether kernels for Intel's AMX can run: the CPU has it beside AVX-512 BF16, and the operating
+// system keeps its tiles, which the first call asks for.
+bool HasAmxBf16();
+
+// Names what was picked, for logs and benchmarks: "AVX3", "AVX3 + AVX512_BF16 + AMX", "NEON",
 // "NEON + BF16", ...
 std::string CpuKernelNames();
 

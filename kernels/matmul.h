@@ -36,6 +36,8 @@ struct MatMulArgs {
   float* out = nullptr;  // [num_rows, weight.rows]
   int32_t num_rows = 0;
   const float* bias = nullptr;  // [weight.rows], added to every row of the result; null: none
+  // Of MatMulCpu alone: MatMulWorkspaceBytes, 64-byte aligned; null: many rows take longer.
+  std::byte* workspace = nullptr;
 };
 
 // Bytes of the CPU layout of a [rows, cols] weight; a multiple of 128.
@@ -45,6 +47,9 @@ Matrix PackMatrixCpu(std::span<const HostTensor> parts,
                      DType dtype,
                      std::byte* to,
                      ThreadPool& pool);
+
+// What this CPU's products of at most so many rows and columns of x want as a workspace; may be 0.
+int64_t MatMulWorkspaceBytes(int64_t max_rows, int64_t max_cols, DType dtype);
 
 void MatMulCpu(const MatMulArgs& args, ThreadPool& pool);
 

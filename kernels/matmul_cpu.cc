@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "kernels/amx_inl.h"
 #include "kernels/cpu_features.h"
 #include "kernels/matmul_kernel.h"
 #include "kernels/matmul_layout.h"
@@ -20,6 +21,11 @@ constexpr int64_t kPanelsPerThread = 8;
 constexpr int64_t kMinPieceWork = 65536;
 
 constexpr int64_t kPanelSlices = kPanelRows / kMatMulSlice;
+
+// Panels that a kernel takes at once, as many as leave every thread some pieces.
+int64_t PanelsAtOnce(int64_t num_panels, int32_t threads) {
+  return std::clamp<int64_t>(num_panels / (kPanelsPerThread * threads), 1, kMaxAmxPanels);
+}
 
 // Slices in a piece: a part of a panel, or whole panels.
 int64_t SlicesPerPiece(const MatMulArgs& args, int64_t num_panels, int64_t rows, int32_t threads) {
@@ -46,39 +52,72 @@ void AddBias(const MatMulArgs& args, const MatMulBlock& block) {
   }
 }
 
+// The block's rows of x in tiles, in the workspace.
+const std::byte* PackForAmx(const MatMulArgs& args, const MatMulBlock& block, ThreadPool& pool) {
+  const int64_t num_tiles = CeilDiv<int64_t>(block.num_rows, kAmxTileRows);
+  pool.ParallelFor(num_tiles, 1, [&](int64_t first, int64_t last) {
+    for (int64_t tile = first; tile < last; ++tile) {
+      PackAmxTile(args, block, tile, args.workspace);
+    }
+  });
+  return args.workspace;
+}
+
+// All outputs of the block's rows.
+void MultiplyRows(MatMulKernel kernel,
+                  const MatMulArgs& args,
+                  const MatMulBlock& rows,
+                  ThreadPool& pool) {
+  const int64_t panels = CeilDiv(args.weight.rows, kPanelRows);
+  const int64_t at_once =
+      kPanelSlices * (rows.x_tiles != nullptr ? PanelsAtOnce(panels, pool.num_threads()) : 1);
+  const int64_t grain = SlicesPerPiece(args, panels, rows.num_rows, pool.num_threads());
+  pool.ParallelFor(panels * kPanelSlices,
+                   grain < kPanelSlices ? grain : RoundUp(grain, at_once),
+                   [&](int64_t first, int64_t last) {
+                     for (int64_t i = first; i < last;) {
+                       const int64_t next = std::min(last, RoundUp(i + 1, at_once));
+                       MatMulBlock block = rows;
+                       block.first_output = i * kMatMulSlice;
+                       block.num_outputs = std::min((next - i) * kMatMulSlice,
+                                                    args.weight.rows - block.first_output);
+                       if (block.num_outputs > 0) {
+                         kernel(args, block);
+                         AddBias(args, block);
+                       }
+                       i = next;
+                     }
+                   });
+}
+
 }  // namespace
 
 MatMulKernel ChooseMatMulKernel(DType dtype) {
-  static const bool has_bf16_dot = HasBf16Dot();
-  return dtype == DType::kBf16 && has_bf16_dot ? MatMulKernelBf16Dot : MatMulKernelFloat;
+  static const MatMulKernel bf16 = HasAmxBf16()   ? MatMulKernelAmx
+                                   : HasBf16Dot() ? MatMulKernelBf16Dot
+                                                  : MatMulKernelFloat;
+  return dtype == DType::kBf16 ? bf16 : MatMulKernelFloat;
+}
+
+int64_t MatMulWorkspaceBytes(int64_t max_rows, int64_t max_cols, DType dtype) {
+  return ChooseMatMulKernel(dtype) == MatMulKernelAmx
+             ? AmxTilesBytes(std::min(max_rows, kMaxRowBlock), max_cols)
+             : 0;
 }
 
 void MatMulWith(MatMulKernel kernel, const MatMulArgs& args, ThreadPool& pool) {
-  if (args.num_rows <= 0) {
-    return;
-  }
-  const Matrix& weight = args.weight;
-  const int64_t row_blocks = CeilDiv<int64_t>(args.num_rows, kMaxRowBlock);
-  const int64_t rows = CeilDiv<int64_t>(args.num_rows, row_blocks);
-  const int64_t panels = CeilDiv(weight.rows, kPanelRows);
-  const int64_t grain = SlicesPerPiece(args, row_blocks * panels, rows, pool.num_threads());
-  // Slices run fastest: a block of x stays close while the weight streams by.
-  const int64_t slices = panels * kPanelSlices;
-  pool.ParallelFor(row_blocks * slices, grain, [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last;) {
-      const int64_t next = std::min(last, RoundUp(i + 1, kPanelSlices));
-      MatMulBlock block;
-      block.first_row = i / slices * rows;
-      block.num_rows = std::min(rows, args.num_rows - block.first_row);
-      block.first_output = i % slices * kMatMulSlice;
-      block.num_outputs = std::min((next - i) * kMatMulSlice, weight.rows - block.first_output);
-      if (block.num_outputs > 0) {
-        kernel(args, block);
-        AddBias(args, block);
-      }
-      i = next;
+  const bool is_amx = kernel == MatMulKernelAmx;
+  const int64_t max_rows = is_amx && args.workspace == nullptr ? kAmxTileRows : kMaxRowBlock;
+  const int64_t num_blocks = CeilDiv<int64_t>(args.num_rows, max_rows);
+  for (int64_t i = 0; i < num_blocks; ++i) {
+    MatMulBlock rows;
+    rows.first_row = i * args.num_rows / num_blocks;
+    rows.num_rows = (i + 1) * args.num_rows / num_blocks - rows.first_row;
+    if (is_amx && rows.num_rows > kAmxTileRows) {
+      rows.x_tiles = PackForAmx(args, rows, pool);
     }
-  });
+    MultiplyRows(kernel, args, rows, pool);
+  }
 }
 
 void MatMulCpu(const MatMulArgs& args, ThreadPool& pool) {

@@ -2,8 +2,8 @@
 // and its tests.
 //
 // Every kernel gives an output the same sequence of operations whatever block it is computed in:
-// acc = acc + w[k] * x[k] for ascending k (pair by pair in MatMulKernelBf16Dot), from zero, in one
-// lane.
+// acc = acc + w[k] * x[k] for ascending k (pair by pair in MatMulKernelBf16Dot, 32 by 32 in
+// MatMulKernelAmx), from zero, in one lane.
 #pragma once
 
 #include <cstdint>
@@ -16,12 +16,15 @@ namespace ringserve {
 inline constexpr int64_t kMatMulSlice = 16;
 
 // Rows of x [first_row, first_row + num_rows) by outputs [first_output, first_output +
-// num_outputs), which lie in one panel.
+// num_outputs), which lie in one panel, or, for MatMulKernelAmx, in kMaxAmxPanels.
 struct MatMulBlock {
   int64_t first_row = 0;
   int64_t num_rows = 0;
   int64_t first_output = 0;
   int64_t num_outputs = 0;
+  // For MatMulKernelAmx: the rows of x from first_row on in tiles, which more than kAmxTileRows
+  // need; else null.
+  const std::byte* x_tiles = nullptr;
 };
 
 using MatMulKernel = void (*)(const MatMulArgs& args, const MatMulBlock& block);
@@ -34,6 +37,19 @@ void MatMulKernelFloat(const MatMulArgs& args, const MatMulBlock& block);
 // sum the way float32 arithmetic would (to odd, on Arm); both are far below the rounding of the
 // inputs.
 void MatMulKernelBf16Dot(const MatMulArgs& args, const MatMulBlock& block);
+
+// bf16 only, with Intel's AMX; requires HasAmxBf16(). What it adds up, and how, says amx_inl.h.
+void MatMulKernelAmx(const MatMulArgs& args, const MatMulBlock& block);
+
+// Panels that share what a block reads of x.
+inline constexpr int64_t kMaxAmxPanels = 4;
+
+// The block's rows of x [kAmxTileRows * tile, + kAmxTileRows) to where they lie in its x_tiles,
+// which are AmxTilesBytes() long and 64-byte aligned. A tile of [16 rows][32 of k], filled up with
+// zeros, is 1 KiB; two tiles of rows are followed by the next along k, then by the next two of
+// rows.
+int64_t AmxTilesBytes(int64_t num_rows, int64_t cols);
+void PackAmxTile(const MatMulArgs& args, const MatMulBlock& block, int64_t tile, std::byte* to);
 
 // The one that MatMulCpu uses for weights of this dtype.
 MatMulKernel ChooseMatMulKernel(DType dtype);

@@ -31,6 +31,7 @@ struct ExpertsArgs {
   float* out = nullptr;                    // [num_rows, hidden_dim]
   std::span<const ExpertWeights> experts;  // host, [num_experts]
   std::byte* workspace = nullptr;          // ExpertsWorkspaceBytes
+  std::byte* matmul_workspace = nullptr;   // of ExpertsCpu's products (MatMulArgs)
   int32_t num_rows = 0;
   int32_t experts_per_token = 0;
   int32_t hidden_dim = 0;

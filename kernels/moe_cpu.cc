@@ -55,7 +55,8 @@ void RunExpert(const ExpertsArgs& args,
   auto* gate_up = reinterpret_cast<float*>(args.workspace + at.gate_up) + first * 2 * args.ffn_dim;
   auto* activated = args.workspace + at.activated + first * args.ffn_dim * element;
   auto* down = reinterpret_cast<float*>(args.workspace + at.down) + first * args.hidden_dim;
-  MatMulCpu({x, expert.gate_up, gate_up, num_rows, expert.gate_up_bias}, pool);
+  std::byte* matmul = args.matmul_workspace;
+  MatMulCpu({x, expert.gate_up, gate_up, num_rows, expert.gate_up_bias, matmul}, pool);
   ActivationCpu({.in = gate_up,
                  .out = activated,
                  .num_rows = num_rows,
@@ -64,7 +65,7 @@ void RunExpert(const ExpertsArgs& args,
                  .gated = true,
                  .out_dtype = args.dtype},
                 pool);
-  MatMulCpu({activated, expert.down, down, num_rows, expert.down_bias}, pool);
+  MatMulCpu({activated, expert.down, down, num_rows, expert.down_bias, matmul}, pool);
 }
 
 }  // namespace

@@ -66,15 +66,27 @@ class CpuBackend final : public Backend {
 
   absl::Status CheckSteps(const StepLimits& /*limits*/) const override { return absl::OkStatus(); }
 
-  BackendMemory StepMemory(const ModelConfig& /*config*/,
-                           DType /*dtype*/,
-                           const StepLimits& /*limits*/) const override {
-    return {};
+  // For the rows of a product, of the widest that the model has.
+  BackendMemory StepMemory(const ModelConfig& config,
+                           DType dtype,
+                           const StepLimits& limits) const override {
+    const int32_t max_rows = std::max(limits.max_rows, limits.max_encoder_rows);
+    const int32_t max_cols = std::max({config.hidden_dim,
+                                       config.ffn_dim,
+                                       config.moe.ffn_dim,
+                                       config.num_heads * config.head_dim});
+    return {.device_bytes = MatMulWorkspaceBytes(max_rows, max_cols, dtype)};
   }
 
-  absl::Status PrepareSteps(const ModelConfig& /*config*/,
-                            DType /*dtype*/,
-                            const StepLimits& /*limits*/) override {
+  absl::Status PrepareSteps(const ModelConfig& config,
+                            DType dtype,
+                            const StepLimits& limits) override {
+    const int64_t bytes = StepMemory(config, dtype, limits).device_bytes;
+    matmul_workspace_ = {};
+    if (bytes > 0) {
+      ASSIGN_OR_RETURN(matmul_workspace_,
+                       Allocate(static_cast<size_t>(bytes), MemoryKind::kDevice));
+    }
     return absl::OkStatus();
   }
 
@@ -133,7 +145,9 @@ class CpuBackend final : public Backend {
   }
 
   absl::Status MatMul(const MatMulArgs& args) override {
-    MatMulCpu(args, pool_);
+    MatMulArgs product = args;
+    product.workspace = matmul_workspace_.data();
+    MatMulCpu(product, pool_);
     return absl::OkStatus();
   }
 
@@ -169,7 +183,9 @@ class CpuBackend final : public Backend {
   }
 
   absl::Status Experts(const ExpertsArgs& args) override {
-    ExpertsCpu(args, pool_);
+    ExpertsArgs experts = args;
+    experts.matmul_workspace = matmul_workspace_.data();
+    ExpertsCpu(experts, pool_);
     return absl::OkStatus();
   }
 
@@ -197,6 +213,7 @@ class CpuBackend final : public Backend {
 
  private:
   ThreadPool pool_;
+  Buffer matmul_workspace_;  // may be empty
 };
 
 }  // namespace

@@ -35,6 +35,10 @@ class Layers {
       : shape_(shape),
         weights_(NumBytes(shape)),
         x_(RowBytes(shape) * std::max(shape.hidden_dim, shape.ffn_dim)),
+        workspace_(std::max<int64_t>(
+            1,
+            MatMulWorkspaceBytes(
+                shape.prefill_rows, std::max(shape.hidden_dim, shape.ffn_dim), shape.dtype))),
         out_(RowBytes(shape) * 2 * std::max({2 * shape.ffn_dim, shape.qkv_dim, shape.hidden_dim})) {
     // One block of ordinary numbers, again and again: contents do not matter, subnormals would.
     const int64_t block = int64_t{64} << 10;
@@ -63,6 +67,7 @@ class Layers {
       args.weight = weight;
       args.out = reinterpret_cast<float*>(out_.data());
       args.num_rows = num_rows;
+      args.workspace = workspace_.data();
       MatMulCpu(args, pool);
     }
   }
@@ -115,6 +120,7 @@ class Layers {
   MatMulShape shape_;
   HugeBuffer weights_;
   HugeBuffer x_;
+  HugeBuffer workspace_;
   HugeBuffer out_;
   std::vector<Matrix> matrices_;
 };

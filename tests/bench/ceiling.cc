@@ -4,6 +4,7 @@
 
 #include "kernels/cpu_features.h"
 #include "kernels/thread_pool.h"
+#include "tests/bench/ceiling_amx.h"
 #include "tests/bench/ceiling_bf16.h"
 
 // Register blocks are arrays of vectors, which types of unknown size cannot form.
@@ -104,14 +105,16 @@ void ReadAll(const std::byte* data, int64_t num_bytes, int32_t num_streams, Thre
 }
 
 double MultiplyInRegisters(DType dtype, ThreadPool& pool) {
+  const bool amx = dtype == DType::kBf16 && HasAmxBf16();
   const bool bf16_dot = dtype == DType::kBf16 && HasBf16Dot();
   std::atomic<int64_t> flops = 0;
   std::atomic<float> sink = 0;
   pool.ParallelFor(kPiecesPerThread * pool.num_threads(), 1, [&](int64_t first, int64_t last) {
     for (int64_t piece = first; piece < last; ++piece) {
-      int64_t piece_flops = kSteps * kBf16DotStepFlops;
-      sink =
-          bf16_dot ? MultiplyBf16Dot(kSteps) : HWY_DYNAMIC_DISPATCH(Multiply)(kSteps, &piece_flops);
+      int64_t piece_flops = kSteps * (amx ? kAmxStepFlops : kBf16DotStepFlops);
+      sink = amx        ? MultiplyAmx(kSteps)
+             : bf16_dot ? MultiplyBf16Dot(kSteps)
+                        : HWY_DYNAMIC_DISPATCH(Multiply)(kSteps, &piece_flops);
       flops += piece_flops;
     }
   });

@@ -52,6 +52,9 @@ std::vector<Variant> Variants() {
   if (HasBf16Dot()) {
     variants.push_back({"bf16 dot", DType::kBf16, MatMulKernelBf16Dot, 0});
   }
+  if (HasAmxBf16()) {
+    variants.push_back({"amx", DType::kBf16, MatMulKernelAmx, 0});
+  }
   for (const int64_t target : CpuTargets()) {
     for (const DType dtype : {DType::kF32, DType::kBf16}) {
       variants.push_back({hwy::TargetName(target) + std::string(" ") + DTypeName(dtype),
@@ -72,7 +75,9 @@ HostTensor AsTensor(const std::vector<T>& values, int64_t rows, int64_t cols, DT
 class Problem {
  public:
   Problem(int32_t num_rows, int64_t rows, int64_t cols, const Variant& variant)
-      : slab_(PackedMatrixBytes(rows, cols, variant.dtype)), kernel_(variant.kernel) {
+      : slab_(PackedMatrixBytes(rows, cols, variant.dtype)),
+        workspace_(static_cast<size_t>(MatMulWorkspaceBytes(num_rows, cols, variant.dtype))),
+        kernel_(variant.kernel) {
     Random random(1);
     x_ = random.NormalVector(num_rows * cols);
     weight_ = random.NormalVector(rows * cols);
@@ -87,12 +92,16 @@ class Problem {
   std::vector<float>& weight() { return weight_; }
 
   // Rows [first, first + num_rows) of x by the weight.
-  std::vector<float> Multiply(int32_t first, int32_t num_rows, int32_t num_threads) {
+  std::vector<float> Multiply(int32_t first,
+                              int32_t num_rows,
+                              int32_t num_threads,
+                              bool has_workspace = true) {
     std::vector<float> out(static_cast<size_t>(num_rows * rows_ + kGuard), 7);
     MatMulArgs args = Args(num_threads);
     args.x = static_cast<const std::byte*>(args.x) + first * cols_ * DTypeBytes(dtype_);
     args.num_rows = num_rows;
     args.out = out.data();
+    args.workspace = has_workspace ? workspace_.data() : nullptr;
     ThreadPool pool(num_threads);
     MatMulWith(kernel_, args, pool);
     for (int64_t i = 0; i < kGuard; ++i) {
@@ -125,6 +134,7 @@ class Problem {
   }
 
   Slab slab_;
+  std::vector<std::byte> workspace_;
   MatMulKernel kernel_;
   std::vector<float> x_;
   std::vector<Bf16> bf16_x_;
@@ -161,13 +171,15 @@ TEST_CASE("the product is as right as plain float arithmetic") {
 TEST_CASE("a row's bits do not depend on the other rows or on the threads") {
   const Variant variant = GENERATE(from_range(Variants()));
   const UseCpuTarget use(variant.target);
-  const auto [rows, cols] = GENERATE(table<int64_t, int64_t>({{100, 257}, {64, 1024}, {70, 1601}}));
+  const auto [rows, cols] =
+      GENERATE(table<int64_t, int64_t>({{100, 257}, {64, 1024}, {70, 1601}, {2090, 330}}));
   constexpr int32_t kRows = 67;
   Problem problem(kRows, rows, cols, variant);
   const std::vector<float> all = problem.Multiply(0, kRows, 1);
   for (const int32_t num_threads : {2, 5}) {
     CAPTURE(variant.name, rows, cols, num_threads);
     CHECK(SameBits(problem.Multiply(0, kRows, num_threads), all));
+    CHECK(SameBits(problem.Multiply(0, kRows, num_threads, false), all));
   }
   for (const int32_t num_rows : {1, 2, 3, 4, 5, 6, 7, 8, 13, 31, 66}) {
     const int32_t first = (num_rows * 37) % (kRows - num_rows);
@@ -207,8 +219,9 @@ TEST_CASE("not-a-number stays in its row of x and its row of the weight") {
 
 TEST_CASE("the product picks bf16 dot products where the CPU has them") {
   CHECK(ChooseMatMulKernel(DType::kF32) == MatMulKernelFloat);
-  CHECK(ChooseMatMulKernel(DType::kBf16) ==
-        (HasBf16Dot() ? MatMulKernelBf16Dot : MatMulKernelFloat));
+  CHECK(ChooseMatMulKernel(DType::kBf16) == (HasAmxBf16()   ? MatMulKernelAmx
+                                             : HasBf16Dot() ? MatMulKernelBf16Dot
+                                                            : MatMulKernelFloat));
   CHECK(!CpuKernelNames().empty());
   CHECK(UsableCpus() >= 1);
 }
