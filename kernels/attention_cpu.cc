@@ -50,14 +50,23 @@ void CutIntoRuns(const AttentionArgs& args,
   runs.push_back(std::ssize(items));
 }
 
+const AttentionKernel& ChooseKernel(const AttentionArgs& args) {
+  if (args.q_dtype == DType::kBf16 && args.kv.layout.dtype == DType::kBf16) {
+    if (AttentionKernelAmx() != nullptr && args.kv.layout.head_dim % 32 == 0) {
+      return *AttentionKernelAmx();
+    }
+    if (AttentionKernelBf16() != nullptr) {
+      return *AttentionKernelBf16();
+    }
+  }
+  return AttentionKernelF32();
+}
+
 }  // namespace
 
 void AttentionCpu(const AttentionArgs& args, ThreadPool& pool) {
   const TilePlan& plan = *args.plan;
-  const AttentionKernel* bf16 = args.q_dtype == DType::kBf16 && args.kv.layout.dtype == DType::kBf16
-                                    ? AttentionKernelBf16()
-                                    : nullptr;
-  const AttentionKernel& kernel = bf16 != nullptr ? *bf16 : AttentionKernelF32();
+  const AttentionKernel& kernel = ChooseKernel(args);
   // Where each run of items abreast begins, and the end of the last.
   static thread_local std::vector<int64_t> runs;
   CutIntoRuns(args, kernel, pool.num_threads(), runs);

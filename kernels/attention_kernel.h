@@ -98,6 +98,8 @@ const AttentionKernel& AttentionKernelF32();
 // Products of bf16 queries, keys, probabilities and values, sums in float32; null if this CPU has
 // no instructions for them.
 const AttentionKernel* AttentionKernelBf16();
+// The same with Intel's AMX, for head dimensions that are multiples of 32; null likewise.
+const AttentionKernel* AttentionKernelAmx();
 
 // Minimax polynomial of (2^f - 1) / f on [-1/2, 1/2]: relative error of 2^f below 2.6e-9, and
 // 2^0 = 1 exactly.
