@@ -29,7 +29,6 @@ inline constexpr size_t kChainCounterBytes = 256;
 
 // For measurements; 0: as the plan sees fit.
 struct ChainTuning {
-  int32_t ahead_bytes = 0;  // 1: none
   int32_t shared_bytes = 0;
   int32_t max_units = 0;  // of 16 weight rows, a tile
 };

@@ -31,6 +31,7 @@ struct Op {
   // before, which says so then (announces_first).
   int32_t early_panels;
   bool announces_first;
+  bool reads_norm;  // x is the row that every block has made by itself of the norm before
   // Of a norm.
   int32_t hidden_dim;
   float eps;
@@ -43,14 +44,24 @@ struct Params {
   CUtensorMap x_maps[kMaxChainOps];
   CUtensorMap weight_maps[kMaxChainOps];
   Op ops[kMaxChainOps];
-  // Blocks that ended an op, [kMaxChainOps], their first tile of an op, [kMaxChainOps], or all.
+  // Blocks that ended an op, [kMaxChainOps], or their first tile of an op, [kMaxChainOps]; threads
+  // that have left.
   int32_t* counters;
   int32_t num_ops;
   int32_t num_rows;
   int32_t num_stages;
   int32_t stage_bytes;
-  int32_t ahead_bytes;  // a block's, asked for into the second-level cache before x is waited for
+  // If not 0, every block makes every norm by itself, of one row of so many columns. It keeps what
+  // the norm made after its stages, and x in registers; the keeper writes both to where they
+  // belong, x once every block has read what was there: a norm is announced by all blocks, when
+  // they have read.
+  int32_t norm_dim;
 };
+
+// Of a block that makes the norms: what a norm made, and zeros as far as a stage reaches.
+constexpr int32_t NormBytes(int32_t norm_dim) {
+  return norm_dim == 0 ? 0 : (norm_dim + kMaxPanels * 64) * 2;
+}
 
 inline constexpr int32_t kNumCounters = 2 * kMaxChainOps + 1;
 

@@ -12,11 +12,11 @@ constexpr int32_t kPanelColumns = 64;
 constexpr int32_t kPanelRowBytes = 128;
 constexpr int32_t kMaxStages = 16;
 constexpr int32_t kAlignment = 1024;
-// Of an SM's 228 KiB, and of weights to have in the second-level cache before x is waited for, all
-// blocks together. Llama-3-8B's shape at 1 x 1k on an H200: 236.1 tokens/s, with 226 KiB and 16 MiB
-// 233.7. What some blocks fetch for the next op takes bandwidth from those that end this one.
+// Of a multiprocessor's 228 KiB. Weights of the slabs behind the stages in the second-level cache
+// cost more than they gain: Llama-3-8B's shape at 1 x 1k on an H200, tokens/s without them 245.4,
+// with 12 MiB of them before x is waited for 244.6, with one slab of every block all the time
+// 220.3.
 constexpr int32_t kSharedBytes = 192 * 1024;
-constexpr int32_t kAheadBytes = 4 << 20;
 // A stage costs its producers and consumers some 400 clocks, whatever it holds.
 constexpr int32_t kWidePanels = 2;
 
@@ -70,6 +70,10 @@ const void* InputOf(const ChainOp& op) {
   return gated != nullptr ? gated->x : std::get<MatMulArgs>(op).x;
 }
 
+const void* OutputOf(const ChainOp& op) {
+  return std::visit([](const auto& args) -> const void* { return args.out; }, op);
+}
+
 // What `op` reads first is ready before the last of what `before` makes, if that takes several
 // tiles a block: the features of the first tiles come first.
 void StartEarly(Op& before, int32_t grid, const void* x, Op& op) {
@@ -77,6 +81,57 @@ void StartEarly(Op& before, int32_t grid, const void* x, Op& op) {
     before.announces_first = true;
     op.early_panels = grid * (before.tile_columns / 2) / kPanelColumns;
   }
+}
+
+// The columns of the norms, if every block makes them by itself: then nobody waits for a block that
+// makes them for all. They have one row and are all of one x; the op after each of them multiplies
+// what it makes, and does not write what it may not have read yet in some block.
+int32_t NormDimOfAll(std::span<const ChainOp> ops) {
+  const RmsNormArgs* first = nullptr;
+  for (size_t i = 0; i < ops.size(); ++i) {
+    const auto* norm = std::get_if<RmsNormArgs>(&ops[i]);
+    if (norm == nullptr) {
+      continue;
+    }
+    first = first == nullptr ? norm : first;
+    if (norm->num_rows != 1 || norm->x != first->x || norm->hidden_dim != first->hidden_dim ||
+        i + 1 == ops.size() || std::holds_alternative<RmsNormArgs>(ops[i + 1]) ||
+        InputOf(ops[i + 1]) != norm->out || OutputOf(ops[i + 1]) == norm->residual_in ||
+        Columns(ops[i + 1]) != norm->hidden_dim) {
+      return 0;
+    }
+  }
+  return first == nullptr ? 0 : first->hidden_dim;
+}
+
+// A stage holds so many panels of the widest tiles, and as many as fit of the others.
+void CutStages(std::span<const ChainOp> ops, int32_t grid, Params& p) {
+  for (const Op& op : std::span(p.ops, ops.size())) {
+    if (op.kind != Kind::kNorm) {
+      p.stage_bytes = std::max(p.stage_bytes, kWidePanels * PanelBytes(op));
+    }
+  }
+  for (size_t i = 0; i < ops.size(); ++i) {
+    Op& op = p.ops[i];
+    if (op.kind == Kind::kNorm) {
+      op.num_blocks = p.norm_dim > 0 ? grid : op.num_blocks;
+      continue;
+    }
+    op.reads_norm = p.norm_dim > 0 && i > 0 && p.ops[i - 1].kind == Kind::kNorm;
+    op.panels = std::min(p.stage_bytes / PanelBytes(op), kMaxPanels);
+    op.num_panels = Columns(ops[i]) / kPanelColumns;
+    if (i > 0) {
+      StartEarly(p.ops[i - 1], grid, InputOf(ops[i]), op);
+    }
+  }
+}
+
+int32_t NumStages(const Params& p, const ChainTuning& tuning) {
+  if (p.stage_bytes == 0) {
+    return 0;
+  }
+  const int32_t bytes = tuning.shared_bytes > 0 ? tuning.shared_bytes : kSharedBytes;
+  return std::clamp((bytes - kAlignment - NormBytes(p.norm_dim)) / p.stage_bytes, 2, kMaxStages);
 }
 
 }  // namespace
@@ -88,30 +143,14 @@ Launch PlanChain(std::span<const ChainOp> ops, int32_t num_sms, const ChainTunin
   p.num_rows = std::visit([](const auto& args) { return args.num_rows; }, ops.front());
   const int32_t max_units = tuning.max_units > 0 ? tuning.max_units : kWarps;
   launch.grid = 1;
-  for (int32_t i = 0; i < p.num_ops; ++i) {
-    p.ops[i] = MakeOp(ops[static_cast<size_t>(i)], num_sms, max_units);
+  for (size_t i = 0; i < ops.size(); ++i) {
+    p.ops[i] = MakeOp(ops[i], num_sms, max_units);
     launch.grid = std::max(launch.grid, p.ops[i].num_blocks);
-    if (p.ops[i].kind != Kind::kNorm) {
-      p.stage_bytes = std::max(p.stage_bytes, kWidePanels * PanelBytes(p.ops[i]));
-    }
   }
-  // A stage holds so many panels of the widest tiles, and as many as fit of the others.
-  for (int32_t i = 0; i < p.num_ops; ++i) {
-    Op& op = p.ops[i];
-    if (op.kind != Kind::kNorm) {
-      op.panels = std::min(p.stage_bytes / PanelBytes(op), kMaxPanels);
-      op.num_panels = Columns(ops[static_cast<size_t>(i)]) / kPanelColumns;
-      if (i > 0) {
-        StartEarly(p.ops[i - 1], launch.grid, InputOf(ops[static_cast<size_t>(i)]), op);
-      }
-    }
-  }
-  const int32_t budget = tuning.shared_bytes > 0 ? tuning.shared_bytes : kSharedBytes;
-  if (p.stage_bytes > 0) {
-    p.num_stages = std::clamp((budget - kAlignment) / p.stage_bytes, 2, kMaxStages);
-  }
-  launch.shared_bytes = p.num_stages * p.stage_bytes + kAlignment;
-  p.ahead_bytes = (tuning.ahead_bytes > 0 ? tuning.ahead_bytes : kAheadBytes) / launch.grid;
+  p.norm_dim = NormDimOfAll(ops);
+  CutStages(ops, launch.grid, p);
+  p.num_stages = NumStages(p, tuning);
+  launch.shared_bytes = p.num_stages * p.stage_bytes + NormBytes(p.norm_dim) + kAlignment;
   return launch;
 }
 

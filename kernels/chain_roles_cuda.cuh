@@ -25,15 +25,49 @@ inline constexpr int32_t kWorkersBarrier = 1;
 __device__ __forceinline__ void Await(const int32_t* counter, int32_t target) {
   int32_t seen = 0;
   do {
-    asm volatile("ld.relaxed.gpu.global.s32 %0, [%1];" : "=r"(seen) : "l"(counter) : "memory");
+    asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(seen) : "l"(counter) : "memory");
   } while (seen < target);
-  asm volatile("fence.acq_rel.gpu;" ::: "memory");
 }
 
 // One thread, after a barrier that follows what its block wrote.
 __device__ __forceinline__ void Announce(int32_t* counter) {
   asm volatile("red.release.gpu.global.add.s32 [%0], 1;" ::"l"(counter) : "memory");
 }
+
+// The block that writes what all blocks make, and ends the counters: one that has the fewest tiles.
+__device__ __forceinline__ bool IsKeeper() {
+  return blockIdx.x == gridDim.x - 1;
+}
+
+// By two threads of a block, each after its last use of the counters: of those that end an op, and
+// of those that bring rows.
+__device__ __forceinline__ void Leave(const Params& params) {
+  Announce(params.counters + kNumCounters - 1);
+}
+
+// How many of the block's slabs have their weights asked for, in shared memory: their stages are
+// free for rows of x. One thread tells, one waits.
+class Progress {
+ public:
+  __device__ __forceinline__ explicit Progress(int32_t* slabs) : address_(SharedAddress(slabs)) {}
+
+  __device__ __forceinline__ void Tell(int32_t slabs) const {
+    asm volatile("st.release.cta.shared::cta.s32 [%0], %1;" ::"r"(address_), "r"(slabs) : "memory");
+  }
+
+  __device__ __forceinline__ void AwaitMoreThan(int32_t slabs) const {
+    int32_t seen = 0;
+    do {
+      asm volatile("ld.acquire.cta.shared::cta.s32 %0, [%1];"
+                   : "=r"(seen)
+                   : "r"(address_)
+                   : "memory");
+    } while (seen <= slabs);
+  }
+
+ private:
+  uint32_t address_;
+};
 
 // A stage's panels of a weight, from row `first` and panel `panel` on.
 __device__ __forceinline__ void LoadWeights(const CUtensorMap& map,
@@ -67,57 +101,21 @@ __device__ __forceinline__ void LoadWeights(const CUtensorMap& map,
   }
 }
 
-// The same into the second-level cache only.
-__device__ __forceinline__ void PrefetchWeights(const CUtensorMap& map,
-                                                bool gated,
-                                                int32_t first,
-                                                int32_t panel) {
-  if (gated) {
-    asm volatile(
-        "cp.async.bulk.prefetch.tensor.5d.L2.global.tile [%0, {%1, %1, %1, %2, %3}];" ::"l"(&map),
-        "r"(0),
-        "r"(first / 16),
-        "r"(panel)
-        : "memory");
-  } else {
-    asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global.tile [%0, {%1, %2, %3}];" ::"l"(&map),
-                 "r"(0),
-                 "r"(first),
-                 "r"(panel)
-                 : "memory");
-  }
-}
-
-// What follows the first `skip` stages of the block, as far as ahead_bytes reach.
-__device__ __forceinline__ void PrefetchAfter(const Params& params, int32_t skip) {
-  int32_t left = params.ahead_bytes;
-  for (int32_t i = 0; i < params.num_ops; ++i) {
-    const Op op = params.ops[i];
-    for (auto tile = static_cast<int32_t>(blockIdx.x); tile < op.num_tiles;
-         tile += static_cast<int32_t>(gridDim.x)) {
-      for (int32_t panel = 0; panel < op.num_panels; panel += op.panels) {
-        if (skip-- > 0) {
-          continue;
-        }
-        if (left <= 0) {
-          return;
-        }
-        PrefetchWeights(
-            params.weight_maps[i], op.kind == Kind::kGated, tile * op.tile_columns, panel);
-        left -= op.panels * op.tile_columns * kPanelRowBytes;
-      }
-    }
-  }
+// Of the block's tiles of an op, the first of them `tile`.
+__device__ __forceinline__ int32_t NumTiles(const Op& op, int32_t tile) {
+  const auto step = static_cast<int32_t>(gridDim.x);
+  return tile < op.num_tiles ? CeilDiv(op.num_tiles - tile, step) : 0;
 }
 
 // One thread. What an op is like stays in registers: a look at the parameters takes as long as a
 // product of 16 columns.
 __device__ __forceinline__ void BringWeights(const Params& params,
                                              Barriers& barriers,
-                                             uint32_t stages) {
+                                             uint32_t stages,
+                                             Progress progress) {
   const int32_t num_stages = params.num_stages;
   const int32_t stage_bytes = params.stage_bytes;
-  int32_t early = num_stages;
+  int32_t slabs = 0;
   StagePlace place;
 #pragma unroll 1
   for (int32_t i = 0; i < params.num_ops; ++i) {
@@ -125,17 +123,16 @@ __device__ __forceinline__ void BringWeights(const Params& params,
     const CUtensorMap& map = params.weight_maps[i];
     const bool gated = op.kind == Kind::kGated;
     const int32_t x_bytes = op.panels * kStageRows * kPanelRowBytes;
-    const int32_t bytes = x_bytes + op.panels * op.tile_columns * kPanelRowBytes;
+    const int32_t weight_bytes = op.panels * op.tile_columns * kPanelRowBytes;
+    const int32_t bytes = weight_bytes + (op.reads_norm ? 0 : x_bytes);
     for (auto tile = static_cast<int32_t>(blockIdx.x); tile < op.num_tiles;
          tile += static_cast<int32_t>(gridDim.x)) {
 #pragma unroll 1
       for (int32_t panel = 0; panel < op.num_panels; panel += op.panels) {
-        if (early-- == 0) {
-          PrefetchAfter(params, num_stages);
-        }
         TransactionBarrier& full = barriers.full[place.stage];
         barriers.empty[place.stage].Wait(place.parity ^ 1);
         full.ArriveExpecting(static_cast<uint32_t>(bytes));
+        progress.Tell(++slabs);
         const uint32_t to = stages + static_cast<uint32_t>(place.stage * stage_bytes + x_bytes);
         LoadWeights(map, gated, full, to, tile * op.tile_columns, panel);
         place.Advance(num_stages);
@@ -147,16 +144,24 @@ __device__ __forceinline__ void BringWeights(const Params& params,
 // One thread. The bytes are announced together with the weights', before they come or after.
 __device__ __forceinline__ void BringRows(const Params& params,
                                           Barriers& barriers,
-                                          uint32_t stages) {
+                                          uint32_t stages,
+                                          Progress progress) {
   const int32_t num_stages = params.num_stages;
   const int32_t stage_bytes = params.stage_bytes;
   StagePlace place;
+  int32_t slab = 0;
   WaitForPreviousKernel();
 #pragma unroll 1
   for (int32_t i = 0; i < params.num_ops; ++i) {
     const Op op = params.ops[i];
     const CUtensorMap& map = params.x_maps[i];
     auto tile = static_cast<int32_t>(blockIdx.x);
+    if (op.reads_norm) {
+      const int32_t slabs = NumTiles(op, tile) * CeilDiv(op.num_panels, op.panels);
+      place.Skip(slabs, num_stages);
+      slab += slabs;
+      continue;
+    }
     const int32_t num_before = i > 0 ? params.ops[i - 1].num_blocks : 0;
     if (tile < op.num_tiles && op.early_panels > 0) {
       Await(params.counters + kMaxChainOps + i - 1, num_before);
@@ -168,10 +173,14 @@ __device__ __forceinline__ void BringRows(const Params& params,
       for (int32_t panel = 0; panel < op.num_panels; panel += op.panels) {
         if (!waited && panel + op.panels > op.early_panels) {
           Await(params.counters + i - 1, num_before);
+          if (i > 1 && params.ops[i - 2].kind == Kind::kNorm) {
+            // What this op writes may be what every block has added to x there.
+            Await(params.counters + i - 2, params.ops[i - 2].num_blocks);
+          }
           FenceAsyncProxyGlobal();
           waited = true;
         }
-        barriers.empty[place.stage].Wait(place.parity ^ 1);
+        progress.AwaitMoreThan(slab++);
         LoadBox3(map,
                  barriers.full[place.stage],
                  stages + static_cast<uint32_t>(place.stage * stage_bytes),
@@ -180,6 +189,14 @@ __device__ __forceinline__ void BringRows(const Params& params,
                  panel);
         place.Advance(num_stages);
       }
+    }
+  }
+  Leave(params);
+  if (IsKeeper()) {
+    int32_t* done = params.counters + kNumCounters - 1;
+    Await(done, 2 * static_cast<int32_t>(gridDim.x));
+    for (int32_t i = 0; i < kNumCounters; ++i) {
+      params.counters[i] = 0;
     }
   }
 }

@@ -1,4 +1,5 @@
 // A chain of ops with few rows (chain_cuda.h): a persistent block on every SM.
+#include "kernels/chain_norms_cuda.cuh"
 #include "kernels/chain_roles_cuda.cuh"
 #include "kernels/launch_cuda.h"
 
@@ -6,104 +7,44 @@ namespace ringserve::cuda::chain {
 namespace {
 
 constexpr int32_t kThreads = 32 * (kWarps + 2);
+constexpr int32_t kMaxDynamicBytes = 226 * 1024;
 
-constexpr int32_t kShares = kMaxNormThreads / (32 * kWarps);
-
-// Loads of all shares before the first store, which might change what they read.
-template <int32_t kQuads, typename F>
-__device__ __forceinline__ void AddResidual(float4* x,
-                                            const float4* residual,
-                                            const F& quad,
-                                            float4 (&values)[kShares][kQuads]) {
-  float4 added[kShares][kQuads];
-#pragma unroll
-  for (int32_t share = 0; share < kShares; ++share) {
-#pragma unroll
-    for (int32_t i = 0; i < kQuads; ++i) {
-      added[share][i] = quad(share, i) >= 0 ? __ldcg(residual + quad(share, i)) : float4{};
-    }
-  }
-#pragma unroll
-  for (int32_t share = 0; share < kShares; ++share) {
-#pragma unroll
-    for (int32_t i = 0; i < kQuads; ++i) {
-      values[share][i] = Plus(values[share][i], added[share][i]);
-      if (quad(share, i) >= 0) {
-        x[quad(share, i)] = values[share][i];
-      }
-    }
-  }
-}
-
-// A row of a norm by all the warps that multiply; rmsnorm_cuda.cuh says what the threads of a norm
-// hold: here each plays kShares of them.
+// A warp that multiplies and normalises. kQuads: of a row that every block normalises by itself.
 template <typename T, int32_t kQuads>
-__device__ __forceinline__ void NormRow(const Op& op, int32_t row, float* partial) {
-  const auto thread = static_cast<int32_t>(threadIdx.x);
-  const int32_t lane = thread % 32;
-  const int32_t quads = op.hidden_dim / 4;
-  const int32_t threads = NormThreads(op.hidden_dim, kQuads);
-  const int64_t offset = int64_t{row} * quads;
-  auto* x = reinterpret_cast<float4*>(op.x) + offset;
-  float4 values[kShares][kQuads];
-  // quad(share, i): of the row; -1 if there is none.
-  const auto quad = [=](int32_t share, int32_t i) {
-    const int32_t played = thread + share * 32 * kWarps;
-    const int32_t at = played + i * threads;
-    return played < threads && at < quads ? at : -1;
-  };
-#pragma unroll
-  for (int32_t share = 0; share < kShares; ++share) {
-#pragma unroll
-    for (int32_t i = 0; i < kQuads; ++i) {
-      values[share][i] = quad(share, i) >= 0 ? __ldcg(x + quad(share, i)) : float4{};
-    }
-  }
-  if (op.residual != nullptr) {
-    AddResidual(x, reinterpret_cast<const float4*>(op.residual) + offset, quad, values);
-  }
-#pragma unroll
-  for (int32_t share = 0; share < kShares; ++share) {
-    float sum = 0;
-#pragma unroll
-    for (int32_t i = 0; i < kQuads; ++i) {
-      sum = AddSquares(values[share][i], sum);
-    }
-    sum = SumOfWarp(sum);
-    if (lane == 0) {
-      partial[thread / 32 + share * kWarps] = sum;
-    }
-  }
-  NamedBarrier(kWorkersBarrier, 32 * kWarps);
-  const float sum = SumOfWarp(lane < threads / 32 ? partial[lane] : 0.0F);
-  const float scale = NormScale(sum, op.hidden_dim, op.eps);
-  const auto* weight = reinterpret_cast<const float4*>(op.weight);
-  auto* out = static_cast<uint2*>(op.out) + offset;
-#pragma unroll
-  for (int32_t share = 0; share < kShares; ++share) {
-#pragma unroll
-    for (int32_t i = 0; i < kQuads; ++i) {
-      if (const int32_t at = quad(share, i); at >= 0) {
-        out[at] = Normed<T>(values[share][i], scale, __ldg(weight + at));
-      }
-    }
-  }
-}
-
-// A warp that multiplies and normalises.
-template <typename T>
 class Worker {
  public:
-  __device__ __forceinline__
-  Worker(const Params& params, Barriers& barriers, uint32_t stages, float* partial, int32_t warp)
-      : params_(params), barriers_(barriers), stages_(stages), partial_(partial), warp_(warp) {}
+  __device__ __forceinline__ Worker(const Params& params,
+                                    Barriers& barriers,
+                                    uint32_t stages,
+                                    uint2* normed,
+                                    float* partial,
+                                    int32_t warp)
+      : params_(params),
+        barriers_(barriers),
+        stages_(stages),
+        normed_(normed),
+        partial_(partial),
+        warp_(warp) {}
 
   __device__ __forceinline__ void Run() {
-    PrefetchNormWeights();
+    if (params_.norm_dim > 0) {
+      ClearBehindRow();
+    } else {
+      PrefetchNormWeights();
+    }
     WaitForPreviousKernel();
+    const int32_t last = params_.num_ops - 1;
+    // Nobody here waits in a product, and the last op's end is told by the kernel's.
+    const bool leaves_early = params_.ops[last].kind != Kind::kNorm;
 #pragma unroll 1
-    for (int32_t i = 0; i < params_.num_ops; ++i) {
+    for (int32_t i = 0; i <= last; ++i) {
       const Op op = params_.ops[i];
+      if (i == last && leaves_early) {
+        if (params_.norm_dim > 0 && IsKeeper()) {
+          StoreX();
+        }
+        LeaveByLast();
+      }
       if (static_cast<int32_t>(blockIdx.x) >= op.num_blocks) {
         continue;
       }
@@ -112,11 +53,42 @@ class Worker {
       } else {
         Product(op, i);
       }
-      Announce(i);
+      if (i < last) {
+        Announce(i, op.kind == Kind::kNorm && params_.norm_dim > 0 && !IsKeeper());
+      }
+    }
+    if (!leaves_early) {
+      NamedBarrier(kWorkersBarrier, 32 * kWarps);
+      LeaveByLast();
     }
   }
 
  private:
+  // What the last stage of a product reads behind the row meets weights of zero.
+  __device__ __forceinline__ void ClearBehindRow() const {
+    uint2* end = normed_ + params_.norm_dim / 4;
+    for (auto i = static_cast<int32_t>(threadIdx.x); i < kMaxPanels * 64 / 4; i += 32 * kWarps) {
+      end[i] = {};
+    }
+  }
+
+  // Where every block has read x for the first norm.
+  __device__ __forceinline__ void StoreX() const {
+    for (int32_t i = 0; i < params_.num_ops; ++i) {
+      const Op& op = params_.ops[i];
+      if (op.kind == Kind::kNorm) {
+        if (threadIdx.x == 0) {
+          Await(params_.counters + i, op.num_blocks);
+        }
+        NamedBarrier(kWorkersBarrier, 32 * kWarps);
+        auto* x = reinterpret_cast<float4*>(op.x);
+        EachQuad<kQuads>(op.hidden_dim,
+                         [&](int32_t share, int32_t k, int32_t at) { x[at] = own_[share][k]; });
+        return;
+      }
+    }
+  }
+
   __device__ __forceinline__ void PrefetchNormWeights() const {
     for (int32_t i = 0; i < params_.num_ops; ++i) {
       const Op& op = params_.ops[i];
@@ -130,23 +102,32 @@ class Worker {
   }
 
   __device__ __forceinline__ void Product(const Op& op, int32_t index) {
-    switch (op.panels) {
-      case 1:
-        return Product<1>(op, index);
-      case 2:
-        return Product<2>(op, index);
-      case 3:
-        return Product<3>(op, index);
-      case 4:
-        return Product<4>(op, index);
-      case 5:
-        return Product<5>(op, index);
-      default:
-        return Product<kMaxPanels>(op, index);
+    if (op.reads_norm) {
+      Product<true>(op, index);
+    } else {
+      Product<false>(op, index);
     }
   }
 
-  template <int32_t kPanels>
+  template <bool kOneRow>
+  __device__ __forceinline__ void Product(const Op& op, int32_t index) {
+    switch (op.panels) {
+      case 1:
+        return Product<kOneRow, 1>(op, index);
+      case 2:
+        return Product<kOneRow, 2>(op, index);
+      case 3:
+        return Product<kOneRow, 3>(op, index);
+      case 4:
+        return Product<kOneRow, 4>(op, index);
+      case 5:
+        return Product<kOneRow, 5>(op, index);
+      default:
+        return Product<kOneRow, kMaxPanels>(op, index);
+    }
+  }
+
+  template <bool kOneRow, int32_t kPanels>
   __device__ __forceinline__ void Product(const Op& op, int32_t index) {
     const int32_t num_stages = params_.num_stages;
     const int32_t stage_bytes = params_.stage_bytes;
@@ -169,11 +150,12 @@ class Worker {
 #pragma unroll 1
       for (int32_t panel = 0; panel < op.num_panels; panel += kPanels) {
         barriers_.full[place.stage].Wait(place.parity);
-        matmul::MultiplyStage<T, kPanels, 1>(
+        matmul::MultiplyStage<T, kPanels, 1, kOneRow>(
             stages_ + static_cast<uint32_t>(place.stage * stage_bytes),
             op.tile_columns,
             warp_,
-            sums);
+            sums,
+            SharedAddress(normed_) + static_cast<uint32_t>(panel * kPanelRowBytes));
         __syncwarp();
         if (threadIdx.x % 32 == 0) {
           barriers_.empty[place.stage].Arrive(arrivals);
@@ -195,10 +177,16 @@ class Worker {
   }
 
   __device__ __forceinline__ void Norm(const Op& op, int32_t index) {
-    if (threadIdx.x == 0 && index > 0) {
-      Await(params_.counters + index - 1, params_.ops[index - 1].num_blocks);
+    if (params_.norm_dim > 0) {
+      const auto await = [&] {
+        AwaitBefore(index);
+        NamedBarrier(kWorkersBarrier, 32 * kWarps);
+      };
+      NormOwnRow<T, kQuads>(op, own_, normed_, !has_x_, partial_, await);
+      has_x_ = true;
+      return;
     }
-    __syncwarp();
+    AwaitBefore(index);
     for (auto row = static_cast<int32_t>(blockIdx.x); row < params_.num_rows;
          row += static_cast<int32_t>(gridDim.x)) {
       NamedBarrier(kWorkersBarrier, 32 * kWarps);
@@ -210,35 +198,60 @@ class Worker {
     }
   }
 
-  // The block has written its results.
-  __device__ __forceinline__ void Announce(int32_t counter) {
-    FenceAsyncProxyGlobal();
+  __device__ __forceinline__ void AwaitBefore(int32_t index) const {
+    if (threadIdx.x == 0 && index > 0) {
+      Await(params_.counters + index - 1, params_.ops[index - 1].num_blocks);
+      if (index > 1 && params_.ops[index - 2].kind == Kind::kNorm) {
+        Await(params_.counters + index - 2, params_.ops[index - 2].num_blocks);
+      }
+    }
+    __syncwarp();
+  }
+
+  // The block has written its results, and read what a norm adds up. To tell takes a warp a while:
+  // the last one does, which has no part in most products.
+  __device__ __forceinline__ void Announce(int32_t counter, bool wrote_nothing = false) {
+    if (!wrote_nothing) {
+      FenceAsyncProxyGlobal();
+    }
     __syncwarp();
     NamedBarrier(kWorkersBarrier, 32 * kWarps);
-    if (threadIdx.x == 0) {
+    if (threadIdx.x == 32 * (kWarps - 1)) {
       chain::Announce(params_.counters + counter);
     }
+  }
+
+  __device__ __forceinline__ void LeaveByLast() const {
+    if (threadIdx.x == 32 * (kWarps - 1)) {
+      Leave(params_);
+    }
+    __syncwarp();
   }
 
   const Params& params_;
   Barriers& barriers_;
   const uint32_t stages_;
+  uint2* const normed_;
   float* const partial_;
   const int32_t warp_;
   StagePlace place_;
+  OwnRow<kQuads> own_ = {};
+  bool has_x_ = false;  // in own_
 };
 
-template <typename T>
+template <typename T, int32_t kQuads>
 __global__ void __launch_bounds__(kThreads, 1) ChainKernel(const __grid_constant__ Params params) {
   extern __shared__ uint8_t dynamic_shared[];
   __shared__ Barriers barriers;
   __shared__ float partial[kMaxNormThreads / 32];
+  __shared__ int32_t slabs;
   const uint32_t stages = (SharedAddress(dynamic_shared) + 1023U) & ~1023U;
   const auto warp = static_cast<int32_t>(threadIdx.x) / 32;
   const auto lane = static_cast<int32_t>(threadIdx.x) % 32;
   AllowNextKernel();
   if (threadIdx.x == 32 * kWarps) {
     barriers.Init(params.num_stages, kWarps);
+    slabs = 0;
   }
   if (static_cast<int32_t>(threadIdx.x) < params.num_ops &&
       params.ops[threadIdx.x].kind != Kind::kNorm) {
@@ -248,20 +261,14 @@ __global__ void __launch_bounds__(kThreads, 1) ChainKernel(const __grid_constant
   __syncwarp();
   __syncthreads();
   if (warp < kWarps) {
-    Worker<T>(params, barriers, stages, partial, warp).Run();
+    auto* normed =
+        reinterpret_cast<uint2*>(dynamic_shared + (stages - SharedAddress(dynamic_shared)) +
+                                 params.num_stages * params.stage_bytes);
+    Worker<T, kQuads>(params, barriers, stages, normed, partial, warp).Run();
   } else if (lane == 0 && warp == kWarps) {
-    BringWeights(params, barriers, stages);
+    BringWeights(params, barriers, stages, Progress(&slabs));
   } else if (lane == 0) {
-    BringRows(params, barriers, stages);
-  }
-  __syncwarp();
-  __syncthreads();
-  // The last block to finish leaves the counters as it found them.
-  if (threadIdx.x == 0 &&
-      atomicAdd(params.counters + kNumCounters - 1, 1) == static_cast<int32_t>(gridDim.x) - 1) {
-    for (int32_t i = 0; i < kNumCounters; ++i) {
-      params.counters[i] = 0;
-    }
+    BringRows(params, barriers, stages, Progress(&slabs));
   }
 }
 
@@ -269,9 +276,11 @@ __global__ void __launch_bounds__(kThreads, 1) ChainKernel(const __grid_constant
 
 template <typename T>
 cudaError_t LaunchKernel(const Launch& launch, cudaStream_t stream) {
-  const auto kernel = ChainKernel<T>;
-  const cudaError_t error = cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, launch.shared_bytes);
+  const auto kernel =
+      launch.params.norm_dim <= 4 * kMaxNormThreads ? ChainKernel<T, 1> : ChainKernel<T, kMaxQuads>;
+  // The most of any launch: the attribute belongs to the kernel.
+  const cudaError_t error =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kMaxDynamicBytes);
   if (error != cudaSuccess) {
     return error;
   }

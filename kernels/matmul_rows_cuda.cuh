@@ -33,12 +33,22 @@ __device__ __forceinline__ void LoadRows(uint32_t panel,
   }
 }
 
-// A stage: kPanels panels of x, then as many of tile_columns weight rows.
-template <typename T, int32_t kPanels, int32_t kBlocks>
-__device__ __forceinline__ void MultiplyStage(uint32_t stage,
-                                              int32_t tile_columns,
-                                              int32_t warp,
-                                              RowsSums<kBlocks>& sums) {
+// The same of one row of x, as if it were eight; `row` holds its columns one after the other.
+__device__ __forceinline__ void LoadOneRow(uint32_t row, int32_t step, uint32_t (&x)[2][1][2]) {
+  const auto lane = static_cast<int32_t>(threadIdx.x) % 32;
+  uint32_t words[4];
+  LoadMatrix4(words, row + (step * 2 + lane / 8) * 16);
+  x[0][0][0] = words[0];
+  x[0][0][1] = words[1];
+  x[1][0][0] = words[2];
+  x[1][0][1] = words[3];
+}
+
+// A stage: kPanels panels of x, then as many of tile_columns weight rows. kOneRow: x is not there,
+// but one row from `row` on.
+template <typename T, int32_t kPanels, int32_t kBlocks, bool kOneRow = false>
+__device__ __forceinline__ void MultiplyStage(
+    uint32_t stage, int32_t tile_columns, int32_t warp, RowsSums<kBlocks>& sums, uint32_t row = 0) {
   const auto lane = static_cast<int32_t>(threadIdx.x) % 32;
   const uint32_t weights = stage + kPanels * kBlocks * 8 * kPanelRowBytes;
 #pragma unroll
@@ -48,7 +58,11 @@ __device__ __forceinline__ void MultiplyStage(uint32_t stage,
 #pragma unroll
     for (int32_t pair = 0; pair < kPanelColumns / 16; pair += 2) {
       uint32_t x[2][kBlocks][2];
-      LoadRows<kBlocks>(x_panel, pair, x);
+      if constexpr (kOneRow) {
+        LoadOneRow(row + panel * kPanelRowBytes, pair, x);
+      } else {
+        LoadRows<kBlocks>(x_panel, pair, x);
+      }
 #pragma unroll
       for (int32_t k = 0; k < 2; ++k) {
         uint32_t a[4];

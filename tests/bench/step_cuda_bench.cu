@@ -154,12 +154,10 @@ struct Bench {
     });
     const double bytes = static_cast<double>(kLayerBytes) * kLayers;
     std::printf(
-        "  %d layers, chains x %4d, ahead %2d M, shared %3d K, units %d  %8.2f us a "
-        "layer, weights "
-        "%5.2f TB/s %5.1f %% of read\n",
+        "  %d layers, chains x %4d, shared %3d K, units %d  %8.2f us a layer, weights %5.2f TB/s "
+        "%5.1f %% of read\n",
         kLayers,
         rows,
-        tuning.ahead_bytes >> 20,
         tuning.shared_bytes >> 10,
         tuning.max_units,
         us / kLayers,
@@ -318,9 +316,7 @@ int Main() {
     bench.CompareChain(rows);
     bench.Chains(rows, {});
     for (const int32_t shared : {128, 192, 226}) {
-      for (const int32_t ahead : {1, 4 << 20, 16 << 20}) {
-        bench.Chains(rows, {.ahead_bytes = ahead, .shared_bytes = shared << 10});
-      }
+      bench.Chains(rows, {.shared_bytes = shared << 10});
     }
   }
   FillFloats<<<1024, 256>>>(

@@ -141,6 +141,9 @@ TEST_CASE("a chain has the bits of its ops one by one", "[cuda][chain]") {
   // Gates of more tiles than an H200 has blocks, norms of two sizes.
   for (const Shape& shape : {Shape{1, 64, 64, 24},
                              Shape{1, 128, 14336, 512},
+                             Shape{1, 576, 704, 333, DType::kF16},
+                             Shape{1, 4160, 704, 136},
+                             Shape{1, 8192, 64, 24},
                              Shape{2, 4160, 64, 136},
                              Shape{3, 576, 704, 333},
                              Shape{5, 192, 9024, 2000},
@@ -152,12 +155,10 @@ TEST_CASE("a chain has the bits of its ops one by one", "[cuda][chain]") {
     LaunchApart(ops);
     const auto expected = layer.Results();
     for (const cuda::ChainTuning& tuning : {cuda::ChainTuning{},
-                                            cuda::ChainTuning{.ahead_bytes = 1},
                                             cuda::ChainTuning{.shared_bytes = 100 << 10},
                                             cuda::ChainTuning{.max_units = 1},
                                             cuda::ChainTuning{.max_units = 3}}) {
-      INFO("ahead " << tuning.ahead_bytes << " shared " << tuning.shared_bytes << " units "
-                    << tuning.max_units);
+      INFO("shared " << tuning.shared_bytes << " units " << tuning.max_units);
       layer.Reset();
       CheckCuda(cuda::LaunchChain(Hopper(), ops, counters.get(), nullptr, tuning), "chain");
       CHECK(layer.Results() == expected);
@@ -168,6 +169,10 @@ TEST_CASE("a chain has the bits of its ops one by one", "[cuda][chain]") {
     CheckCuda(cuda::LaunchChain(Hopper(), {ops.data(), 1}, counters.get(), nullptr), "chain");
     CheckCuda(cuda::LaunchChain(Hopper(), {ops.data() + 1, 2}, counters.get(), nullptr), "chain");
     CheckCuda(cuda::LaunchChain(Hopper(), {ops.data() + 3, 3}, counters.get(), nullptr), "chain");
+    CHECK(layer.Results() == expected);
+    layer.Reset();
+    CheckCuda(cuda::LaunchChain(Hopper(), {ops.data(), 2}, counters.get(), nullptr), "chain");
+    CheckCuda(cuda::LaunchChain(Hopper(), {ops.data() + 2, 4}, counters.get(), nullptr), "chain");
     CHECK(layer.Results() == expected);
   }
 }

@@ -1,0 +1,163 @@
+// The norms of a chain: by one block for all, or by every block for itself.
+#pragma once
+
+#include "kernels/chain_roles_cuda.cuh"
+
+namespace ringserve::cuda::chain {
+
+inline constexpr int32_t kShares = kMaxNormThreads / (32 * kWarps);
+inline constexpr int32_t kMaxQuads = kMaxNormDim / (4 * kMaxNormThreads);
+
+// The groups of four columns of a row that a thread holds, which plays kShares of a norm's threads
+// (rmsnorm_cuda.cuh): f(share, which of the share's, which of the row's).
+template <int32_t kQuads, typename F>
+__device__ __forceinline__ void EachQuad(int32_t hidden_dim, const F& f) {
+  const int32_t threads = NormThreads(hidden_dim, kQuads);
+#pragma unroll
+  for (int32_t share = 0; share < kShares; ++share) {
+    const int32_t played = static_cast<int32_t>(threadIdx.x) + share * 32 * kWarps;
+#pragma unroll
+    for (int32_t i = 0; i < kQuads; ++i) {
+      const int32_t at = played + i * threads;
+      if (played < threads && at < hidden_dim / 4) {
+        f(share, i, at);
+      }
+    }
+  }
+}
+
+// Loads of all shares before the first store, which might change what they read.
+template <int32_t kQuads, typename F>
+__device__ __forceinline__ void AddResidual(float4* x,
+                                            const float4* residual,
+                                            const F& quad,
+                                            float4 (&values)[kShares][kQuads]) {
+  float4 added[kShares][kQuads];
+#pragma unroll
+  for (int32_t share = 0; share < kShares; ++share) {
+#pragma unroll
+    for (int32_t i = 0; i < kQuads; ++i) {
+      added[share][i] = quad(share, i) >= 0 ? __ldcg(residual + quad(share, i)) : float4{};
+    }
+  }
+#pragma unroll
+  for (int32_t share = 0; share < kShares; ++share) {
+#pragma unroll
+    for (int32_t i = 0; i < kQuads; ++i) {
+      values[share][i] = Plus(values[share][i], added[share][i]);
+      if (quad(share, i) >= 0) {
+        x[quad(share, i)] = values[share][i];
+      }
+    }
+  }
+}
+
+// A row of a norm by all the warps that multiply; rmsnorm_cuda.cuh says what the threads of a norm
+// hold: here each plays kShares of them.
+template <typename T, int32_t kQuads>
+__device__ __forceinline__ void NormRow(const Op& op, int32_t row, float* partial) {
+  const auto thread = static_cast<int32_t>(threadIdx.x);
+  const int32_t lane = thread % 32;
+  const int32_t quads = op.hidden_dim / 4;
+  const int32_t threads = NormThreads(op.hidden_dim, kQuads);
+  const int64_t offset = int64_t{row} * quads;
+  auto* x = reinterpret_cast<float4*>(op.x) + offset;
+  float4 values[kShares][kQuads];
+  // quad(share, i): of the row; -1 if there is none.
+  const auto quad = [=](int32_t share, int32_t i) {
+    const int32_t played = thread + share * 32 * kWarps;
+    const int32_t at = played + i * threads;
+    return played < threads && at < quads ? at : -1;
+  };
+#pragma unroll
+  for (int32_t share = 0; share < kShares; ++share) {
+#pragma unroll
+    for (int32_t i = 0; i < kQuads; ++i) {
+      values[share][i] = quad(share, i) >= 0 ? __ldcg(x + quad(share, i)) : float4{};
+    }
+  }
+  if (op.residual != nullptr) {
+    AddResidual(x, reinterpret_cast<const float4*>(op.residual) + offset, quad, values);
+  }
+#pragma unroll
+  for (int32_t share = 0; share < kShares; ++share) {
+    float sum = 0;
+#pragma unroll
+    for (int32_t i = 0; i < kQuads; ++i) {
+      sum = AddSquares(values[share][i], sum);
+    }
+    sum = SumOfWarp(sum);
+    if (lane == 0) {
+      partial[thread / 32 + share * kWarps] = sum;
+    }
+  }
+  NamedBarrier(kWorkersBarrier, 32 * kWarps);
+  const float sum = SumOfWarp(lane < threads / 32 ? partial[lane] : 0.0F);
+  const float scale = NormScale(sum, op.hidden_dim, op.eps);
+  const auto* weight = reinterpret_cast<const float4*>(op.weight);
+  auto* out = static_cast<uint2*>(op.out) + offset;
+#pragma unroll
+  for (int32_t share = 0; share < kShares; ++share) {
+#pragma unroll
+    for (int32_t i = 0; i < kQuads; ++i) {
+      if (const int32_t at = quad(share, i); at >= 0) {
+        out[at] = Normed<T>(values[share][i], scale, __ldg(weight + at));
+      }
+    }
+  }
+}
+
+// Of a row that every block normalises by itself, what a thread keeps.
+template <int32_t kQuads>
+using OwnRow = float4[kShares][kQuads];
+
+// The same row in every block. `begins`: x is not in the block yet. What must not wait for the op
+// before is asked for ahead of `await`. What the norm made goes to `to`.
+template <typename T, int32_t kQuads, typename Await>
+__device__ __forceinline__ void NormOwnRow(
+    const Op& op, OwnRow<kQuads>& own, uint2* to, bool begins, float* partial, const Await& await) {
+  const auto thread = static_cast<int32_t>(threadIdx.x);
+  const int32_t lane = thread % 32;
+  const int32_t threads = NormThreads(op.hidden_dim, kQuads);
+  const auto each = [&](const auto& f) { EachQuad<kQuads>(op.hidden_dim, f); };
+  float4 added[kShares][kQuads] = {};
+  float4 by[kShares][kQuads] = {};
+  const auto* weight = reinterpret_cast<const float4*>(op.weight);
+  each([&](int32_t share, int32_t i, int32_t at) { by[share][i] = __ldg(weight + at); });
+  await();
+  const auto* x = reinterpret_cast<const float4*>(op.x);
+  const auto* residual = reinterpret_cast<const float4*>(op.residual);
+  if (begins) {
+    each([&](int32_t share, int32_t i, int32_t at) { own[share][i] = __ldcg(x + at); });
+  }
+  if (residual != nullptr) {
+    each([&](int32_t share, int32_t i, int32_t at) { added[share][i] = __ldcg(residual + at); });
+    each([&](int32_t share, int32_t i, int32_t /*at*/) {
+      own[share][i] = Plus(own[share][i], added[share][i]);
+    });
+  }
+#pragma unroll
+  for (int32_t share = 0; share < kShares; ++share) {
+    float sum = 0;
+#pragma unroll
+    for (int32_t i = 0; i < kQuads; ++i) {
+      sum = AddSquares(own[share][i], sum);
+    }
+    sum = SumOfWarp(sum);
+    if (lane == 0) {
+      partial[thread / 32 + share * kWarps] = sum;
+    }
+  }
+  NamedBarrier(kWorkersBarrier, 32 * kWarps);
+  const float sum = SumOfWarp(lane < threads / 32 ? partial[lane] : 0.0F);
+  const float scale = NormScale(sum, op.hidden_dim, op.eps);
+  each([&](int32_t share, int32_t i, int32_t at) {
+    const uint2 normed = Normed<T>(own[share][i], scale, by[share][i]);
+    to[at] = normed;
+    if (IsKeeper()) {
+      static_cast<uint2*>(op.out)[at] = normed;
+    }
+  });
+}
+
+}  // namespace ringserve::cuda::chain
