@@ -210,11 +210,38 @@ cudaError_t LaunchGeneral(const AttentionDevice& device,
                                   : cudaSuccess;
 }
 
+// Most of a decode item with one row.
+int32_t ItemHeads(const AttentionCudaArgs& args) {
+  return std::min(args.num_heads / args.kv.layout.num_kv_heads, kDecodeRows);
+}
+
+template <typename T, int32_t kHeadDim>
+cudaError_t LaunchRow(const AttentionDevice& device,
+                      const AttentionCudaArgs& args,
+                      cudaStream_t stream) {
+  AttentionCudaParams params = MakeParams(device, args);
+  params.items = args.plan.decode;
+  params.num_items = args.plan.num_decode;
+  const AppendedRow appended = {.qkv = args.rope->qkv,
+                                .angles = args.rope->angles,
+                                .slots = args.rope->slots,
+                                .num_heads = args.num_heads,
+                                .num_kv_heads = args.kv.layout.num_kv_heads,
+                                .num_tiles = args.plan.row_tiles,
+                                .item_heads = ItemHeads(args)};
+  return LaunchRowHopper<T, kHeadDim>(params, appended, stream);
+}
+
 template <typename T, int32_t kHeadDim>
 cudaError_t LaunchFor(const AttentionDevice& device,
                       const AttentionCudaArgs& args,
                       bool hopper,
                       cudaStream_t stream) {
+  if constexpr (kHeadDim == 64 || kHeadDim == 128) {
+    if (args.rope != nullptr) {
+      return LaunchRow<T, kHeadDim>(device, args, stream);
+    }
+  }
   const LaunchLimits limits = {.num_sms = device.num_sms, .shared_bytes = device.shared_bytes};
   AttentionCudaParams params = MakeParams(device, args);
   const ItemLists general = GeneralLists(args.plan);
@@ -366,11 +393,30 @@ const char* CheckAttentionCudaArgs(const AttentionCudaArgs& args) {
   return nullptr;
 }
 
+bool TakesRope(const AttentionDevice& device,
+               const AttentionCudaArgs& args,
+               const RopeAppendArgs& rope,
+               AttentionKernels kernels) {
+  const int32_t head_dim = args.kv.layout.head_dim;
+  const bool has_kernel = device.hopper && kernels == AttentionKernels::kBest &&
+                          (head_dim == 64 || head_dim == 128) && !IsGeneral(args);
+  const bool fits = args.plan.row_tiles > 0 && args.num_rows == 1 && rope.num_rows == 1 &&
+                    args.plan.num_decode * kRowBlocks <= device.num_sms;
+  const bool is_plain =
+      rope.q_norm == nullptr && rope.k_norm == nullptr && rope.sink_slots == nullptr;
+  const bool is_same = rope.kv.pool == args.kv.pool && rope.kv.layer == args.kv.layer &&
+                       rope.kv.layout.num_kv_heads == args.kv.layout.num_kv_heads &&
+                       rope.q == args.q && rope.q_dtype == args.dtype &&
+                       rope.num_heads == args.num_heads;
+  return has_kernel && fits && is_plain && is_same;
+}
+
 cudaError_t LaunchAttention(const AttentionDevice& device,
                             const AttentionCudaArgs& args,
                             AttentionKernels kernels,
                             cudaStream_t stream) {
-  if (CheckAttentionCudaArgs(args) != nullptr) {
+  if (CheckAttentionCudaArgs(args) != nullptr ||
+      (args.rope != nullptr && !TakesRope(device, args, *args.rope, kernels))) {
     return cudaErrorInvalidValue;
   }
   const bool hopper = device.hopper && kernels == AttentionKernels::kBest;

@@ -18,6 +18,7 @@
 
 #include "kernels/attention_plan_cuda.h"
 #include "kernels/kv_view.h"
+#include "kernels/rope.h"
 #include "kernels/types.h"
 
 namespace ringserve::cuda {
@@ -55,6 +56,9 @@ struct AttentionCudaArgs {
   const float* position_bias = nullptr;
   int32_t bias_reach = 0;
   DType dtype = DType::kBf16;
+  // Not null: what LaunchRopeAppend would do comes first, but for writing q, which is not read.
+  // Requires TakesRope.
+  const RopeAppendArgs* rope = nullptr;
   // AttentionWorkspaceBytes(device, head_dim, max_partials) bytes, 256-byte aligned; the first
   // AttentionZeroedBytes(max_partials) of them zero before the first call, and left zero by every
   // call. max_partials must not change: at least any plan's num_partials.
@@ -69,6 +73,13 @@ int64_t AttentionWorkspaceBytes(const AttentionDevice& device,
 
 // Null if every requirement holds, else a static sentence that names the first broken one.
 [[nodiscard]] const char* CheckAttentionCudaArgs(const AttentionCudaArgs& args);
+
+// Whether LaunchAttention can do the rotation and the append of `rope` together with `args`: for
+// one row over a context of few tiles.
+[[nodiscard]] bool TakesRope(const AttentionDevice& device,
+                             const AttentionCudaArgs& args,
+                             const RopeAppendArgs& rope,
+                             AttentionKernels kernels);
 
 // Enqueues; returns an error only if a launch failed. On sm_90 the kernels are launched with
 // programmatic dependent launch: the plan and, if it is causal, all keys and values at positions

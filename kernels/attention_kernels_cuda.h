@@ -41,6 +41,28 @@ cudaError_t LaunchMerge(const AttentionCudaParams& params,
                         bool overlap,
                         cudaStream_t stream);
 
+inline constexpr int32_t kRowBlocks = 8;  // of LaunchRowHopper, an item
+
+// What LaunchRowHopper rotates and appends, of RopeAppendArgs.
+struct AppendedRow {
+  const float* qkv;
+  const float* angles;
+  const int64_t* slots;
+  int32_t num_heads;
+  int32_t num_kv_heads;
+  int32_t num_tiles;   // most of an item
+  int32_t item_heads;  // as well
+};
+
+// Of a block of LaunchRowHopper.
+int32_t RowSharedBytes(int32_t head_dim, int32_t num_tiles, int32_t item_heads);
+
+// sm_90a. AttentionPlanView::row_tiles is not 0, and head_dim 64 or 128.
+template <typename T, int32_t kHeadDim>
+cudaError_t LaunchRowHopper(const AttentionCudaParams& params,
+                            const AppendedRow& appended,
+                            cudaStream_t stream);
+
 // sm_90a.
 template <typename T, int32_t kHeadDim>
 cudaError_t LaunchDecodeHopper(const AttentionCudaParams& params,

@@ -23,6 +23,7 @@ namespace ringserve::cuda {
 
 inline constexpr int32_t kDecodeRows = 16;    // of one mma.m16n8k16
 inline constexpr int32_t kPrefillRows = 128;  // two warpgroups of 64
+inline constexpr int32_t kMaxRowTiles = 16;   // of AttentionPlanView::row_tiles
 
 // Keys of a tile: as many as leave room for the scores beside the output in registers.
 constexpr int32_t TileKeys(int32_t head_dim) {
@@ -135,6 +136,9 @@ struct AttentionPlanView {
   int32_t window = 0;
   int64_t num_partials = 0;
   bool has_sinks = false;
+  // Most tiles of an item, if the plan is of one row whose own key is the last of every item, of at
+  // most kMaxRowTiles tiles, without sinks or partial results; else 0.
+  int32_t row_tiles = 0;
 };
 
 int64_t PackedBytes(const PackedAttentionPlan& packed);

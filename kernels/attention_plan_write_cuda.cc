@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cstring>
 
 #include "kernels/attention_plan_cuda.h"
@@ -11,6 +12,22 @@ constexpr int64_t kSectionBytes = 64;
 template <typename T>
 int64_t SectionBytes(const std::vector<T>& values) {
   return RoundUp<int64_t>(static_cast<int64_t>(values.size() * sizeof(T)), kSectionBytes);
+}
+
+int32_t RowTiles(const PackedAttentionPlan& packed) {
+  if (!packed.prefill.empty() || !packed.general_decode.empty() ||
+      !packed.general_prefill.empty() || !packed.merges.empty()) {
+    return 0;
+  }
+  int32_t tiles = 0;
+  for (const AttentionItem& item : packed.decode) {
+    if (item.first_row != 0 || item.num_rows != 1 || item.first_partial >= 0 ||
+        item.old_keys != item.key_end - 1 || item.row_position != item.key_end - 1) {
+      return 0;
+    }
+    tiles = std::max(tiles, item.num_tiles);
+  }
+  return tiles <= kMaxRowTiles ? tiles : 0;
 }
 
 }  // namespace
@@ -55,6 +72,7 @@ AttentionPlanView WritePlan(const PackedAttentionPlan& packed,
   view.window = packed.window;
   view.has_sinks = packed.has_sinks;
   view.num_partials = packed.num_partials;
+  view.row_tiles = RowTiles(packed);
   return view;
 }
 

@@ -17,6 +17,7 @@ endfunction()
 ringserve_gpu_program(gpu_test
   kernels/attention_cuda_test.cc
   kernels/attention_general_cuda_test.cc
+  kernels/attention_row_cuda_test.cc
   kernels/chain_cuda_test.cc
   kernels/family_cuda_test.cc
   kernels/matmul_cuda_test.cc

@@ -7,6 +7,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <cuda_runtime.h>
@@ -48,8 +49,8 @@ constexpr size_t kLargeCopyBytes = size_t{64} << 10;  // worth ordering a stream
 // 14912; with 512 keys 224, 5265, 2442, 13435; with 1024 220, 5390, 2436, 13752.
 constexpr int64_t kSplitSize = 2048;
 
-// Products and norms of few rows are held back in chain_: every other op, and what ends or moves a
-// step, launches them first.
+// Products and norms of few rows are held back in chain_, and a rotation in rope_, which attention
+// may take along: every other op, and what ends or moves a step, launches them first.
 class CudaBackend final : public Backend {
  public:
   CudaBackend(CudaDevice device, CudaStream stream, CudaCopies copies, int32_t num_threads)
@@ -104,7 +105,7 @@ class CudaBackend final : public Backend {
 
   // Other host memory must not be copied in a graph, which runs later.
   absl::Status Copy(std::byte* to, const std::byte* from, size_t bytes) override {
-    RETURN_IF_ERROR(chain_.Launch(stream_));
+    RETURN_IF_ERROR(LaunchHeld());
     RETURN_IF_ERROR(staging_.Flush(stream_));
     RETURN_IF_ERROR(graph_.Launch(stream_));
     if (bytes >= kLargeCopyBytes && CudaCopies::Fits(to, from)) {
@@ -130,26 +131,28 @@ class CudaBackend final : public Backend {
   absl::StatusOr<const std::byte*> Upload(const std::byte* from, size_t bytes) override;
 
   absl::Status Embed(const EmbedArgs& args) override {
-    RETURN_IF_ERROR(chain_.Launch(stream_));
+    RETURN_IF_ERROR(LaunchHeld());
     RETURN_IF_ERROR(staging_.Flush(stream_));
     return FromCuda(cuda::LaunchEmbed(args, sampler_.ids_before(), stream_.get()), "embed");
   }
 
   absl::Status RmsNorm(const RmsNormArgs& args) override {
+    RETURN_IF_ERROR(LaunchRope());
     ASSIGN_OR_RETURN(const bool taken, chain_.Take(args, stream_));
     if (taken) {
       return absl::OkStatus();
     }
-    RETURN_IF_ERROR(chain_.Launch(stream_));
+    RETURN_IF_ERROR(LaunchHeld());
     return FromCuda(cuda::LaunchRmsNorm(args, stream_.get()), "rmsnorm");
   }
 
   absl::Status MatMul(const MatMulArgs& args) override {
+    RETURN_IF_ERROR(LaunchRope());
     ASSIGN_OR_RETURN(const bool taken, chain_.Take(args, stream_));
     if (taken) {
       return absl::OkStatus();
     }
-    RETURN_IF_ERROR(chain_.Launch(stream_));
+    RETURN_IF_ERROR(LaunchHeld());
     MatMulArgs product = args;
     product.bias = nullptr;
     RETURN_IF_ERROR(FromCuda(matmul_->Launch(product, stream_.get()), "matmul"));
@@ -162,13 +165,13 @@ class CudaBackend final : public Backend {
   }
 
   absl::Status RopeAngles(const RopeAnglesArgs& args) override {
-    RETURN_IF_ERROR(chain_.Launch(stream_));
+    RETURN_IF_ERROR(LaunchHeld());
     RETURN_IF_ERROR(staging_.Flush(stream_));
     return FromCuda(cuda::LaunchRopeAngles(args, stream_.get()), "rope angles");
   }
 
   absl::Status RopeAppend(const RopeAppendArgs& args) override {
-    RETURN_IF_ERROR(chain_.Launch(stream_));
+    RETURN_IF_ERROR(LaunchHeld());
     RETURN_IF_ERROR(staging_.Flush(stream_));
     const bool appends = args.kv.layout.num_kv_heads > 0;
     if (appends && args.kv.layer == 0 && copies_.is_busy()) {
@@ -176,13 +179,14 @@ class CudaBackend final : public Backend {
         RETURN_IF_ERROR(copies_.Join(stream_, args.kv, planned.tiles->entries, graph_));
       }
     }
-    return FromCuda(cuda::LaunchRopeAppend(args, stream_.get()), "rope and append");
+    rope_ = args;
+    return appends && args.num_heads > 0 ? absl::OkStatus() : LaunchRope();
   }
 
   absl::Status Attention(const AttentionArgs& args) override;
 
   absl::Status SwiGlu(const SwiGluArgs& args) override {
-    RETURN_IF_ERROR(chain_.Launch(stream_));
+    RETURN_IF_ERROR(LaunchHeld());
     return FromCuda(cuda::LaunchSwiGlu(args, stream_.get()), "swiglu");
   }
 
@@ -193,21 +197,22 @@ class CudaBackend final : public Backend {
     }
     const cuda::GatedMatMulArgs args = {
         product.x, product.weight, activation.out, product.num_rows};
+    RETURN_IF_ERROR(LaunchRope());
     ASSIGN_OR_RETURN(const bool taken, chain_.Take(args, stream_));
     if (taken) {
       return absl::OkStatus();
     }
-    RETURN_IF_ERROR(chain_.Launch(stream_));
+    RETURN_IF_ERROR(LaunchHeld());
     return FromCuda(matmul_->LaunchGated(args, stream_.get()), "matmul and swiglu");
   }
 
   absl::Status LayerNorm(const LayerNormArgs& args) override {
-    RETURN_IF_ERROR(chain_.Launch(stream_));
+    RETURN_IF_ERROR(LaunchHeld());
     return FromCuda(cuda::LaunchLayerNorm(args, stream_.get()), "layer norm");
   }
 
   absl::Status Activate(const ActivationArgs& args) override {
-    RETURN_IF_ERROR(chain_.Launch(stream_));
+    RETURN_IF_ERROR(LaunchHeld());
     return FromCuda(cuda::LaunchActivation(args, stream_.get()), "activation");
   }
 
@@ -215,18 +220,18 @@ class CudaBackend final : public Backend {
     if (const char* problem = cuda::CheckExpertsCudaArgs(args); problem != nullptr) {
       return absl::InternalError(fmt::format("experts: {}", problem));
     }
-    RETURN_IF_ERROR(chain_.Launch(stream_));
+    RETURN_IF_ERROR(LaunchHeld());
     std::byte* routes = device_memory_.data() + at_.routes;
     return FromCuda(cuda::LaunchExperts(args, routes, stream_.get()), "experts");
   }
 
   absl::Status Softcap(const SoftcapArgs& args) override {
-    RETURN_IF_ERROR(chain_.Launch(stream_));
+    RETURN_IF_ERROR(LaunchHeld());
     return FromCuda(cuda::LaunchSoftcap(args, stream_.get()), "softcap");
   }
 
   absl::Status Sample(const SampleArgs& args) override {
-    RETURN_IF_ERROR(chain_.Launch(stream_));
+    RETURN_IF_ERROR(LaunchHeld());
     return sampler_.Sample(args, {.staging = staging_, .graph = graph_, .stream = stream_});
   }
 
@@ -235,6 +240,20 @@ class CudaBackend final : public Backend {
   absl::Status Synchronize() override;
 
  private:
+  absl::Status LaunchRope() {
+    if (!rope_.has_value()) {
+      return absl::OkStatus();
+    }
+    const RopeAppendArgs args = *std::exchange(rope_, std::nullopt);
+    return FromCuda(cuda::LaunchRopeAppend(args, stream_.get()), "rope and append");
+  }
+
+  // At most one of the two holds something.
+  absl::Status LaunchHeld() {
+    RETURN_IF_ERROR(LaunchRope());
+    return chain_.Launch(stream_);
+  }
+
   const CudaDevice device_;
   CudaStream stream_;
   CudaCopies copies_;
@@ -254,6 +273,7 @@ class CudaBackend final : public Backend {
   // The step at hand.
   CudaGraph graph_;
   CudaChain chain_;
+  std::optional<RopeAppendArgs> rope_;
   CudaTiles tiles_;
   std::deque<int32_t> ended_;  // slots of the steps to be awaited, oldest first
 };
@@ -343,34 +363,40 @@ absl::StatusOr<const std::byte*> CudaBackend::Upload(const std::byte* from, size
 absl::Status CudaBackend::Attention(const AttentionArgs& args) {
   const CudaTiles::Planned& planned = tiles_.Find(args.plan);
   RETURN_IF_ERROR(chain_.Launch(stream_));
-  const cuda::AttentionCudaArgs launch = {.plan = planned.view,
-                                          .q = args.q,
-                                          .kv = args.kv,
-                                          .num_blocks = planned.num_blocks,
-                                          .out = args.out,
-                                          .q_stride = args.q_stride,
-                                          .out_stride = args.out_stride,
-                                          .num_rows = args.plan->num_rows,
-                                          .num_heads = args.num_heads,
-                                          .scale = args.scale,
-                                          .softcap = args.softcap,
-                                          .sink_logits = args.sink_logits,
-                                          .angles = args.angles,
-                                          .position_bias = args.position_bias,
-                                          .bias_reach = args.bias_reach,
-                                          .dtype = args.q_dtype,
-                                          .workspace = device_memory_.data() + at_.attention,
-                                          .max_partials = max_partials_};
+  cuda::AttentionCudaArgs launch = {.plan = planned.view,
+                                    .q = args.q,
+                                    .kv = args.kv,
+                                    .num_blocks = planned.num_blocks,
+                                    .out = args.out,
+                                    .q_stride = args.q_stride,
+                                    .out_stride = args.out_stride,
+                                    .num_rows = args.plan->num_rows,
+                                    .num_heads = args.num_heads,
+                                    .scale = args.scale,
+                                    .softcap = args.softcap,
+                                    .sink_logits = args.sink_logits,
+                                    .angles = args.angles,
+                                    .position_bias = args.position_bias,
+                                    .bias_reach = args.bias_reach,
+                                    .dtype = args.q_dtype,
+                                    .workspace = device_memory_.data() + at_.attention,
+                                    .max_partials = max_partials_};
   if (const char* problem = cuda::CheckAttentionCudaArgs(launch); problem != nullptr) {
     return absl::InternalError(fmt::format("attention: {}", problem));
   }
+  const bool takes_rope =
+      rope_.has_value() &&
+      cuda::TakesRope(device_.attention, launch, *rope_, cuda::AttentionKernels::kBest);
+  const std::optional<RopeAppendArgs> rope = takes_rope ? std::exchange(rope_, {}) : std::nullopt;
+  launch.rope = takes_rope ? &*rope : nullptr;
+  RETURN_IF_ERROR(LaunchRope());
   return FromCuda(cuda::LaunchAttention(
                       device_.attention, launch, cuda::AttentionKernels::kBest, stream_.get()),
                   "attention");
 }
 
 absl::Status CudaBackend::EndStep() {
-  RETURN_IF_ERROR(chain_.Launch(stream_));
+  RETURN_IF_ERROR(LaunchHeld());
   RETURN_IF_ERROR(graph_.Launch(stream_));
   ended_.push_back(staging_.slot());
   return staging_.End(stream_);
@@ -388,7 +414,7 @@ absl::Status CudaBackend::AwaitStep() {
 }
 
 absl::Status CudaBackend::Synchronize() {
-  RETURN_IF_ERROR(chain_.Launch(stream_));
+  RETURN_IF_ERROR(LaunchHeld());
   RETURN_IF_ERROR(graph_.Launch(stream_));
   RETURN_IF_ERROR(FromCuda(cudaStreamSynchronize(stream_.get()), "a step"));
   RETURN_IF_ERROR(copies_.Await());

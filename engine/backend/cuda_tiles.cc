@@ -57,8 +57,9 @@ int64_t CudaTiles::kind() const {
   }
   for (const Planned& planned : pool_plans()) {
     const cuda::AttentionPlanView& view = planned.view;
-    kind = kind * 8 + (view.num_decode > 0 ? 1 : 0) + (view.num_merges > 0 ? 2 : 0) +
-           (view.num_general_decode + view.num_general_prefill > 0 ? 4 : 0);
+    kind = kind * 16 + (view.num_decode > 0 ? 1 : 0) + (view.num_merges > 0 ? 2 : 0) +
+           (view.num_general_decode + view.num_general_prefill > 0 ? 4 : 0) +
+           (view.row_tiles > 0 ? 8 : 0);
   }
   return kind;
 }

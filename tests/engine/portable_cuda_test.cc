@@ -1,5 +1,5 @@
 // The kernels for sm_80, forced on whatever GPU there is: the same bits as the best ones give, in
-// whole models.
+// whole models, row by row or in chunks.
 #include <algorithm>
 #include <memory>
 #include <span>
@@ -71,6 +71,7 @@ TEST_CASE("the kernels for sm_80 give the bits of the best ones") {
     id = static_cast<int32_t>(random.Int(0, config.vocab_size - 1));
   }
   const std::vector<float> best = Logits(folder, CudaKernels::kBest, shape, ids, 128);
+  CHECK(SameBits(Logits(folder, CudaKernels::kBest, shape, ids, 1), best));
   for (const int32_t chunk : {1, 128}) {
     CAPTURE(chunk);
     CHECK(SameBits(Logits(folder, CudaKernels::kPortable, shape, ids, chunk), best));
