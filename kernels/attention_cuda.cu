@@ -411,6 +411,10 @@ bool TakesRope(const AttentionDevice& device,
   return has_kernel && fits && is_plain && is_same;
 }
 
+int32_t RowBlockBytes(const AttentionCudaArgs& args) {
+  return RowSharedBytes(args.kv.layout.head_dim, args.plan.row_tiles, ItemHeads(args));
+}
+
 cudaError_t LaunchAttention(const AttentionDevice& device,
                             const AttentionCudaArgs& args,
                             AttentionKernels kernels,

@@ -81,6 +81,9 @@ int64_t AttentionWorkspaceBytes(const AttentionDevice& device,
                              const RopeAppendArgs& rope,
                              AttentionKernels kernels);
 
+// Of shared memory, a block's of LaunchAttention with a rotation.
+[[nodiscard]] int32_t RowBlockBytes(const AttentionCudaArgs& args);
+
 // Enqueues; returns an error only if a launch failed. On sm_90 the kernels are launched with
 // programmatic dependent launch: the plan and, if it is causal, all keys and values at positions
 // before its sequences' first rows must be complete before the kernel that precedes this call in

@@ -27,8 +27,11 @@ inline constexpr int32_t kMaxChainRows = 8;
 // Of a chain's counters in device memory, which are zero before the first launch and left zero.
 inline constexpr size_t kChainCounterBytes = 256;
 
-// For measurements; 0: as the plan sees fit.
 struct ChainTuning {
+  // Of shared memory, to be left beside a block of the chain if it can: for one of a kernel
+  // launched after it, which then starts under the chain and waits there for its end.
+  int32_t room_bytes = 0;
+  // For measurements; 0: as the plan sees fit.
   int32_t shared_bytes = 0;
   int32_t max_units = 0;  // of 16 weight rows, a tile
 };

@@ -12,11 +12,16 @@ constexpr int32_t kPanelColumns = 64;
 constexpr int32_t kPanelRowBytes = 128;
 constexpr int32_t kMaxStages = 16;
 constexpr int32_t kAlignment = 1024;
-// Of a multiprocessor's 228 KiB. Weights of the slabs behind the stages in the second-level cache
-// cost more than they gain: Llama-3-8B's shape at 1 x 1k on an H200, tokens/s without them 245.4,
-// with 12 MiB of them before x is waited for 244.6, with one slab of every block all the time
-// 220.3.
+// Of a multiprocessor's 228 KiB less what it keeps for itself of two blocks, and of a chain's block
+// where nothing else is to have room.
+constexpr int32_t kMultiprocessorBytes = 225 * 1024;
 constexpr int32_t kSharedBytes = 192 * 1024;
+// Fewer do not keep device memory busy: then nothing has room beside a block. Llama-3-8B's shape at
+// 1 x 1k on an H200, tokens/s with 3, 4 and 5 stages, of which 5 leave attention no room: 250.4,
+// 250.9, 240.5; where attention is never there, with 4 and 6: 236.4, 238.0. Weights of the slabs
+// behind the stages in the second-level cache cost more than they gain: 245.4, with 12 MiB of them
+// before x is waited for 244.6, with one slab of every block all the time 220.3.
+constexpr int32_t kMinStagesBeside = 3;
 // A stage costs its producers and consumers some 400 clocks, whatever it holds.
 constexpr int32_t kWidePanels = 2;
 
@@ -130,8 +135,12 @@ int32_t NumStages(const Params& p, const ChainTuning& tuning) {
   if (p.stage_bytes == 0) {
     return 0;
   }
+  const auto fitting = [&p](int32_t bytes) {
+    return (bytes - kAlignment - NormBytes(p.norm_dim)) / p.stage_bytes;
+  };
   const int32_t bytes = tuning.shared_bytes > 0 ? tuning.shared_bytes : kSharedBytes;
-  return std::clamp((bytes - kAlignment - NormBytes(p.norm_dim)) / p.stage_bytes, 2, kMaxStages);
+  const int32_t beside = fitting(std::min(bytes, kMultiprocessorBytes - tuning.room_bytes));
+  return std::clamp(beside < kMinStagesBeside ? fitting(bytes) : beside, 2, kMaxStages);
 }
 
 }  // namespace

@@ -7,6 +7,10 @@ namespace ringserve::cuda::chain {
 namespace {
 
 constexpr int32_t kThreads = 32 * (kWarps + 2);
+// A block has registers as if it were so large, 128 a thread: a quarter of a multiprocessor's has
+// then room for two warps of 64 of a kernel that waits for this one, beside three of the block's.
+constexpr int32_t kBoundThreads = 512;
+
 constexpr int32_t kMaxDynamicBytes = 226 * 1024;
 
 // A warp that multiplies and normalises. kQuads: of a row that every block normalises by itself.
@@ -240,7 +244,8 @@ class Worker {
 };
 
 template <typename T, int32_t kQuads>
-__global__ void __launch_bounds__(kThreads, 1) ChainKernel(const __grid_constant__ Params params) {
+__global__ void __launch_bounds__(kBoundThreads, 1)
+    ChainKernel(const __grid_constant__ Params params) {
   extern __shared__ uint8_t dynamic_shared[];
   __shared__ Barriers barriers;
   __shared__ float partial[kMaxNormThreads / 32];
@@ -278,9 +283,13 @@ template <typename T>
 cudaError_t LaunchKernel(const Launch& launch, cudaStream_t stream) {
   const auto kernel =
       launch.params.norm_dim <= 4 * kMaxNormThreads ? ChainKernel<T, 1> : ChainKernel<T, kMaxQuads>;
-  // The most of any launch: the attribute belongs to the kernel.
-  const cudaError_t error =
+  // The most of any launch: the attributes belong to the kernel.
+  cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kMaxDynamicBytes);
+  if (error == cudaSuccess) {  // room for blocks of the kernels before and after
+    error = cudaFuncSetAttribute(
+        kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+  }
   if (error != cudaSuccess) {
     return error;
   }

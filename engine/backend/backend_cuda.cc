@@ -387,6 +387,7 @@ absl::Status CudaBackend::Attention(const AttentionArgs& args) {
   const bool takes_rope =
       rope_.has_value() &&
       cuda::TakesRope(device_.attention, launch, *rope_, cuda::AttentionKernels::kBest);
+  chain_.LeaveRoom(takes_rope ? cuda::RowBlockBytes(launch) : 0);
   const std::optional<RopeAppendArgs> rope = takes_rope ? std::exchange(rope_, {}) : std::nullopt;
   launch.rope = takes_rope ? &*rope : nullptr;
   RETURN_IF_ERROR(LaunchRope());

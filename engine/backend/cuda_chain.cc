@@ -49,7 +49,8 @@ absl::Status CudaChain::Launch(const CudaStream& stream) {
   if (ops_.empty()) {
     return absl::OkStatus();
   }
-  const cudaError_t error = cuda::LaunchChain(device_, ops_, counters_, stream.get());
+  const cudaError_t error =
+      cuda::LaunchChain(device_, ops_, counters_, stream.get(), {.room_bytes = room_bytes_});
   ops_.clear();
   return FromCuda(error, "a chain of products and norms");
 }

@@ -30,6 +30,9 @@ class CudaChain {
   // Whether the op was taken. If not, Launch comes before whatever is enqueued in its place.
   absl::StatusOr<bool> Take(const cuda::ChainOp& op, const CudaStream& stream);
 
+  // Of shared memory, for a block of the attention that follows (cuda::ChainTuning).
+  void LeaveRoom(int32_t bytes) { room_bytes_ = bytes; }
+
   // Enqueues what was taken.
   absl::Status Launch(const CudaStream& stream);
 
@@ -41,6 +44,7 @@ class CudaChain {
   std::unique_ptr<std::atomic<bool>, Released> claim_;
   cuda::HopperDevice device_;
   int32_t* counters_ = nullptr;
+  int32_t room_bytes_ = 0;
   std::vector<cuda::ChainOp> ops_;
 };
 

@@ -155,10 +155,13 @@ TEST_CASE("a chain has the bits of its ops one by one", "[cuda][chain]") {
     LaunchApart(ops);
     const auto expected = layer.Results();
     for (const cuda::ChainTuning& tuning : {cuda::ChainTuning{},
+                                            cuda::ChainTuning{.room_bytes = 100 << 10},
+                                            cuda::ChainTuning{.room_bytes = 220 << 10},
                                             cuda::ChainTuning{.shared_bytes = 100 << 10},
                                             cuda::ChainTuning{.max_units = 1},
                                             cuda::ChainTuning{.max_units = 3}}) {
-      INFO("shared " << tuning.shared_bytes << " units " << tuning.max_units);
+      INFO("room " << tuning.room_bytes << " shared " << tuning.shared_bytes << " units "
+                   << tuning.max_units);
       layer.Reset();
       CheckCuda(cuda::LaunchChain(Hopper(), ops, counters.get(), nullptr, tuning), "chain");
       CHECK(layer.Results() == expected);
