@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <hwy/base.h>
+#include <utility>
 
 namespace ringserve {
 
@@ -72,6 +73,15 @@ HWY_INLINE void AmxStore(void* to, int64_t stride) {
 template <int kSum, int kA, int kB>
 HWY_INLINE void AmxDot() {
   asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kSum), "i"(kA), "i"(kB));
+}
+
+// body(0), body(1), ..., as constants: numbers of registers are part of the instructions.
+template <int kCount, typename Body>
+HWY_INLINE void ForEach(const Body& body) {
+  [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) {
+    (body(std::integral_constant<int, I>()), ...);
+  }
+  (std::make_integer_sequence<int, kCount>());
 }
 
 }  // namespace ringserve

@@ -13,7 +13,6 @@
 #include <algorithm>
 #include <cstring>
 #include <iterator>
-#include <utility>
 
 #include "kernels/amx_inl.h"
 #include "kernels/attention_bf16_inl.h"
@@ -48,14 +47,6 @@ void Configure(int64_t rows, int64_t row_bytes) {
     config.Set(tile, kAmxTileRows, kAmxTileBytes);
   }
   AmxLoadConfig(config);
-}
-
-template <int kCount, typename Body>
-HWY_INLINE void ForEach(const Body& body) {
-  [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) {
-    (body(std::integral_constant<int, I>()), ...);
-  }
-  (std::make_integer_sequence<int, kCount>());
 }
 
 using SoftmaxFunction =
