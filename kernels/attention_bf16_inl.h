@@ -22,9 +22,9 @@ namespace ringserve {
 
 namespace {
 
-constexpr int64_t kPairs = kGroupKeys / 2;
+inline constexpr int64_t kPairs = kGroupKeys / 2;
 
-constexpr int64_t kVectors = 4;  // of a row of scores
+inline constexpr int64_t kVectors = 4;  // of a row of scores
 
 HWY_INLINE __m512bh AsBf16(__m512i bits) {
   return (__m512bh)bits;

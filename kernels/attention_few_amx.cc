@@ -43,6 +43,7 @@ struct WidePairs {
   }
 
   HWY_INLINE EvenOdd Broadcast(int64_t i) const {
+    // NOLINTNEXTLINE(clang-analyzer-core.CallAndMessage): Fill has been there
     return {_mm512_set1_ps(even[i]), _mm512_set1_ps(odd[i])};
   }
 };
@@ -68,15 +69,15 @@ class FarRows : public DenseRows<kHeadDim> {
     HWY_INLINE void Step() {
       HWY_UNROLL(4)
       for (int32_t line = 0; line < kLines; ++line) {
-        __builtin_prefetch(far_ + 64 * line, 0, 2);
-        __builtin_prefetch(near_ + 64 * line, 0, 3);
+        __builtin_prefetch(far_ + int64_t{64} * line, 0, 2);
+        __builtin_prefetch(near_ + int64_t{64} * line, 0, 3);
       }
       far_ += int64_t{64} * kLines;
       near_ += int64_t{64} * kLines;
     }
 
    private:
-    static constexpr int64_t kRowBytes = 2 * kHeadDim;
+    static constexpr int64_t kRowBytes = int64_t{2} * kHeadDim;
 
     const std::byte* far_;
     const std::byte* near_;

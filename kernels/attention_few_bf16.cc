@@ -86,24 +86,24 @@ void ScoreRows(const AttendArgs& args) {
   alignas(64) float scores[R * kGroupKeys];
   for (int64_t half = 0; half < 2; ++half) {
     typename Rows::template Fetcher<kBlocks> fetcher(rows, half);
-    for (int64_t key = half * kHalf; key < (half + 1) * kHalf; key += 16 * kBlocks) {
+    for (int64_t key = half * kHalf; key < (half + 1) * kHalf; key += int64_t{16} * kBlocks) {
       ScoreBlocks<R, kBlocks>(rows.From(key), q, scores + key, fetcher);
     }
   }
   SoftmaxRows<R>(args, 0, scores, Pairs(args), args.correction);
 }
 
-// Accumulates kHalfPairs pairs of values as they lie, from `pair` on, for V vectors of dimensions
-// from `dim` on.
-template <int R, int64_t V, class Rows, class Fetcher>
+// Accumulates kHalfPairs pairs of values as they lie, from `pair` on, for kVecs vectors of
+// dimensions from `dim` on.
+template <int R, int64_t kVecs, class Rows, class Fetcher>
 HWY_INLINE void AccumulateHalf(
     const AttendArgs& args, const Rows& rows, int64_t dim, int64_t pair, Fetcher& fetcher) {
   const int32_t padded = RoundUp(rows.head_dim(), kDimUnit);
   float* acc = args.acc + dim;
   const uint32_t* p = Pairs(args);
-  __m512 sum[R][V];
+  __m512 sum[R][kVecs];
   for (int64_t r = 0; r < R; ++r) {
-    for (int64_t v = 0; v < V; ++v) {
+    for (int64_t v = 0; v < kVecs; ++v) {
       sum[r][v] = _mm512_load_ps(acc + int64_t{r} * padded + 16 * v);
       if (pair == 0) {
         sum[r][v] =
@@ -111,14 +111,14 @@ HWY_INLINE void AccumulateHalf(
       }
     }
   }
-  const int64_t last = std::min<int64_t>(32, rows.head_dim() - dim - 16 * (V - 2));
+  const int64_t last = std::min<int64_t>(32, rows.head_dim() - dim - 16 * (kVecs - 2));
   const auto mask = static_cast<__mmask32>((uint64_t{1} << last) - 1);
   for (int64_t i = pair; i < pair + kHalfPairs; ++i) {
     fetcher.Step();
-    __m512i value[V];
-    for (int64_t v = 0; v < V; v += 2) {
+    __m512i value[kVecs];
+    for (int64_t v = 0; v < kVecs; v += 2) {
       const int64_t offset = 2 * (int64_t{dim} + 16 * v);
-      const __mmask32 part = v + 2 == V ? mask : ~__mmask32{0};
+      const __mmask32 part = v + 2 == kVecs ? mask : ~__mmask32{0};
       const __m512i a = _mm512_maskz_loadu_epi16(part, rows[2 * i] + offset);
       const __m512i b = _mm512_maskz_loadu_epi16(part, rows[2 * i + 1] + offset);
       value[v] = PairLow(a, b);
@@ -126,13 +126,13 @@ HWY_INLINE void AccumulateHalf(
     }
     for (int64_t r = 0; r < R; ++r) {
       const __m512bh both = Broadcast(p + r * kPairs + i);
-      for (int64_t v = 0; v < V; ++v) {
+      for (int64_t v = 0; v < kVecs; ++v) {
         sum[r][v] = _mm512_dpbf16_ps(sum[r][v], AsBf16(value[v]), both);
       }
     }
   }
   for (int64_t r = 0; r < R; ++r) {
-    for (int64_t v = 0; v < V; ++v) {
+    for (int64_t v = 0; v < kVecs; ++v) {
       _mm512_store_ps(acc + int64_t{r} * padded + 16 * v, sum[r][v]);
     }
   }
@@ -141,14 +141,14 @@ HWY_INLINE void AccumulateHalf(
 // Half a group after the other, so that lines are read about in the order in which they lie.
 template <int R, class Rows>
 void AccumulateRows(const AttendArgs& args) {
-  constexpr int64_t V = R <= 4 ? 4 : 2;
+  constexpr int64_t kVecs = R <= 4 ? 4 : 2;
   const Rows rows(args.value_rows, args.next, args.head_dim);
   for (int64_t half = 0; half < 2; ++half) {
     const int64_t pair = half * kHalfPairs;
-    typename Rows::template Fetcher<V> fetcher(rows, half);
+    typename Rows::template Fetcher<kVecs> fetcher(rows, half);
     int64_t dim = 0;
-    for (; dim + 16 * V <= rows.head_dim(); dim += 16 * V) {
-      AccumulateHalf<R, V>(args, rows, dim, pair, fetcher);
+    for (; dim + 16 * kVecs <= rows.head_dim(); dim += 16 * kVecs) {
+      AccumulateHalf<R, kVecs>(args, rows, dim, pair, fetcher);
     }
     for (; dim < rows.head_dim(); dim += 32) {
       AccumulateHalf<R, 2>(args, rows, dim, pair, fetcher);

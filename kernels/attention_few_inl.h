@@ -13,8 +13,8 @@ HWY_PUSH_ATTRIBUTES("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
 namespace ringserve {
 namespace {
 
-constexpr int32_t kHalf = kGroupKeys / 2;  // keys
-constexpr int32_t kHalfPairs = kHalf / 2;
+inline constexpr int32_t kHalf = kGroupKeys / 2;  // keys
+inline constexpr int32_t kHalfPairs = kHalf / 2;
 
 // How planes are read and fetched. Few rows pass a plane about as fast as memory delivers it. What
 // they read next therefore goes into the first level while they read this, in the order in which it
@@ -81,7 +81,7 @@ class DenseRows {
         : far_(rows.next_ + half * kHalf * kRowBytes), near_(half == 0 ? rows[kHalf] : rows.next_) {
       if (half == 0 && rows.next_ != rows[kGroupKeys]) {
         for (int32_t line = 0; line < kEarlyLines; ++line) {
-          _mm_prefetch(rows.next_ + 64 * line, _MM_HINT_T0);
+          _mm_prefetch(rows.next_ + int64_t{64} * line, _MM_HINT_T0);
         }
       }
     }
@@ -90,9 +90,9 @@ class DenseRows {
       HWY_UNROLL(4)
       for (int32_t line = 0; line < kLines; ++line) {
         if constexpr (kIsSmall) {
-          _mm_prefetch(far_ + 64 * line, _MM_HINT_T0);
+          _mm_prefetch(far_ + int64_t{64} * line, _MM_HINT_T0);
         }
-        _mm_prefetch(near_ + 64 * line, _MM_HINT_T0);
+        _mm_prefetch(near_ + int64_t{64} * line, _MM_HINT_T0);
       }
       far_ += int64_t{64} * kLines;
       near_ += int64_t{64} * kLines;
@@ -107,7 +107,7 @@ class DenseRows {
   };
 
  private:
-  static constexpr int64_t kRowBytes = 2 * kHeadDim;
+  static constexpr int64_t kRowBytes = int64_t{2} * kHeadDim;
 
   DenseRows(const std::byte* first, const std::byte* next) : first_(first), next_(next) {}
 
@@ -116,7 +116,7 @@ class DenseRows {
 };
 
 // The head dimension if both planes are dense, else 0.
-int32_t DenseDim(const PlaneRows& rows, const AttendArgs& args) {
+inline int32_t DenseDim(const PlaneRows& rows, const AttendArgs& args) {
   return rows.dense() && args.next.dense() ? args.head_dim : 0;
 }
 

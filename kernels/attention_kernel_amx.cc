@@ -26,9 +26,9 @@ namespace {
 constexpr int64_t kTile = kAmxTileRows;
 constexpr int64_t kKeyTiles = kGroupKeys / kTile;
 constexpr int64_t kKeySteps = kGroupKeys / kAmxStep;
-constexpr int64_t kPackedKeyBytes = kGroupKeys * 4;  // of a pair of dimensions
-constexpr int64_t kScoreBytes = kGroupKeys * 4;      // of a row
-constexpr int64_t kProbabilityBytes = kGroupKeys * 2;
+constexpr int64_t kPackedKeyBytes = int64_t{kGroupKeys} * 4;  // of a pair of dimensions
+constexpr int64_t kScoreBytes = int64_t{kGroupKeys} * 4;      // of a row
+constexpr int64_t kProbabilityBytes = int64_t{kGroupKeys} * 2;
 constexpr int32_t kMaxRows = 8;  // of a softmax
 
 // Registers: four tiles of results, the one side of their products, and three for the other side

@@ -172,7 +172,7 @@ class ManyRows : public Block {
         } else {
           AddGroup<1>(row, output, step, last_step, results, x_fetcher, fetcher);
         }
-        results += 2 * 2 * kTileFloats;
+        results += int64_t{4} * kTileFloats;
       }
     }
   }

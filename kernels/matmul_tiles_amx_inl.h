@@ -12,9 +12,9 @@
 namespace ringserve {
 namespace {
 
-constexpr int64_t kTile = kAmxTileRows;  // rows of x, or outputs
-constexpr int64_t kTileFloats = kTile * kTile;
-constexpr int64_t kTileBytes = kTile * kAmxTileBytes;
+inline constexpr int64_t kTile = kAmxTileRows;  // rows of x, or outputs
+inline constexpr int64_t kTileFloats = kTile * kTile;
+inline constexpr int64_t kTileBytes = kTile * kAmxTileBytes;
 
 // Where tiles of one side begin and how they go on.
 struct Side {
