@@ -66,11 +66,12 @@ class CpuBackend final : public Backend {
 
   absl::Status CheckSteps(const StepLimits& /*limits*/) const override { return absl::OkStatus(); }
 
-  // For the rows of a product, of the widest that the model has.
+  // For the rows of a product, of the widest that the model has. Models share the largest.
   BackendMemory StepMemory(const ModelConfig& config,
                            DType dtype,
                            const StepLimits& limits) const override {
-    const int32_t max_rows = std::max(limits.max_rows, limits.max_encoder_rows);
+    const int32_t max_rows =
+        std::max({limits.max_rows, limits.max_encoder_rows, limits.max_logits_rows});
     const int32_t max_cols = std::max({config.hidden_dim,
                                        config.ffn_dim,
                                        config.moe.ffn_dim,
@@ -82,8 +83,7 @@ class CpuBackend final : public Backend {
                             DType dtype,
                             const StepLimits& limits) override {
     const int64_t bytes = StepMemory(config, dtype, limits).device_bytes;
-    matmul_workspace_ = {};
-    if (bytes > 0) {
+    if (bytes > static_cast<int64_t>(matmul_workspace_.size())) {
       ASSIGN_OR_RETURN(matmul_workspace_,
                        Allocate(static_cast<size_t>(bytes), MemoryKind::kDevice));
     }
