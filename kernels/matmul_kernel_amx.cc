@@ -26,10 +26,9 @@ constexpr int64_t kAheadBytes = 1536;
 
 // Many rows: 2 x 2 tiles are four products for four loads. So many steps of a group of two tiles of
 // rows lie in the first-level cache while the weights of all panels pass by, out of the second,
-// where the results of all groups of a chunk lie too. On two threads of a Xeon (Sapphire Rapids)
-// 512 rows reach 2.2 to 2.6 TFLOP/s like this, 1.9 to 2.2 where sums stay in their tiles from end
-// to end, since both sides then come from the second level, and 1.2 with x as it lies, whose rows
-// share few sets of the caches. oneDNN 2.6: 1.3 to 1.9.
+// where the results of all groups of a chunk lie too. Sums that stay in their tiles from end to end
+// are slower, since both sides then come from the second level, and so is x as it lies, whose rows
+// share few sets of the caches.
 constexpr int64_t kGroupRows = 2 * kTile;
 constexpr int64_t kGroupOutputs = 2 * kTile;
 constexpr int64_t kBlockSteps = 12;
@@ -128,7 +127,7 @@ class FewRows : public Block {
   const std::byte* x_;
 };
 
-// Any number of rows, of x as PackAmxTiles() packs it.
+// Any number of rows, of x as PackAmxTile() packs it.
 class ManyRows : public Block {
  public:
   ManyRows(const MatMulArgs& args, const MatMulBlock& block)
