@@ -10,6 +10,7 @@
 namespace ringserve {
 
 class ThreadPool;
+struct SwiGluArgs;
 
 // A weight [rows, cols] in the layout that the backend's MatMul wants. Borrowed from the slab it
 // was packed into.
@@ -36,7 +37,7 @@ struct MatMulArgs {
   float* out = nullptr;  // [num_rows, weight.rows]
   int32_t num_rows = 0;
   const float* bias = nullptr;  // [weight.rows], added to every row of the result; null: none
-  // Of MatMulCpu alone: MatMulWorkspaceBytes, 64-byte aligned; null: many rows take longer.
+  // Of products on a CPU alone: MatMulWorkspaceBytes, 64-byte aligned; null: many rows take longer.
   std::byte* workspace = nullptr;
 };
 
@@ -52,6 +53,11 @@ Matrix PackMatrixCpu(std::span<const HostTensor> parts,
 int64_t MatMulWorkspaceBytes(int64_t max_rows, int64_t max_cols, DType dtype);
 
 void MatMulCpu(const MatMulArgs& args, ThreadPool& pool);
+
+// A product whose result is activation.gate_up, and its activation, with the bits of MatMulCpu and
+// SwiGluCpu one after the other. What product.out, room for the result, holds afterwards is
+// undefined.
+void MatMulSwiGluCpu(const MatMulArgs& product, const SwiGluArgs& activation, ThreadPool& pool);
 
 // In arithmetic of T over the same packed weight; out [num_rows, weight.rows].
 template <typename T>

@@ -1,9 +1,11 @@
 #include <algorithm>
+#include <cstddef>
 
 #include "kernels/amx_inl.h"
 #include "kernels/cpu_features.h"
 #include "kernels/matmul_kernel.h"
 #include "kernels/matmul_layout.h"
+#include "kernels/swiglu.h"
 #include "kernels/thread_pool.h"
 
 namespace ringserve {
@@ -21,6 +23,16 @@ constexpr int64_t kPanelsPerThread = 8;
 constexpr int64_t kMinPieceWork = 65536;
 
 constexpr int64_t kPanelSlices = kPanelRows / kMatMulSlice;
+
+// With fewer rows than these, results stay in the caches until they are activated anyway.
+constexpr int64_t kMinGatedRows = 32;
+
+// What a thread activates at a time: so little that it stays in the caches beside the weights,
+// 128 KiB of gates and as much of what they gate.
+constexpr int64_t kGatedRows = 256;
+constexpr int64_t kGatedPanels = 2;
+constexpr int64_t kGatedFloats = kGatedRows * kGatedPanels * kPanelRows;
+static_assert(kGatedPanels <= kMaxAmxPanels && kGatedRows % (2 * kAmxTileRows) == 0);
 
 // Panels that a kernel takes at once, as many as leave every thread some pieces.
 int64_t PanelsAtOnce(int64_t num_panels, int32_t threads) {
@@ -90,6 +102,56 @@ void MultiplyRows(MatMulKernel kernel,
                    });
 }
 
+// Rows [first, first + count) of one call.
+struct Rows {
+  int64_t first;
+  int64_t count;
+};
+
+// All rows in as few blocks of about equal size as `max_rows` allows.
+template <typename Body>
+void ForEachBlock(int64_t num_rows, int64_t max_rows, const Body& body) {
+  const int64_t num_blocks = CeilDiv(num_rows, max_rows);
+  for (int64_t i = 0; i < num_blocks; ++i) {
+    const int64_t first = i * num_rows / num_blocks;
+    body(Rows{first, (i + 1) * num_rows / num_blocks - first});
+  }
+}
+
+// Some panels of a product, at most what the kernel takes at once, whose results lie one row after
+// the other in `out`.
+class PanelProduct {
+ public:
+  PanelProduct(const MatMulArgs& args, int64_t panel, int64_t num_panels, float* out)
+      : args_(args) {
+    const int64_t first = panel * kPanelRows;
+    const Matrix& weight = args.weight;
+    const int64_t offset =
+        PackedIndex(first, 0, weight.cols, weight.dtype) * DTypeBytes(weight.dtype);
+    args_.weight.data += offset;
+    args_.weight.rows = num_panels * kPanelRows;
+    args_.out = out;
+    args_.bias = args.bias == nullptr ? nullptr : args.bias + first;
+  }
+
+  // Row 0 of the result is that of rows.first. `x_tiles`: those of the rows, or null.
+  void Multiply(MatMulKernel kernel, const Rows& rows, const std::byte* x_tiles) {
+    MatMulArgs args = args_;
+    args.x = static_cast<const std::byte*>(args.x) +
+             rows.first * args.weight.cols * DTypeBytes(args.weight.dtype);
+    const MatMulBlock block = {.first_row = 0,
+                               .num_rows = rows.count,
+                               .first_output = 0,
+                               .num_outputs = args.weight.rows,
+                               .x_tiles = x_tiles};
+    kernel(args, block);
+    AddBias(args, block);
+  }
+
+ private:
+  MatMulArgs args_;
+};
+
 }  // namespace
 
 MatMulKernel ChooseMatMulKernel(DType dtype) {
@@ -108,20 +170,73 @@ int64_t MatMulWorkspaceBytes(int64_t max_rows, int64_t max_cols, DType dtype) {
 void MatMulWith(MatMulKernel kernel, const MatMulArgs& args, ThreadPool& pool) {
   const bool is_amx = kernel == MatMulKernelAmx;
   const int64_t max_rows = is_amx && args.workspace == nullptr ? kAmxTileRows : kMaxRowBlock;
-  const int64_t num_blocks = CeilDiv<int64_t>(args.num_rows, max_rows);
-  for (int64_t i = 0; i < num_blocks; ++i) {
-    MatMulBlock rows;
-    rows.first_row = i * args.num_rows / num_blocks;
-    rows.num_rows = (i + 1) * args.num_rows / num_blocks - rows.first_row;
-    if (is_amx && rows.num_rows > kAmxTileRows) {
-      rows.x_tiles = PackForAmx(args, rows, pool);
+  ForEachBlock(args.num_rows, max_rows, [&](const Rows& rows) {
+    MatMulBlock block;
+    block.first_row = rows.first;
+    block.num_rows = rows.count;
+    if (is_amx && rows.count > kAmxTileRows) {
+      block.x_tiles = PackForAmx(args, block, pool);
     }
-    MultiplyRows(kernel, args, rows, pool);
-  }
+    MultiplyRows(kernel, args, block, pool);
+  });
 }
 
 void MatMulCpu(const MatMulArgs& args, ThreadPool& pool) {
   MatMulWith(ChooseMatMulKernel(args.weight.dtype), args, pool);
+}
+
+void MatMulSwiGluWith(MatMulKernel kernel,
+                      const MatMulArgs& product,
+                      const SwiGluArgs& activation,
+                      ThreadPool& pool) {
+  const bool is_amx = kernel == MatMulKernelAmx;
+  const int64_t ffn_dim = activation.ffn_dim;
+  const int64_t panels = ffn_dim / kPanelRows;
+  // Panels of gates and of what they gate begin together, and every thread gets some.
+  const bool in_panels = ffn_dim % kPanelRows == 0 && panels >= int64_t{2} * pool.num_threads();
+  if (product.num_rows < kMinGatedRows || !in_panels || (is_amx && product.workspace == nullptr)) {
+    MatMulWith(kernel, product, pool);
+    SwiGluCpu(activation, pool);
+    return;
+  }
+  const int64_t at_once =
+      is_amx ? std::min(PanelsAtOnce(panels, pool.num_threads()), kGatedPanels) : 1;
+  const int64_t element = DTypeBytes(activation.out_dtype);
+  ForEachBlock(product.num_rows, kMaxRowBlock, [&](const Rows& block) {
+    const std::byte* x_tiles =
+        is_amx ? PackForAmx(product, {.first_row = block.first, .num_rows = block.count}, pool)
+               : nullptr;
+    pool.ParallelFor(CeilDiv(panels, at_once), 1, [&](int64_t first, int64_t last) {
+      alignas(64) float gate[kGatedFloats];
+      alignas(64) float up[kGatedFloats];
+      for (int64_t panel = first * at_once; panel < std::min(last * at_once, panels);
+           panel += at_once) {
+        const int64_t num_panels = std::min(at_once, panels - panel);
+        const int64_t width = num_panels * kPanelRows;
+        PanelProduct gates(product, panel, num_panels, gate);
+        PanelProduct ups(product, panels + panel, num_panels, up);
+        for (int64_t row = 0; row < block.count; row += kGatedRows) {
+          const Rows rows = {block.first + row, std::min(kGatedRows, block.count - row)};
+          const std::byte* tiles =
+              is_amx ? x_tiles + AmxTilesBytes(row, product.weight.cols) : nullptr;
+          gates.Multiply(kernel, rows, tiles);
+          ups.Multiply(kernel, rows, tiles);
+          for (int64_t r = 0; r < rows.count; ++r) {
+            SwiGluSpan(gate + r * width,
+                       up + r * width,
+                       width,
+                       activation.out_dtype,
+                       static_cast<std::byte*>(activation.out) +
+                           ((rows.first + r) * ffn_dim + panel * kPanelRows) * element);
+          }
+        }
+      }
+    });
+  });
+}
+
+void MatMulSwiGluCpu(const MatMulArgs& product, const SwiGluArgs& activation, ThreadPool& pool) {
+  MatMulSwiGluWith(ChooseMatMulKernel(product.weight.dtype), product, activation, pool);
 }
 
 }  // namespace ringserve

@@ -54,5 +54,9 @@ void PackAmxTile(const MatMulArgs& args, const MatMulBlock& block, int64_t tile,
 // The one that MatMulCpu uses for weights of this dtype.
 MatMulKernel ChooseMatMulKernel(DType dtype);
 void MatMulWith(MatMulKernel kernel, const MatMulArgs& args, ThreadPool& pool);
+void MatMulSwiGluWith(MatMulKernel kernel,
+                      const MatMulArgs& product,
+                      const SwiGluArgs& activation,
+                      ThreadPool& pool);
 
 }  // namespace ringserve

@@ -19,6 +19,8 @@ struct SwiGluArgs {
 };
 
 void SwiGluCpu(const SwiGluArgs& args, ThreadPool& pool);
+// `count` elements on this thread, with the same bits.
+void SwiGluSpan(const float* gate, const float* up, int64_t count, DType out_dtype, void* out);
 
 template <typename T>
 void SwiGluRef(const SwiGluArgs& args, T* out);

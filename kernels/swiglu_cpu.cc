@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cstddef>
 
 #include "kernels/simd_targets.h"
 #include "kernels/swiglu.h"
@@ -33,15 +34,11 @@ void Activate(const float* gate, const float* up, Out* out, int64_t total) {
   }
 }
 
-// `count` elements of a row from `first`.
-void SwiGluPart(const SwiGluArgs& args, int64_t row, int64_t first, int64_t count) {
-  const int64_t ffn_dim = args.ffn_dim;
-  const float* gate = args.gate_up + row * 2 * ffn_dim + first;
-  const int64_t at = row * ffn_dim + first;
-  if (args.out_dtype == DType::kBf16) {
-    Activate(gate, gate + ffn_dim, static_cast<Bf16*>(args.out) + at, count);
+void Span(const float* gate, const float* up, int64_t count, DType out_dtype, void* out) {
+  if (out_dtype == DType::kBf16) {
+    Activate(gate, up, static_cast<Bf16*>(out), count);
   } else {
-    Activate(gate, gate + ffn_dim, static_cast<float*>(args.out) + at, count);
+    Activate(gate, up, static_cast<float*>(out), count);
   }
 }
 
@@ -54,17 +51,28 @@ HWY_AFTER_NAMESPACE();
 
 namespace ringserve {
 
-HWY_EXPORT(SwiGluPart);
+HWY_EXPORT(Span);
+
+void SwiGluSpan(const float* gate, const float* up, int64_t count, DType out_dtype, void* out) {
+  HWY_DYNAMIC_DISPATCH(Span)(gate, up, count, out_dtype, out);
+}
 
 void SwiGluCpu(const SwiGluArgs& args, ThreadPool& pool) {
   constexpr int64_t kPart = 4096;  // about two microseconds
-  const int64_t parts = CeilDiv<int64_t>(args.ffn_dim, kPart);
-  const int64_t grain = std::max<int64_t>(1, kPart / std::max(args.ffn_dim, 1));
+  const int64_t ffn_dim = args.ffn_dim;
+  const int64_t parts = CeilDiv(ffn_dim, kPart);
+  const int64_t grain = std::max<int64_t>(1, kPart / std::max<int64_t>(ffn_dim, 1));
   pool.ParallelFor(args.num_rows * parts, grain, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
+      const int64_t row = i / parts;
       const int64_t begin = i % parts * kPart;
-      HWY_DYNAMIC_DISPATCH(SwiGluPart)
-      (args, i / parts, begin, std::min(kPart, args.ffn_dim - begin));
+      const float* gate = args.gate_up + row * 2 * ffn_dim + begin;
+      SwiGluSpan(
+          gate,
+          gate + ffn_dim,
+          std::min(kPart, ffn_dim - begin),
+          args.out_dtype,
+          static_cast<std::byte*>(args.out) + (row * ffn_dim + begin) * DTypeBytes(args.out_dtype));
     }
   });
 }

@@ -145,9 +145,7 @@ class CpuBackend final : public Backend {
   }
 
   absl::Status MatMul(const MatMulArgs& args) override {
-    MatMulArgs product = args;
-    product.workspace = matmul_workspace_.data();
-    MatMulCpu(product, pool_);
+    MatMulCpu(WithWorkspace(args), pool_);
     return absl::OkStatus();
   }
 
@@ -169,6 +167,11 @@ class CpuBackend final : public Backend {
 
   absl::Status SwiGlu(const SwiGluArgs& args) override {
     SwiGluCpu(args, pool_);
+    return absl::OkStatus();
+  }
+
+  absl::Status MatMulSwiGlu(const MatMulArgs& product, const SwiGluArgs& activation) override {
+    MatMulSwiGluCpu(WithWorkspace(product), activation, pool_);
     return absl::OkStatus();
   }
 
@@ -212,6 +215,11 @@ class CpuBackend final : public Backend {
   absl::Status Synchronize() override { return absl::OkStatus(); }
 
  private:
+  MatMulArgs WithWorkspace(MatMulArgs args) {
+    args.workspace = matmul_workspace_.data();
+    return args;
+  }
+
   ThreadPool pool_;
   Buffer matmul_workspace_;  // may be empty
 };

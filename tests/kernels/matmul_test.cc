@@ -1,5 +1,6 @@
 #include "kernels/matmul.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -10,6 +11,7 @@
 #include "kernels/cpu_features.h"
 #include "kernels/matmul_kernel.h"
 #include "kernels/matmul_layout.h"
+#include "kernels/swiglu.h"
 #include "kernels/thread_pool.h"
 #include "tests/support/catch.h"
 #include "tests/support/compare.h"
@@ -111,6 +113,34 @@ class Problem {
     return out;
   }
 
+  // The activated result of all rows, in one call or one after the other, as the bytes of dtype.
+  std::vector<std::byte> Activate(bool at_once, int32_t num_threads, bool has_workspace = true) {
+    std::vector<float> gate_up(static_cast<size_t>(num_rows_ * rows_));
+    const auto num_bytes = static_cast<size_t>(num_rows_ * rows_ / 2 * DTypeBytes(dtype_));
+    std::vector<std::byte> out(num_bytes + kGuard, std::byte{7});
+    MatMulArgs args = Args(num_threads);
+    args.out = gate_up.data();
+    args.workspace = has_workspace ? workspace_.data() : nullptr;
+    const std::vector<float> bias(weight_.begin(), weight_.begin() + rows_);
+    args.bias = bias.data();
+    const SwiGluArgs activation = {.gate_up = gate_up.data(),
+                                   .out = out.data(),
+                                   .num_rows = num_rows_,
+                                   .ffn_dim = static_cast<int32_t>(rows_ / 2),
+                                   .out_dtype = dtype_};
+    ThreadPool pool(num_threads);
+    if (at_once) {
+      MatMulSwiGluWith(kernel_, args, activation, pool);
+    } else {
+      MatMulWith(kernel_, args, pool);
+      SwiGluCpu(activation, pool);
+    }
+    REQUIRE(
+        std::all_of(out.end() - kGuard, out.end(), [](std::byte b) { return b == std::byte{7}; }));
+    out.resize(num_bytes);
+    return out;
+  }
+
   template <typename T>
   std::vector<T> Reference() {
     std::vector<T> out(static_cast<size_t>(num_rows_ * rows_));
@@ -186,6 +216,27 @@ TEST_CASE("a row's bits do not depend on the other rows or on the threads") {
     CAPTURE(variant.name, rows, cols, num_rows, first);
     CHECK(
         SameBits(problem.Multiply(first, num_rows, 2), Slice(all, first * rows, num_rows * rows)));
+  }
+}
+
+// Few rows and many, gates that end inside a panel, fewer panels than threads, several blocks.
+TEST_CASE("a product and its activation at once give the bits of one after the other") {
+  const Variant variant = GENERATE(from_range(Variants()));
+  const UseCpuTarget use(variant.target);
+  const auto [num_rows, ffn_dim, cols] =
+      GENERATE(table<int32_t, int64_t, int64_t>({{1, 256, 64},
+                                                 {31, 256, 64},
+                                                 {32, 256, 97},
+                                                 {67, 1088, 65},
+                                                 {67, 200, 64},
+                                                 {258, 320, 33},
+                                                 {803, 256, 40}}));
+  Problem problem(num_rows, 2 * ffn_dim, cols, variant);
+  const std::vector<std::byte> expected = problem.Activate(false, 1);
+  for (const int32_t num_threads : {1, 2, 5}) {
+    CAPTURE(variant.name, num_rows, ffn_dim, cols, num_threads);
+    CHECK(problem.Activate(true, num_threads) == expected);
+    CHECK(problem.Activate(true, num_threads, false) == expected);
   }
 }
 
