@@ -22,6 +22,9 @@ constexpr int64_t kPanelsPerThread = 8;
 // Below this many bytes of weight, times rows, a piece costs less than handing it out.
 constexpr int64_t kMinPieceWork = 65536;
 
+// Panels that a kernel takes at once leave every thread so many pieces.
+constexpr int64_t kPiecesPerThread = 4;
+
 constexpr int64_t kPanelSlices = kPanelRows / kMatMulSlice;
 
 // With fewer rows than these, results stay in the caches until they are activated anyway.
@@ -34,9 +37,8 @@ constexpr int64_t kGatedPanels = 2;
 constexpr int64_t kGatedFloats = kGatedRows * kGatedPanels * kPanelRows;
 static_assert(kGatedPanels <= kMaxAmxPanels && kGatedRows % (2 * kAmxTileRows) == 0);
 
-// Panels that a kernel takes at once, as many as leave every thread some pieces.
 int64_t PanelsAtOnce(int64_t num_panels, int32_t threads) {
-  return std::clamp<int64_t>(num_panels / (kPanelsPerThread * threads), 1, kMaxAmxPanels);
+  return std::clamp<int64_t>(num_panels / (kPiecesPerThread * threads), 1, kMaxAmxPanels);
 }
 
 // Slices in a piece: a part of a panel, or whole panels.

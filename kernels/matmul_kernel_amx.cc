@@ -28,10 +28,11 @@ constexpr int64_t kAheadBytes = 1536;
 // rows lie in the first-level cache while the weights of all panels pass by, out of the second,
 // where the results of all groups of a chunk lie too. Sums that stay in their tiles from end to end
 // are slower, since both sides then come from the second level, and so is x as it lies, whose rows
-// share few sets of the caches.
+// share few sets of the caches. More steps are faster over weights that the second level holds, and
+// slower over those that memory brings meanwhile.
 constexpr int64_t kGroupRows = 2 * kTile;
 constexpr int64_t kGroupOutputs = 2 * kTile;
-constexpr int64_t kBlockSteps = 12;
+constexpr int64_t kBlockSteps = 8;
 constexpr int64_t kChunkGroups = 8;
 constexpr int64_t kChunkRows = kChunkGroups * kGroupRows;
 
