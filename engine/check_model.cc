@@ -107,7 +107,7 @@ void CheckPlan(const EngineConfig& config, const ModelConfig& model, Problems& p
     ModelConfig draft;
     if (config.speculation.method == SpeculationMethod::kDraft &&
         problems.Take(LoadDraftConfig(config, model, *backend), draft)) {
-      problems.Add(PlanDraft(config, draft, *backend, plan));
+      problems.Add(PlanDraft(config, model, draft, *backend, plan));
     }
     problems.Add(backend->CheckMemory(
         {.device_bytes = plan.device_bytes(), .pinned_bytes = plan.pinned_bytes()}));

@@ -92,6 +92,7 @@ EngineConfig DraftEngineConfig(const EngineConfig& config, const ModelConfig& dr
 }
 
 absl::Status PlanDraft(const EngineConfig& config,
+                       const ModelConfig& model,
                        const ModelConfig& draft,
                        const Backend& backend,
                        MemoryPlan& plan) {
@@ -108,7 +109,13 @@ absl::Status PlanDraft(const EngineConfig& config,
         own.rings.block_size);
   }
   plan.draft_weight_bytes = Weights::SlabBytes(draft, dtype, backend);
-  const BackendMemory steps = backend.StepMemory(draft, dtype, limits);
+  BackendMemory steps = backend.StepMemory(draft, dtype, limits);
+  if (!backend.info().serves_one_model) {  // the larger of both serves both
+    const BackendMemory shared =
+        backend.StepMemory(model, plan.kv.dtype, MakeStepLimits(config, model, backend.info()));
+    steps.device_bytes = std::max<int64_t>(steps.device_bytes - shared.device_bytes, 0);
+    steps.pinned_bytes = std::max<int64_t>(steps.pinned_bytes - shared.pinned_bytes, 0);
+  }
   plan.draft_workspace_bytes = Model::WorkspaceBytes(draft, dtype, limits) + steps.device_bytes;
   plan.staging_bytes += steps.pinned_bytes;
   return absl::OkStatus();

@@ -19,8 +19,9 @@ absl::StatusOr<ModelConfig> LoadDraftConfig(const EngineConfig& config,
 EngineConfig DraftEngineConfig(const EngineConfig& config, const ModelConfig& draft);
 
 // Adds to `plan` what the draft model takes: its weights, a KV pool of scheduler.max_batch whole
-// readers, its workspace and what its steps send.
+// readers, its workspace and what its steps send. `model`: what it drafts for, planned already.
 absl::Status PlanDraft(const EngineConfig& config,
+                       const ModelConfig& model,
                        const ModelConfig& draft,
                        const Backend& backend,
                        MemoryPlan& plan);

@@ -79,7 +79,7 @@ absl::Status Engine::State::Prepare(const MakeBackendFunction& make_backend) {
       ASSIGN_OR_RETURN(draft_backend, make());
     }
     ASSIGN_OR_RETURN(draft_config, LoadDraftConfig(config, model_config, *backend));
-    RETURN_IF_ERROR(PlanDraft(config, draft_config, *backend, plan));
+    RETURN_IF_ERROR(PlanDraft(config, model_config, draft_config, *backend, plan));
   }
   return absl::OkStatus();
 }

@@ -77,6 +77,7 @@ struct BackendInfo {
   // A step may be enqueued before the step before it has ended.
   bool runs_ahead = false;
   // What PrepareSteps sets up serves one model: the steps of another take a backend of their own.
+  // Otherwise models share it, and it is as large as the one that needs most asks for.
   bool serves_one_model = false;
   // Kernels may be given pointers to any host memory where args ask for device memory.
   bool reads_host_memory = false;

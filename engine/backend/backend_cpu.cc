@@ -84,6 +84,7 @@ class CpuBackend final : public Backend {
                             const StepLimits& limits) override {
     const int64_t bytes = StepMemory(config, dtype, limits).device_bytes;
     if (bytes > static_cast<int64_t>(matmul_workspace_.size())) {
+      matmul_workspace_ = Buffer();  // never both at once
       ASSIGN_OR_RETURN(matmul_workspace_,
                        Allocate(static_cast<size_t>(bytes), MemoryKind::kDevice));
     }

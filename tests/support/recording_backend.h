@@ -45,13 +45,16 @@ class RecordingBackend final : public Backend {
   absl::Status CheckSteps(const StepLimits&) const override { return absl::OkStatus(); }
 
   BackendMemory StepMemory(const ModelConfig&, DType, const StepLimits&) const override {
-    return serves_one_model_ ? kStepMemory : BackendMemory{};
+    return serves_one_model_ ? kStepMemory
+                             : BackendMemory{.device_bytes = kStepMemory.device_bytes};
   }
 
   absl::Status PrepareSteps(const ModelConfig&, DType, const StepLimits&) override {
-    if (serves_one_model_) {
-      RS_CHECK(step_device_.data() == nullptr);
+    RS_CHECK(!serves_one_model_ || step_device_.data() == nullptr);
+    if (step_device_.data() == nullptr) {
       ASSIGN_OR_RETURN(step_device_, Allocate(kStepMemory.device_bytes, MemoryKind::kDevice));
+    }
+    if (serves_one_model_) {
       ASSIGN_OR_RETURN(step_pinned_, Allocate(kStepMemory.pinned_bytes, MemoryKind::kPinned));
     }
     return absl::OkStatus();
