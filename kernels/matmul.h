@@ -55,8 +55,8 @@ int64_t MatMulWorkspaceBytes(int64_t max_rows, int64_t max_cols, DType dtype);
 void MatMulCpu(const MatMulArgs& args, ThreadPool& pool);
 
 // A product whose result is activation.gate_up, and its activation, with the bits of MatMulCpu and
-// SwiGluCpu one after the other. What product.out, room for the result, holds afterwards is
-// undefined.
+// SwiGluCpu one after the other. Products of many rows by AMX are activated while they are in the
+// caches: what product.out, room for the result, holds afterwards is undefined.
 void MatMulSwiGluCpu(const MatMulArgs& product, const SwiGluArgs& activation, ThreadPool& pool);
 
 // In arithmetic of T over the same packed weight; out [num_rows, weight.rows].

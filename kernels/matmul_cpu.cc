@@ -27,7 +27,8 @@ constexpr int64_t kPiecesPerThread = 4;
 
 constexpr int64_t kPanelSlices = kPanelRows / kMatMulSlice;
 
-// With fewer rows than these, results stay in the caches until they are activated anyway.
+// With fewer rows than these, results stay in the caches until they are activated anyway. Kernels
+// without AMX multiply for so long that writing and reading them is little.
 constexpr int64_t kMinGatedRows = 32;
 
 // What a thread activates at a time: so little that it stays in the caches beside the weights,
@@ -120,7 +121,7 @@ void ForEachBlock(int64_t num_rows, int64_t max_rows, const Body& body) {
   }
 }
 
-// Some panels of a product, at most what the kernel takes at once, whose results lie one row after
+// Some panels of a product by AMX, at most what it takes at once, whose results lie one row after
 // the other in `out`.
 class PanelProduct {
  public:
@@ -136,8 +137,8 @@ class PanelProduct {
     args_.bias = args.bias == nullptr ? nullptr : args.bias + first;
   }
 
-  // Row 0 of the result is that of rows.first. `x_tiles`: those of the rows, or null.
-  void Multiply(MatMulKernel kernel, const Rows& rows, const std::byte* x_tiles) {
+  // Row 0 of the result is that of rows.first.
+  void Multiply(const Rows& rows, const std::byte* x_tiles) {
     MatMulArgs args = args_;
     args.x = static_cast<const std::byte*>(args.x) +
              rows.first * args.weight.cols * DTypeBytes(args.weight.dtype);
@@ -146,7 +147,7 @@ class PanelProduct {
                                .first_output = 0,
                                .num_outputs = args.weight.rows,
                                .x_tiles = x_tiles};
-    kernel(args, block);
+    MatMulKernelAmx(args, block);
     AddBias(args, block);
   }
 
@@ -191,23 +192,21 @@ void MatMulSwiGluWith(MatMulKernel kernel,
                       const MatMulArgs& product,
                       const SwiGluArgs& activation,
                       ThreadPool& pool) {
-  const bool is_amx = kernel == MatMulKernelAmx;
   const int64_t ffn_dim = activation.ffn_dim;
   const int64_t panels = ffn_dim / kPanelRows;
   // Panels of gates and of what they gate begin together, and every thread gets some.
   const bool in_panels = ffn_dim % kPanelRows == 0 && panels >= int64_t{2} * pool.num_threads();
-  if (product.num_rows < kMinGatedRows || !in_panels || (is_amx && product.workspace == nullptr)) {
+  if (kernel != MatMulKernelAmx || product.workspace == nullptr || !in_panels ||
+      product.num_rows < kMinGatedRows) {
     MatMulWith(kernel, product, pool);
     SwiGluCpu(activation, pool);
     return;
   }
-  const int64_t at_once =
-      is_amx ? std::min(PanelsAtOnce(panels, pool.num_threads()), kGatedPanels) : 1;
+  const int64_t at_once = std::min(PanelsAtOnce(panels, pool.num_threads()), kGatedPanels);
   const int64_t element = DTypeBytes(activation.out_dtype);
   ForEachBlock(product.num_rows, kMaxRowBlock, [&](const Rows& block) {
     const std::byte* x_tiles =
-        is_amx ? PackForAmx(product, {.first_row = block.first, .num_rows = block.count}, pool)
-               : nullptr;
+        PackForAmx(product, {.first_row = block.first, .num_rows = block.count}, pool);
     pool.ParallelFor(CeilDiv(panels, at_once), 1, [&](int64_t first, int64_t last) {
       alignas(64) float gate[kGatedFloats];
       alignas(64) float up[kGatedFloats];
@@ -219,10 +218,9 @@ void MatMulSwiGluWith(MatMulKernel kernel,
         PanelProduct ups(product, panels + panel, num_panels, up);
         for (int64_t row = 0; row < block.count; row += kGatedRows) {
           const Rows rows = {block.first + row, std::min(kGatedRows, block.count - row)};
-          const std::byte* tiles =
-              is_amx ? x_tiles + AmxTilesBytes(row, product.weight.cols) : nullptr;
-          gates.Multiply(kernel, rows, tiles);
-          ups.Multiply(kernel, rows, tiles);
+          const std::byte* tiles = x_tiles + AmxTilesBytes(row, product.weight.cols);
+          gates.Multiply(rows, tiles);
+          ups.Multiply(rows, tiles);
           for (int64_t r = 0; r < rows.count; ++r) {
             SwiGluSpan(gate + r * width,
                        up + r * width,

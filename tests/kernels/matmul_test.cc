@@ -230,6 +230,7 @@ TEST_CASE("a product and its activation at once give the bits of one after the o
                                                  {67, 1088, 65},
                                                  {67, 200, 64},
                                                  {258, 320, 33},
+                                                 {265, 256, 64},
                                                  {803, 256, 40}}));
   Problem problem(num_rows, 2 * ffn_dim, cols, variant);
   const std::vector<std::byte> expected = problem.Activate(false, 1);
