@@ -114,8 +114,12 @@ class Problem {
   }
 
   // The activated result of all rows, in one call or one after the other, as the bytes of dtype.
-  std::vector<std::byte> Activate(bool at_once, int32_t num_threads, bool has_workspace = true) {
-    std::vector<float> gate_up(static_cast<size_t>(num_rows_ * rows_));
+  // gate_up, zeros before, holds afterwards what the call left there.
+  std::vector<std::byte> Activate(bool at_once,
+                                  int32_t num_threads,
+                                  bool has_workspace,
+                                  std::vector<float>& gate_up) {
+    gate_up.assign(static_cast<size_t>(num_rows_ * rows_), 0);
     const auto num_bytes = static_cast<size_t>(num_rows_ * rows_ / 2 * DTypeBytes(dtype_));
     std::vector<std::byte> out(num_bytes + kGuard, std::byte{7});
     MatMulArgs args = Args(num_threads);
@@ -233,12 +237,25 @@ TEST_CASE("a product and its activation at once give the bits of one after the o
                                                  {265, 256, 64},
                                                  {803, 256, 40}}));
   Problem problem(num_rows, 2 * ffn_dim, cols, variant);
-  const std::vector<std::byte> expected = problem.Activate(false, 1);
+  std::vector<float> gate_up;
+  const std::vector<std::byte> expected = problem.Activate(false, 1, true, gate_up);
   for (const int32_t num_threads : {1, 2, 5}) {
     CAPTURE(variant.name, num_rows, ffn_dim, cols, num_threads);
-    CHECK(problem.Activate(true, num_threads) == expected);
-    CHECK(problem.Activate(true, num_threads, false) == expected);
+    CHECK(problem.Activate(true, num_threads, true, gate_up) == expected);
+    CHECK(problem.Activate(true, num_threads, false, gate_up) == expected);
   }
+}
+
+TEST_CASE("what AMX multiplies for many rows is activated before it is written") {
+  if (!HasAmxBf16()) {
+    return;
+  }
+  Problem problem(67, 512, 64, {"amx", DType::kBf16, MatMulKernelAmx, 0});
+  std::vector<float> gate_up;
+  problem.Activate(true, 2, true, gate_up);
+  CHECK(gate_up == std::vector<float>(gate_up.size()));
+  problem.Activate(false, 2, true, gate_up);
+  CHECK(gate_up != std::vector<float>(gate_up.size()));
 }
 
 TEST_CASE("not-a-number stays in its row of x and its row of the weight") {
