@@ -48,42 +48,6 @@ struct WidePairs {
   }
 };
 
-// Rows without gaps that ask for the next plane in the second level of caches, and for what is read
-// half a plane from now in the first. On two threads of a Xeon (Sapphire Rapids) the miss buffers
-// of the first level alone, as DenseRows uses them, get 64 to 66 % of sequential reading at 8k
-// keys, however little there is to compute; this gets 68 to 71 % with four rows a head and 83 to
-// 88 % with one.
-template <int32_t kHeadDim>
-class FarRows : public DenseRows<kHeadDim> {
- public:
-  using DenseRows<kHeadDim>::DenseRows;
-
-  // As in DenseRows.
-  template <int32_t kLines>
-  class Fetcher {
-   public:
-    Fetcher(const FarRows& rows, int64_t half)
-        : far_(rows.next() + half * kHalf * kRowBytes),
-          near_(half == 0 ? rows[kHalf] : rows.next()) {}
-
-    HWY_INLINE void Step() {
-      HWY_UNROLL(4)
-      for (int32_t line = 0; line < kLines; ++line) {
-        __builtin_prefetch(far_ + int64_t{64} * line, 0, 2);
-        __builtin_prefetch(near_ + int64_t{64} * line, 0, 3);
-      }
-      far_ += int64_t{64} * kLines;
-      near_ += int64_t{64} * kLines;
-    }
-
-   private:
-    static constexpr int64_t kRowBytes = int64_t{2} * kHeadDim;
-
-    const std::byte* far_;
-    const std::byte* near_;
-  };
-};
-
 // scores[r][key] = q of row r . key, for 16 keys as they lie.
 template <int R, class Rows, class Fetcher>
 HWY_INLINE void ScoreKeys(const Rows& rows,
@@ -131,7 +95,8 @@ struct NoFetcher {
 };
 
 template <bool kFetch, class Rows, int32_t kLines>
-using FetcherOf = std::conditional_t<kFetch, typename Rows::template Fetcher<kLines>, NoFetcher>;
+using FetcherOf =
+    std::conditional_t<kFetch, typename Rows::template Fetcher<kLines, true>, NoFetcher>;
 
 // R rows from `row` on.
 template <int R, bool kFetch, class Rows>
@@ -244,9 +209,9 @@ void Accumulate(const AttendArgs& args) {
 void ScoreFewAmx(const AttendArgs& args) {
   switch (DenseDim(args.key_rows, args)) {
     case 64:
-      return Score<FarRows<64>>(args);
+      return Score<DenseRows<64>>(args);
     case 128:
-      return Score<FarRows<128>>(args);
+      return Score<DenseRows<128>>(args);
     default:
       return Score<ListedRows>(args);
   }
@@ -255,9 +220,9 @@ void ScoreFewAmx(const AttendArgs& args) {
 void AccumulateFewAmx(const AttendArgs& args) {
   switch (DenseDim(args.value_rows, args)) {
     case 64:
-      return Accumulate<FarRows<64>>(args);
+      return Accumulate<DenseRows<64>>(args);
     case 128:
-      return Accumulate<FarRows<128>>(args);
+      return Accumulate<DenseRows<128>>(args);
     default:
       return Accumulate<ListedRows>(args);
   }

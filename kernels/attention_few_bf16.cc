@@ -85,11 +85,12 @@ void ScoreRows(const AttendArgs& args) {
   const auto* q = static_cast<const uint32_t*>(args.q);
   alignas(64) float scores[R * kGroupKeys];
   for (int64_t half = 0; half < 2; ++half) {
-    typename Rows::template Fetcher<kBlocks> fetcher(rows, half);
+    typename Rows::template Fetcher<kBlocks, true> fetcher(rows, half);
     for (int64_t key = half * kHalf; key < (half + 1) * kHalf; key += int64_t{16} * kBlocks) {
       ScoreBlocks<R, kBlocks>(rows.From(key), q, scores + key, fetcher);
     }
   }
+  rows.FetchBeyond();
   SoftmaxRows<R>(args, 0, scores, Pairs(args), args.correction);
 }
 
@@ -145,7 +146,7 @@ void AccumulateRows(const AttendArgs& args) {
   const Rows rows(args.value_rows, args.next, args.head_dim);
   for (int64_t half = 0; half < 2; ++half) {
     const int64_t pair = half * kHalfPairs;
-    typename Rows::template Fetcher<kVecs> fetcher(rows, half);
+    typename Rows::template Fetcher<kVecs, kVecs == 2> fetcher(rows, half);
     int64_t dim = 0;
     for (; dim + 16 * kVecs <= rows.head_dim(); dim += 16 * kVecs) {
       AccumulateHalf<R, kVecs>(args, rows, dim, pair, fetcher);

@@ -16,11 +16,11 @@ namespace {
 inline constexpr int32_t kHalf = kGroupKeys / 2;  // keys
 inline constexpr int32_t kHalfPairs = kHalf / 2;
 
-// How planes are read and fetched. Few rows pass a plane about as fast as memory delivers it. What
-// they read next therefore goes into the first level while they read this, in the order in which it
-// lies, some 8 KiB ahead, in steps as fine as the work allows: bursts fill its miss buffers and
-// stop the loads behind them. Further ahead, in the order of reading, or into the second level, all
-// are worse (AMD EPYC, Zen 5).
+// How planes are read and fetched. Few rows pass a plane about as fast as memory delivers it, and a
+// machine whose memory others use answers late: 200 ns and more, at 15 GB/s a core 50 lines on
+// their way. The miss buffers of the first level hold half of that, and the prefetchers that go
+// beyond them follow loads of line after line, which reading columns of rows is not. What is read a
+// plane from now is therefore asked for in the second level, in steps as fine as the work allows.
 
 // Rows wherever they lie; beside them what is read after them.
 class ListedRows {
@@ -34,8 +34,10 @@ class ListedRows {
 
   int32_t head_dim() const { return head_dim_; }
 
+  HWY_INLINE void FetchBeyond() const {}
+
   // Fetches half of what is read next, kLines lines at each step.
-  template <int32_t kLines>
+  template <int32_t kLines, bool kNear>
   class Fetcher {
    public:
     HWY_INLINE Fetcher(const ListedRows& rows, int64_t half)
@@ -66,48 +68,53 @@ class DenseRows {
 
   static constexpr int32_t head_dim() { return kHeadDim; }
 
-  const std::byte* next() const { return next_; }
+  // Between two planes, where work reads none: asks for the first lines of the one after the next,
+  // which lies beside it in a block.
+  HWY_INLINE void FetchBeyond() const { FetchFirst<16>(next_ + kPlaneBytes); }
 
-  // Fetches what is read half a plane from now, kLines lines at each step. Small planes are fetched
-  // a whole plane ahead and then once more, since a prefetch is dropped when the miss buffers are
-  // full. Where the next plane lies elsewhere, as it does after the last one of a block, its first
-  // lines come early: nothing in the machine expects them. Decode at 8k keys reads 0.83 and 0.88 of
-  // sequential reading with all this (head_dim 64 and 128, two threads at 84 GB/s); fetched one
-  // plane ahead, both sizes read 0.82.
-  template <int32_t kLines>
+  // Asks for half of the next plane, kLines lines at each step, in the second level and, if kNear,
+  // for what is read soon in the first: what reads whole rows finds them in time without. Where the
+  // next plane lies elsewhere, as it does after the last one of a block, its first lines come
+  // early: nothing in the machine expects them.
+  template <int32_t kLines, bool kNear>
   class Fetcher {
    public:
     HWY_INLINE Fetcher(const DenseRows& rows, int64_t half)
-        : far_(rows.next_ + half * kHalf * kRowBytes), near_(half == 0 ? rows[kHalf] : rows.next_) {
+        : far_(rows.next_ + half * kPlaneBytes / 2), near_(rows[half * kHalf] + kNearBytes) {
       if (half == 0 && rows.next_ != rows[kGroupKeys]) {
-        for (int32_t line = 0; line < kEarlyLines; ++line) {
-          _mm_prefetch(rows.next_ + int64_t{64} * line, _MM_HINT_T0);
-        }
+        FetchFirst<64>(rows.next_);
       }
     }
 
     HWY_INLINE void Step() {
       HWY_UNROLL(4)
       for (int32_t line = 0; line < kLines; ++line) {
-        if constexpr (kIsSmall) {
-          _mm_prefetch(far_ + int64_t{64} * line, _MM_HINT_T0);
+        _mm_prefetch(far_ + kLineBytes * line, _MM_HINT_T1);
+        if constexpr (kNear) {
+          _mm_prefetch(near_ + kLineBytes * line, _MM_HINT_T0);
         }
-        _mm_prefetch(near_ + int64_t{64} * line, _MM_HINT_T0);
       }
-      far_ += int64_t{64} * kLines;
-      near_ += int64_t{64} * kLines;
+      far_ += kLineBytes * kLines;
+      near_ += kLineBytes * kLines;
     }
 
    private:
-    static constexpr bool kIsSmall = 2 * kHeadDim * kHalf < 8192;
-    static constexpr int32_t kEarlyLines = 32;
-
     const std::byte* far_;
     const std::byte* near_;
   };
 
  private:
+  static constexpr int64_t kLineBytes = 64;
   static constexpr int64_t kRowBytes = int64_t{2} * kHeadDim;
+  static constexpr int64_t kPlaneBytes = kRowBytes * kGroupKeys;
+  static constexpr int64_t kNearBytes = kPlaneBytes / 2 - 2048;
+
+  template <int32_t kLines>
+  static HWY_INLINE void FetchFirst(const std::byte* lines) {
+    for (int32_t line = 0; line < kLines; ++line) {
+      _mm_prefetch(lines + kLineBytes * line, _MM_HINT_T1);
+    }
+  }
 
   DenseRows(const std::byte* first, const std::byte* next) : first_(first), next_(next) {}
 
