@@ -26,13 +26,41 @@ __device__ __forceinline__ void EachQuad(int32_t hidden_dim, const F& f) {
   }
 }
 
+// What a thread holds of a row.
+template <int32_t kQuads>
+using HeldRow = float4[kShares][kQuads];
+
+// What the row's elements are multiplied with. `partial`: a float for each warp of a norm.
+template <int32_t kQuads>
+__device__ __forceinline__ float ScaleOfRow(const Op& op,
+                                            const HeldRow<kQuads>& values,
+                                            float* partial) {
+  const auto thread = static_cast<int32_t>(threadIdx.x);
+  const int32_t lane = thread % 32;
+#pragma unroll
+  for (int32_t share = 0; share < kShares; ++share) {
+    float sum = 0;
+#pragma unroll
+    for (int32_t i = 0; i < kQuads; ++i) {
+      sum = AddSquares(values[share][i], sum);
+    }
+    sum = SumOfWarp(sum);
+    if (lane == 0) {
+      partial[thread / 32 + share * kWarps] = sum;
+    }
+  }
+  NamedBarrier(kWorkersBarrier, 32 * kWarps);
+  const int32_t warps = NormThreads(op.hidden_dim, kQuads) / 32;
+  return NormScale(SumOfWarp(lane < warps ? partial[lane] : 0.0F), op.hidden_dim, op.eps);
+}
+
 // Loads of all shares before the first store, which might change what they read.
 template <int32_t kQuads, typename F>
 __device__ __forceinline__ void AddResidual(float4* x,
                                             const float4* residual,
                                             const F& quad,
-                                            float4 (&values)[kShares][kQuads]) {
-  float4 added[kShares][kQuads];
+                                            HeldRow<kQuads>& values) {
+  HeldRow<kQuads> added;
 #pragma unroll
   for (int32_t share = 0; share < kShares; ++share) {
 #pragma unroll
@@ -57,12 +85,11 @@ __device__ __forceinline__ void AddResidual(float4* x,
 template <typename T, int32_t kQuads>
 __device__ __forceinline__ void NormRow(const Op& op, int32_t row, float* partial) {
   const auto thread = static_cast<int32_t>(threadIdx.x);
-  const int32_t lane = thread % 32;
   const int32_t quads = op.hidden_dim / 4;
   const int32_t threads = NormThreads(op.hidden_dim, kQuads);
   const int64_t offset = int64_t{row} * quads;
   auto* x = reinterpret_cast<float4*>(op.x) + offset;
-  float4 values[kShares][kQuads];
+  HeldRow<kQuads> values;
   // quad(share, i): of the row; -1 if there is none.
   const auto quad = [=](int32_t share, int32_t i) {
     const int32_t played = thread + share * 32 * kWarps;
@@ -79,21 +106,7 @@ __device__ __forceinline__ void NormRow(const Op& op, int32_t row, float* partia
   if (op.residual != nullptr) {
     AddResidual(x, reinterpret_cast<const float4*>(op.residual) + offset, quad, values);
   }
-#pragma unroll
-  for (int32_t share = 0; share < kShares; ++share) {
-    float sum = 0;
-#pragma unroll
-    for (int32_t i = 0; i < kQuads; ++i) {
-      sum = AddSquares(values[share][i], sum);
-    }
-    sum = SumOfWarp(sum);
-    if (lane == 0) {
-      partial[thread / 32 + share * kWarps] = sum;
-    }
-  }
-  NamedBarrier(kWorkersBarrier, 32 * kWarps);
-  const float sum = SumOfWarp(lane < threads / 32 ? partial[lane] : 0.0F);
-  const float scale = NormScale(sum, op.hidden_dim, op.eps);
+  const float scale = ScaleOfRow<kQuads>(op, values, partial);
   const auto* weight = reinterpret_cast<const float4*>(op.weight);
   auto* out = static_cast<uint2*>(op.out) + offset;
 #pragma unroll
@@ -107,21 +120,18 @@ __device__ __forceinline__ void NormRow(const Op& op, int32_t row, float* partia
   }
 }
 
-// Of a row that every block normalises by itself, what a thread keeps.
-template <int32_t kQuads>
-using OwnRow = float4[kShares][kQuads];
-
 // The same row in every block. `begins`: x is not in the block yet. What must not wait for the op
 // before is asked for ahead of `await`. What the norm made goes to `to`.
 template <typename T, int32_t kQuads, typename Await>
-__device__ __forceinline__ void NormOwnRow(
-    const Op& op, OwnRow<kQuads>& own, uint2* to, bool begins, float* partial, const Await& await) {
-  const auto thread = static_cast<int32_t>(threadIdx.x);
-  const int32_t lane = thread % 32;
-  const int32_t threads = NormThreads(op.hidden_dim, kQuads);
+__device__ __forceinline__ void NormOwnRow(const Op& op,
+                                           HeldRow<kQuads>& own,
+                                           uint2* to,
+                                           bool begins,
+                                           float* partial,
+                                           const Await& await) {
   const auto each = [&](const auto& f) { EachQuad<kQuads>(op.hidden_dim, f); };
-  float4 added[kShares][kQuads] = {};
-  float4 by[kShares][kQuads] = {};
+  HeldRow<kQuads> added = {};
+  HeldRow<kQuads> by = {};
   const auto* weight = reinterpret_cast<const float4*>(op.weight);
   each([&](int32_t share, int32_t i, int32_t at) { by[share][i] = __ldg(weight + at); });
   await();
@@ -136,21 +146,7 @@ __device__ __forceinline__ void NormOwnRow(
       own[share][i] = Plus(own[share][i], added[share][i]);
     });
   }
-#pragma unroll
-  for (int32_t share = 0; share < kShares; ++share) {
-    float sum = 0;
-#pragma unroll
-    for (int32_t i = 0; i < kQuads; ++i) {
-      sum = AddSquares(own[share][i], sum);
-    }
-    sum = SumOfWarp(sum);
-    if (lane == 0) {
-      partial[thread / 32 + share * kWarps] = sum;
-    }
-  }
-  NamedBarrier(kWorkersBarrier, 32 * kWarps);
-  const float sum = SumOfWarp(lane < threads / 32 ? partial[lane] : 0.0F);
-  const float scale = NormScale(sum, op.hidden_dim, op.eps);
+  const float scale = ScaleOfRow<kQuads>(op, own, partial);
   each([&](int32_t share, int32_t i, int32_t at) {
     const uint2 normed = Normed<T>(own[share][i], scale, by[share][i]);
     to[at] = normed;

@@ -239,7 +239,7 @@ class Worker {
   float* const partial_;
   const int32_t warp_;
   StagePlace place_;
-  OwnRow<kQuads> own_ = {};
+  HeldRow<kQuads> own_ = {};
   bool has_x_ = false;  // in own_
 };
 
