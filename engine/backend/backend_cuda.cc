@@ -142,7 +142,7 @@ class CudaBackend final : public Backend {
     if (taken) {
       return absl::OkStatus();
     }
-    RETURN_IF_ERROR(LaunchHeld());
+    RETURN_IF_ERROR(chain_.Launch(stream_));
     return FromCuda(cuda::LaunchRmsNorm(args, stream_.get()), "rmsnorm");
   }
 
@@ -152,7 +152,7 @@ class CudaBackend final : public Backend {
     if (taken) {
       return absl::OkStatus();
     }
-    RETURN_IF_ERROR(LaunchHeld());
+    RETURN_IF_ERROR(chain_.Launch(stream_));
     MatMulArgs product = args;
     product.bias = nullptr;
     RETURN_IF_ERROR(FromCuda(matmul_->Launch(product, stream_.get()), "matmul"));
@@ -202,7 +202,7 @@ class CudaBackend final : public Backend {
     if (taken) {
       return absl::OkStatus();
     }
-    RETURN_IF_ERROR(LaunchHeld());
+    RETURN_IF_ERROR(chain_.Launch(stream_));
     return FromCuda(matmul_->LaunchGated(args, stream_.get()), "matmul and swiglu");
   }
 
