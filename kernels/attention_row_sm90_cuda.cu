@@ -312,15 +312,11 @@ cudaError_t LaunchRowHopper(const AttentionCudaParams& params,
                             const AppendedRow& appended,
                             cudaStream_t stream) {
   const auto kernel = row::RowKernel<T, kHeadDim>;
-  // The most of any launch: the attribute belongs to the kernel. All that there is as shared
-  // memory, so that a multiprocessor has room for a block of this beside one of a chain.
-  cudaError_t error = cudaFuncSetAttribute(kernel,
-                                           cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                           RowSharedBytes(kHeadDim, kMaxRowTiles, kDecodeRows));
-  if (error == cudaSuccess) {
-    error = cudaFuncSetAttribute(
-        kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
-  }
+  // The most of any launch: the attribute belongs to the kernel.
+  const cudaError_t error =
+      cudaFuncSetAttribute(kernel,
+                           cudaFuncAttributeMaxDynamicSharedMemorySize,
+                           RowSharedBytes(kHeadDim, kMaxRowTiles, kDecodeRows));
   if (error != cudaSuccess) {
     return error;
   }

@@ -283,13 +283,9 @@ template <typename T>
 cudaError_t LaunchKernel(const Launch& launch, cudaStream_t stream) {
   const auto kernel =
       launch.params.norm_dim <= 4 * kMaxNormThreads ? ChainKernel<T, 1> : ChainKernel<T, kMaxQuads>;
-  // The most of any launch: the attributes belong to the kernel.
-  cudaError_t error =
+  // The most of any launch: the attribute belongs to the kernel.
+  const cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kMaxDynamicBytes);
-  if (error == cudaSuccess) {  // room for blocks of the kernels before and after
-    error = cudaFuncSetAttribute(
-        kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
-  }
   if (error != cudaSuccess) {
     return error;
   }

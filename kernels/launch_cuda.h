@@ -8,6 +8,15 @@
 
 namespace ringserve::cuda {
 
+// As much of a multiprocessor's first level as there is becomes shared memory under the kernel. How
+// much changes only when nothing runs there: a kernel that wanted less than its neighbour could
+// neither start under the neighbour's end nor let the next one in.
+template <typename... Params>
+cudaError_t PreferSharedMemory(void (*kernel)(Params...)) {
+  return cudaFuncSetAttribute(
+      kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+}
+
 // The kernel may start under the end of the one before it, and calls WaitForPreviousKernel before
 // it touches what that one wrote. An ordinary launch where the current device is older than sm_90.
 template <typename... Params, typename... Args>
@@ -22,6 +31,9 @@ cudaError_t LaunchOverlapping(void (*kernel)(Params...),
   cudaError_t error = cudaGetDevice(&device);
   if (error == cudaSuccess) {
     error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  }
+  if (error == cudaSuccess) {
+    error = PreferSharedMemory(kernel);
   }
   if (error != cudaSuccess) {
     return error;

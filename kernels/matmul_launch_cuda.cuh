@@ -2,6 +2,7 @@
 // side by side.
 #pragma once
 
+#include "kernels/launch_cuda.h"
 #include "kernels/matmul_hopper_cuda.cuh"
 #include "kernels/matmul_rows_cuda.cuh"
 
@@ -18,8 +19,11 @@ inline cudaError_t LaunchKernel(Kernel kernel,
                                 cudaStream_t stream) {
   // The most of any launch: the attribute belongs to the kernel, and another thread may be between
   // setting it and its own launch.
-  const cudaError_t error =
+  cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kMaxSharedBytes);
+  if (error == cudaSuccess) {
+    error = PreferSharedMemory(kernel);
+  }
   if (error != cudaSuccess) {
     return error;
   }
