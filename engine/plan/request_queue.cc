@@ -14,7 +14,11 @@ GenerateRequest RequestOfSibling(const GenerateRequest& request, Sibling sibling
   GenerateRequest own;
   own.request_id = sibling.request_id;
   own.owner = request.owner;
-  own.prompt = request.embedding.has_value() ? std::move(sibling.prompt) : request.prompt;
+  if (request.embedding.has_value()) {
+    own.prompt = std::move(sibling.prompt);
+  } else {
+    own.prompt = request.prompt;
+  }
   own.sampling = request.sampling;
   own.sampling.seed = sibling.seed;
   own.stopping.max_tokens = request.stopping.max_tokens;
