@@ -262,28 +262,27 @@ void Engine::ListSessions(std::string owner, SessionListReply reply) {
   state_->loop->ListSessions(std::move(owner), std::move(reply));
 }
 
-void Engine::ForkSession(std::string owner,
-                         std::string id,
+void Engine::ForkSession(const std::string& owner,
+                         const std::string& id,
                          std::optional<int64_t> position,
                          const CallOptions& options,
                          SessionReply reply) {
-  state_->loop->ForkSession(std::move(owner), std::move(id), position, options, std::move(reply));
+  state_->loop->ForkSession(owner, id, position, options, std::move(reply));
 }
 
-void Engine::RollbackSession(std::string owner,
-                             std::string id,
+void Engine::RollbackSession(const std::string& owner,
+                             const std::string& id,
                              int64_t position,
                              const CallOptions& options,
                              SessionReply reply) {
-  state_->loop->RollbackSession(
-      std::move(owner), std::move(id), position, options, std::move(reply));
+  state_->loop->RollbackSession(owner, id, position, options, std::move(reply));
 }
 
-void Engine::ExportSession(std::string owner,
-                           std::string id,
+void Engine::ExportSession(const std::string& owner,
+                           const std::string& id,
                            const CallOptions& options,
                            ExportReply reply) {
-  state_->loop->ExportSession(std::move(owner), std::move(id), options, std::move(reply));
+  state_->loop->ExportSession(owner, id, options, std::move(reply));
 }
 
 std::unique_ptr<SessionImport> Engine::ImportSession(std::string owner,

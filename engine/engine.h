@@ -112,23 +112,23 @@ class Engine {
   // blocks, so that it costs at most two blocks however long the text is. ABORTED (busy),
   // INVALID_ARGUMENT (position is not in [rollback_floor, position of the session]),
   // RESOURCE_EXHAUSTED (sessions.max_sessions, memory).
-  void ForkSession(std::string owner,
-                   std::string id,
+  void ForkSession(const std::string& owner,
+                   const std::string& id,
                    std::optional<int64_t> position,
                    const CallOptions& options,
                    SessionReply reply);
   // Makes the session's text end at `position`. ABORTED (busy), INVALID_ARGUMENT (position is not
   // in [rollback_floor, position of the session]), RESOURCE_EXHAUSTED (memory, for a copy of a
   // block that is shared).
-  void RollbackSession(std::string owner,
-                       std::string id,
+  void RollbackSession(const std::string& owner,
+                       const std::string& id,
                        int64_t position,
                        const CallOptions& options,
                        SessionReply reply);
   // The session as a snapshot (session_transfer.h). ABORTED (busy), RESOURCE_EXHAUSTED (too many
   // are on their way).
-  void ExportSession(std::string owner,
-                     std::string id,
+  void ExportSession(const std::string& owner,
+                     const std::string& id,
                      const CallOptions& options,
                      ExportReply reply);
   // A new session of `owner` from a snapshot that is to come; the options are those of each piece.

@@ -88,19 +88,19 @@ class EngineLoop {
   void CreateSession(std::string owner, SessionOptions options, SessionReply reply);
   void GetSession(std::string owner, std::string id, SessionReply reply);
   void ListSessions(std::string owner, SessionListReply reply);
-  void ForkSession(std::string owner,
-                   std::string id,
+  void ForkSession(const std::string& owner,
+                   const std::string& id,
                    std::optional<int64_t> position,
                    const CallOptions& options,
                    SessionReply reply);
-  void RollbackSession(std::string owner,
-                       std::string id,
+  void RollbackSession(const std::string& owner,
+                       const std::string& id,
                        int64_t position,
                        const CallOptions& options,
                        SessionReply reply);
   void CloseSession(std::string owner, std::string id, SessionReply reply);
-  void ExportSession(std::string owner,
-                     std::string id,
+  void ExportSession(const std::string& owner,
+                     const std::string& id,
                      const CallOptions& options,
                      ExportReply reply);
   std::unique_ptr<SessionImport> ImportSession(std::string owner, const CallOptions& options);

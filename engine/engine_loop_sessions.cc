@@ -22,8 +22,8 @@ void EngineLoop::ListSessions(std::string owner, SessionListReply reply) {
   Ask(std::move(reply), [this, owner = std::move(owner)] { return sessions_.List(owner); });
 }
 
-void EngineLoop::ForkSession(std::string owner,
-                             std::string id,
+void EngineLoop::ForkSession(const std::string& owner,
+                             const std::string& id,
                              std::optional<int64_t> position,
                              const CallOptions& options,
                              SessionReply reply) {
@@ -33,8 +33,8 @@ void EngineLoop::ForkSession(std::string owner,
       [this, owner, id, position] { return sessions_.Fork(owner, id, position, parts_.clock()); });
 }
 
-void EngineLoop::RollbackSession(std::string owner,
-                                 std::string id,
+void EngineLoop::RollbackSession(const std::string& owner,
+                                 const std::string& id,
                                  int64_t position,
                                  const CallOptions& options,
                                  SessionReply reply) {

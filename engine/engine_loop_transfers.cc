@@ -33,6 +33,9 @@ class EngineLoop::Export final : public SessionExport {
   Export(EngineLoop& loop, ExportTicket ticket)
       : loop_(loop), ticket_(std::move(ticket)), ready_(std::move(ticket_.beginning)) {}
 
+  Export(const Export&) = delete;
+  Export& operator=(const Export&) = delete;
+
   ~Export() override { loop_.PostEndTransfer(ticket_.transfer_id); }
 
   void Next(PieceReply reply) override {
@@ -99,6 +102,9 @@ class EngineLoop::Import final : public SessionImport {
         reader_(loop.parts_.snapshot_key,
                 [&loop](int64_t buffer_size) { return loop.sessions_.ShapeOf(buffer_size); }) {}
 
+  Import(const Import&) = delete;
+  Import& operator=(const Import&) = delete;
+
   ~Import() override {
     if (transfer_id_.has_value()) {
       loop_.PostEndTransfer(*transfer_id_);
@@ -146,8 +152,8 @@ class EngineLoop::Import final : public SessionImport {
   std::optional<uint64_t> transfer_id_;  // once it was begun
 };
 
-void EngineLoop::ExportSession(std::string owner,
-                               std::string id,
+void EngineLoop::ExportSession(const std::string& owner,
+                               const std::string& id,
                                const CallOptions& options,
                                ExportReply reply) {
   using Ticket = absl::StatusOr<ExportTicket>;

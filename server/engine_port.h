@@ -46,24 +46,24 @@ class EnginePort {
 
   virtual void ListSessions(std::string /*owner*/, SessionListReply reply) { reply(NoSessions()); }
 
-  virtual void ForkSession(std::string /*owner*/,
-                           std::string /*id*/,
+  virtual void ForkSession(const std::string& /*owner*/,
+                           const std::string& /*id*/,
                            std::optional<int64_t> /*position*/,
                            const CallOptions& /*options*/,
                            SessionReply reply) {
     reply(NoSessions());
   }
 
-  virtual void RollbackSession(std::string /*owner*/,
-                               std::string /*id*/,
+  virtual void RollbackSession(const std::string& /*owner*/,
+                               const std::string& /*id*/,
                                int64_t /*position*/,
                                const CallOptions& /*options*/,
                                SessionReply reply) {
     reply(NoSessions());
   }
 
-  virtual void ExportSession(std::string /*owner*/,
-                             std::string /*id*/,
+  virtual void ExportSession(const std::string& /*owner*/,
+                             const std::string& /*id*/,
                              const CallOptions& /*options*/,
                              ExportReply reply) {
     reply(NoSessions());

@@ -50,27 +50,27 @@ class RealEngine final : public EnginePort {
     engine_->ListSessions(std::move(owner), std::move(reply));
   }
 
-  void ForkSession(std::string owner,
-                   std::string id,
+  void ForkSession(const std::string& owner,
+                   const std::string& id,
                    std::optional<int64_t> position,
                    const CallOptions& options,
                    SessionReply reply) override {
-    engine_->ForkSession(std::move(owner), std::move(id), position, options, std::move(reply));
+    engine_->ForkSession(owner, id, position, options, std::move(reply));
   }
 
-  void RollbackSession(std::string owner,
-                       std::string id,
+  void RollbackSession(const std::string& owner,
+                       const std::string& id,
                        int64_t position,
                        const CallOptions& options,
                        SessionReply reply) override {
-    engine_->RollbackSession(std::move(owner), std::move(id), position, options, std::move(reply));
+    engine_->RollbackSession(owner, id, position, options, std::move(reply));
   }
 
-  void ExportSession(std::string owner,
-                     std::string id,
+  void ExportSession(const std::string& owner,
+                     const std::string& id,
                      const CallOptions& options,
                      ExportReply reply) override {
-    engine_->ExportSession(std::move(owner), std::move(id), options, std::move(reply));
+    engine_->ExportSession(owner, id, options, std::move(reply));
   }
 
   std::unique_ptr<SessionImport> ImportSession(std::string owner,

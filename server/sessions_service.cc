@@ -92,11 +92,8 @@ class SessionsService final : public RawImport {
                 }
                 reply(info);
               };
-          question.engine.RollbackSession(std::move(question.owner),
-                                          in.id(),
-                                          in.position(),
-                                          question.options,
-                                          std::move(counts));
+          question.engine.RollbackSession(
+              question.owner, in.id(), in.position(), question.options, std::move(counts));
           return absl::OkStatus();
         });
   }
@@ -127,11 +124,8 @@ class SessionsService final : public RawImport {
           RETURN_IF_ERROR(CheckSessionId(in.id()));
           const std::optional<int64_t> position =
               in.has_position() ? std::optional<int64_t>(in.position()) : std::nullopt;
-          question.engine.ForkSession(std::move(question.owner),
-                                      in.id(),
-                                      position,
-                                      question.options,
-                                      std::move(question.reply));
+          question.engine.ForkSession(
+              question.owner, in.id(), position, question.options, std::move(question.reply));
           return absl::OkStatus();
         });
   }
@@ -142,9 +136,8 @@ class SessionsService final : public RawImport {
     absl::StatusOr<Target> target = FindTarget(*call, *request, in);
     absl::Status status = target.status();
     status.Update(CheckSessionId(in.id()));
-    return status.ok()
-               ? ExportSession(*target->model, std::move(target->owner), in.id(), OptionsOf(*call))
-               : RefuseExport(status);
+    return status.ok() ? ExportSession(*target->model, target->owner, in.id(), OptionsOf(*call))
+                       : RefuseExport(status);
   }
 
   grpc::ServerReadReactor<grpc::ByteBuffer>* Import(grpc::CallbackServerContext* call,

@@ -23,19 +23,20 @@ class ExportCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
  public:
   explicit ExportCall(const absl::Status& status) { End(status); }
 
-  ExportCall(ServedModel& model, std::string owner, std::string id, const CallOptions& options)
+  ExportCall(ServedModel& model,
+             const std::string& owner,
+             const std::string& id,
+             const CallOptions& options)
       : engine_(model.engine.get()), call_id_(options.call_id) {
-    model.engine->ExportSession(std::move(owner),
-                                std::move(id),
-                                options,
-                                [this](absl::StatusOr<std::unique_ptr<SessionExport>> begun) {
-                                  if (!begun.ok()) {
-                                    End(begun.status());
-                                    return;
-                                  }
-                                  export_ = *std::move(begun);
-                                  Continue();
-                                });
+    model.engine->ExportSession(
+        owner, id, options, [this](absl::StatusOr<std::unique_ptr<SessionExport>> begun) {
+          if (!begun.ok()) {
+            End(begun.status());
+            return;
+          }
+          export_ = *std::move(begun);
+          Continue();
+        });
   }
 
   void OnWriteDone(bool ok) override {
@@ -200,10 +201,10 @@ grpc::ServerReadReactor<grpc::ByteBuffer>* RefuseImport(const absl::Status& stat
 }
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* ExportSession(ServedModel& model,
-                                                          std::string owner,
-                                                          std::string id,
+                                                          const std::string& owner,
+                                                          const std::string& id,
                                                           const CallOptions& options) {
-  return new ExportCall(model, std::move(owner), std::move(id), options);
+  return new ExportCall(model, owner, id, options);
 }
 
 grpc::ServerReadReactor<grpc::ByteBuffer>* ImportSession(const ModelSet& models,

@@ -20,8 +20,8 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* RefuseExport(const absl::Status& sta
 grpc::ServerReadReactor<grpc::ByteBuffer>* RefuseImport(const absl::Status& status);
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* ExportSession(ServedModel& model,
-                                                          std::string owner,
-                                                          std::string id,
+                                                          const std::string& owner,
+                                                          const std::string& id,
                                                           const CallOptions& options);
 // `models` must outlive the call, as must `response`.
 grpc::ServerReadReactor<grpc::ByteBuffer>* ImportSession(const ModelSet& models,
