@@ -23,6 +23,8 @@ class FileDescriptor {
  public:
   explicit FileDescriptor(int descriptor = -1) : descriptor_(descriptor) {}
 
+  FileDescriptor(const FileDescriptor&) = delete;
+  FileDescriptor& operator=(const FileDescriptor&) = delete;
   FileDescriptor(FileDescriptor&& from) noexcept;
   FileDescriptor& operator=(FileDescriptor&& from) noexcept;
   ~FileDescriptor();

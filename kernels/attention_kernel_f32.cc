@@ -35,6 +35,7 @@ constexpr int32_t kVectors = 4;
 #else
 constexpr int32_t kVectors = 2;
 #endif
+constexpr int64_t kTileLanes = int64_t{kVectors} * kLanes;
 
 // scores[r][key] = q of row r . key, for kVectors vectors of keys.
 template <int R>
@@ -199,7 +200,7 @@ void AccumulateDims(const AttendArgs& args, int64_t dim) {
 // Scores and probabilities of R rows from `row` on.
 template <int R>
 void Probabilities(const AttendArgs& args, int32_t row, float* scores, float* correction) {
-  for (int64_t key = 0; key < kGroupKeys; key += kVectors * kLanes) {
+  for (int64_t key = 0; key < kGroupKeys; key += kTileLanes) {
     Scores<R>(static_cast<const float*>(args.q) + int64_t{row} * args.head_dim,
               static_cast<const float*>(args.packed_keys) + key,
               args.head_dim,
@@ -235,7 +236,7 @@ void AttendRows(const AttendArgs& args, int32_t row) {
   Probabilities<R>(args, row, scores, correction);
   const int32_t padded = RoundUp(args.head_dim, kDimUnit);
   int64_t dim = 0;
-  for (; dim + kVectors * kLanes <= padded; dim += kVectors * kLanes) {
+  for (; dim + kTileLanes <= padded; dim += kTileLanes) {
     AccumulatePacked<R, kVectors>(args, row, dim, scores, correction);
   }
   for (; dim < padded; dim += kLanes) {
@@ -253,7 +254,7 @@ void ScoreFewRows(const AttendArgs& args) {
 template <int R>
 void AccumulateFewRows(const AttendArgs& args) {
   int64_t dim = 0;
-  for (; dim + kVectors * kLanes <= args.head_dim; dim += kVectors * kLanes) {
+  for (; dim + kTileLanes <= args.head_dim; dim += kTileLanes) {
     AccumulateDims<R, kVectors>(args, dim);
   }
   for (; dim < args.head_dim; dim += kLanes) {

@@ -45,7 +45,7 @@ inline void PackAndFetch(
 inline hn::Vec<Words> LoadWords(const PlaneRows& rows, int64_t key, int32_t word) {
   const Words d;
   const auto at = [&](int32_t row) {
-    return reinterpret_cast<const uint32_t*>(rows[key + 4 * row]) + word;
+    return reinterpret_cast<const uint32_t*>(rows[key + int64_t{4} * row]) + word;
   };
   if constexpr (kLanes == 4) {
     return hn::LoadU(d, at(0));

@@ -17,7 +17,7 @@ struct Routes {
   std::vector<int64_t> offsets;  // [num_experts + 1], into the grouped rows
   std::vector<int64_t> places;   // [num_rows, experts_per_token]: which grouped row it is
 
-  Routes(const ExpertsArgs& args) {
+  explicit Routes(const ExpertsArgs& args) {
     const auto num_experts = static_cast<int32_t>(args.experts.size());
     const auto chosen = static_cast<size_t>(args.experts_per_token);
     const size_t count = static_cast<size_t>(args.num_rows) * chosen;

@@ -60,7 +60,7 @@ std::shared_ptr<Namespace> Interpreter::MakeNamespace() {
   return space;
 }
 
-absl::StatusOr<std::string> Interpreter::Run(const Body& body, Dict context) {
+absl::StatusOr<std::string> Interpreter::Run(const Body& body, const Dict& context) {
   auto globals = std::make_shared<Scope>();
   AddGlobals(globals.get());
   for (const auto& [name, value] : context.entries()) {

@@ -43,7 +43,7 @@ class Interpreter {
   Interpreter& operator=(const Interpreter&) = delete;
 
   // Once.
-  absl::StatusOr<std::string> Run(const Body& body, Dict context);
+  absl::StatusOr<std::string> Run(const Body& body, const Dict& context);
 
   Budget* budget() { return &budget_; }
 

@@ -25,9 +25,7 @@ void AppendEscaped(std::string_view text, size_t* at, bool ensure_ascii, std::st
       known != std::string_view::npos) {
     *out += '\\';
     *out += kTo[known];
-  } else if (c < 0x20) {
-    AppendUnit(c, out);
-  } else if (c < 0x7f || !ensure_ascii) {
+  } else if (c >= 0x20 && (c < 0x7f || !ensure_ascii)) {
     out->append(text.substr(begin, *at - begin));
   } else if (c < 0x10000) {
     AppendUnit(c, out);

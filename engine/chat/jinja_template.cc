@@ -48,7 +48,7 @@ absl::StatusOr<std::string> Template::Render(const nlohmann::ordered_json& conte
   for (const auto& [name, value] : context.items()) {
     variables.SetString(name, FromJson(value, interpreter.budget()));
   }
-  return interpreter.Run(parsed_->body, std::move(variables));
+  return interpreter.Run(parsed_->body, variables);
 }
 
 }  // namespace ringserve::jinja

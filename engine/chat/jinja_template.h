@@ -32,6 +32,8 @@ class Template {
   static absl::StatusOr<Template> Parse(std::string_view source);
 
   ~Template();
+  Template(const Template&) = delete;
+  Template& operator=(const Template&) = delete;
   Template(Template&&) noexcept;
   Template& operator=(Template&&) noexcept;
 

@@ -55,7 +55,7 @@ class Constraint {
 class ConstraintCompiler {
  public:
   static constexpr size_t kMaxChoices = 10'000;
-  static constexpr size_t kMaxChoiceBytes = 256 * 1024;
+  static constexpr size_t kMaxChoiceBytes = size_t{256} << 10;
 
   explicit ConstraintCompiler(std::shared_ptr<const Vocabulary> vocabulary);
 

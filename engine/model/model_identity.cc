@@ -41,6 +41,9 @@ class File {
 
   File() = default;
 
+  File(const File&) = delete;
+  File& operator=(const File&) = delete;
+
   File(File&& from) noexcept
       : descriptor_(std::exchange(from.descriptor_, -1)),
         bytes_(from.bytes_),
@@ -125,7 +128,7 @@ absl::StatusOr<uint64_t> IdentifyModel(const std::string& model_dir) {
   std::vector<Piece> pieces;
   uint64_t sum = 0;
   for (const std::string& name : names) {
-    ASSIGN_OR_RETURN(File file, File::Open(model_dir + "/" + name));
+    ASSIGN_OR_RETURN(File file, File::Open(fmt::format("{}/{}", model_dir, name)));
     sum = ChecksumOfText(fmt::format("{} {}", name, file.bytes()), sum);
     for (int64_t at = 0; at < file.bytes(); at += kPieceBytes) {
       pieces.push_back({files.size(), at, std::min(kPieceBytes, file.bytes() - at)});

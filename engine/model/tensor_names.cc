@@ -125,6 +125,7 @@ void AddGptOssExperts(const ModelConfig& config, const std::string& prefix, Laye
   const int64_t count = config.moe.num_experts;
   tensors.router = Linear(prefix + "mlp.router", count, hidden, true);
   std::vector<int32_t> in_turn;
+  in_turn.reserve(static_cast<size_t>(2 * ffn));
   for (int32_t i = 0; i < 2 * ffn; ++i) {
     in_turn.push_back(i < ffn ? 2 * i : 2 * (i - static_cast<int32_t>(ffn)) + 1);
   }

@@ -83,7 +83,9 @@ void Constrain(const SampleRow& row, std::vector<float>& logits) {
     }
   }
   for (size_t i = num_whole * 8; i < logits.size(); ++i) {
-    logits[i] += (row.allowed[i / 64] >> (i % 64) & 1) != 0 ? 0.0F : kMinusInfinity;
+    const bool allowed = (row.allowed[i / 64] >> (i % 64) & 1) != 0;
+    const float add = allowed ? 0.0F : kMinusInfinity;
+    logits[i] += add;
   }
   for (const auto& [token, logit] : kept) {
     logits[token] = logit;

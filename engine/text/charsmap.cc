@@ -42,7 +42,7 @@ absl::StatusOr<Charsmap> Charsmap::Parse(std::string_view bytes) {
   if (bytes.size() < 4) {
     return error("no room for the size of its trie");
   }
-  const size_t trie_bytes = ReadU32(bytes) / 4 * 4;
+  const size_t trie_bytes = size_t{ReadU32(bytes)} / 4 * 4;
   bytes.remove_prefix(4);
   if (trie_bytes == 0 || trie_bytes > bytes.size()) {
     return error(

@@ -14,9 +14,9 @@ TEST_CASE("sessions that do not fit in memory go on from the disk, to the bit") 
     FakeEngineOptions options = SmallPool();
     options.host_blocks = host_blocks;
     DiskWorld world(options);
-    std::vector<std::string> ids;
-    for (int i = 0; i < 8; ++i) {
-      ids.push_back(world.Make(static_cast<size_t>(5 + i)));
+    std::vector<std::string> ids(8);
+    for (size_t i = 0; i < ids.size(); ++i) {
+      ids[i] = world.Make(5 + i);
     }
     for (size_t round = 0; round < 3; ++round) {
       for (size_t i = 0; i < ids.size(); ++i) {

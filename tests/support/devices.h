@@ -20,6 +20,7 @@ inline std::unique_ptr<Backend> MakeTestBackend(DevicePolicy device) {
 }
 
 inline std::vector<DevicePolicy> TestDevices() {
+  // NOLINTNEXTLINE(concurrency-mt-unsafe): nobody changes the environment
   const char* wanted = std::getenv("RINGSERVE_TEST_DEVICE");
   if (wanted != nullptr) {
     const bool is_cuda = std::string_view(wanted) == "cuda";

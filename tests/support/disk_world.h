@@ -74,7 +74,7 @@ class DiskWorld {
 
   // A session with a text of that many tokens and more.
   std::string Make(size_t num_tokens) {
-    const std::string id = engine_->Create()->id;
+    std::string id = engine_->Create()->id;
     Turn(id, num_tokens);
     return id;
   }

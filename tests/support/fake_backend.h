@@ -135,9 +135,9 @@ class FakeBackend final : public Backend {
   absl::Status CheckMemory(const BackendMemory&) const override { return absl::OkStatus(); }
 
   absl::StatusOr<Buffer> Allocate(size_t bytes, MemoryKind) override {
-    auto* data = new std::byte[bytes];
+    auto* data = static_cast<std::byte*>(::operator new(bytes));
     std::memset(data, 0xff, bytes);
-    return Buffer(data, bytes, [](std::byte* at, size_t) { delete[] at; });
+    return Buffer(data, bytes, [](std::byte* at, size_t) { ::operator delete(at); });
   }
 
   absl::Status Copy(std::byte* to, const std::byte* from, size_t bytes) override {
@@ -412,8 +412,9 @@ class FakeText {
                                   : Attend(keys_[layer], query, position),
                               config_.hidden_dim);
       x = fake::AddResidual(x, residual);
-      residual = fake::MatMul(fake::SwiGlu(fake::MatMul(fake::Norm(x), 2 * config_.ffn_dim)),
-                              config_.hidden_dim);
+      residual =
+          fake::MatMul(fake::SwiGlu(fake::MatMul(fake::Norm(x), int64_t{2} * config_.ffn_dim)),
+                       config_.hidden_dim);
     }
     hidden_ = fake::Norm(fake::AddResidual(x, residual));
     std::vector<float> logits(static_cast<size_t>(config_.vocab_size));

@@ -65,7 +65,7 @@ class FakeEngine {
                                     max_rows,
                                     options.scheduler.max_batch,
                                     std::max(options.shape.buffer_size, options.shape.local_size) +
-                                        2 * options.shape.block_size)};
+                                        int64_t{2} * options.shape.block_size)};
     model_ = *Model::Create(config_, weights(), limits, backend_);
     const bool has_local = options.shape.has_local();
     const KvLayout kv = {.block_size = options.shape.block_size,

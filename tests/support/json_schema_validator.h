@@ -122,7 +122,7 @@ class JsonSchemaValidator {
     if (key == "pattern") {
       return std::regex_search(value, std::regex(rule.get<std::string>()));
     }
-    static const std::vector<std::pair<std::string, std::string>> kFormats = {
+    static const std::vector<std::pair<std::string, std::string>> formats = {
         {"date", "\\d{4}-\\d{2}-\\d{2}"},
         {"time", "\\d{2}:\\d{2}:\\d{2}(\\.\\d+)?(Z|[+-]\\d{2}:\\d{2})"},
         {"date-time", "\\d{4}-\\d{2}-\\d{2}T\\d{2}:\\d{2}:\\d{2}(\\.\\d+)?(Z|[+-]\\d{2}:\\d{2})"},
@@ -132,7 +132,7 @@ class JsonSchemaValidator {
         {"ipv6", "[0-9a-fA-F:]+"},
         {"uri", "[A-Za-z][A-Za-z0-9+.-]*:[^ \"<>]+"},
         {"hostname", "[A-Za-z0-9.-]+"}};
-    for (const auto& [name, pattern] : kFormats) {
+    for (const auto& [name, pattern] : formats) {
       if (rule.get<std::string>() == name) {
         return std::regex_match(value, std::regex(pattern));
       }

@@ -52,7 +52,7 @@ class ModelRunner {
                   .num_kv_heads = config.num_kv_heads,
                   .head_dim = config.head_dim,
                   .dtype = weights.dtype()};
-      const int64_t max_keys = group.shape.buffer_size + 2 * shape.block_size;
+      const int64_t max_keys = group.shape.buffer_size + int64_t{2} * shape.block_size;
       limits.max_partials = std::max(
           limits.max_partials,
           MaxPartials(group.tiles, std::max(max_rows, limits.max_encoder_rows), 1, max_keys));

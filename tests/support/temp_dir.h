@@ -31,7 +31,7 @@ class TempDir {
 
   // Writes a file; returns its path.
   std::string Write(std::string_view name, std::string_view contents) const {
-    const std::string path = *this / name;
+    std::string path = *this / name;
     std::ofstream file(path, std::ios::binary | std::ios::trunc);
     file.write(contents.data(), static_cast<std::streamsize>(contents.size()));
     RS_CHECK(file.good());
