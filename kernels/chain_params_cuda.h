@@ -14,6 +14,7 @@ inline constexpr int32_t kStageRows = kMaxChainRows;  // of x
 inline constexpr int32_t kWarps = 8;                  // that multiply, 16 weight rows each
 inline constexpr int32_t kMaxPanels = 6;
 inline constexpr int32_t kMaxNormDim = 8192;
+inline constexpr int32_t kStaticBytes = 1280;  // of a block's shared memory, at most
 
 enum class Kind : int32_t { kProduct, kGated, kNorm };
 

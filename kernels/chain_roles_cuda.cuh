@@ -45,6 +45,16 @@ __device__ __forceinline__ void Leave(const Params& params) {
   Announce(params.counters + kNumCounters - 1);
 }
 
+// What the warps of a block share.
+struct Block {
+  Barriers barriers;
+  // A look at the parameters takes ten times as long as at these, and far longer while copies keep
+  // the caches busy.
+  Op ops[kMaxChainOps];
+  int32_t slabs;
+  float partial[kMaxNormThreads / 32];
+};
+
 // How many of the block's slabs have their weights asked for, in shared memory: their stages are
 // free for rows of x. One thread tells, one waits.
 class Progress {
@@ -107,19 +117,17 @@ __device__ __forceinline__ int32_t NumTiles(const Op& op, int32_t tile) {
   return tile < op.num_tiles ? CeilDiv(op.num_tiles - tile, step) : 0;
 }
 
-// One thread. What an op is like stays in registers: a look at the parameters takes as long as a
-// product of 16 columns.
-__device__ __forceinline__ void BringWeights(const Params& params,
-                                             Barriers& barriers,
-                                             uint32_t stages,
-                                             Progress progress) {
+// One thread.
+__device__ __forceinline__ void BringWeights(const Params& params, Block& block, uint32_t stages) {
+  Barriers& barriers = block.barriers;
+  const Progress progress(&block.slabs);
   const int32_t num_stages = params.num_stages;
   const int32_t stage_bytes = params.stage_bytes;
   int32_t slabs = 0;
   StagePlace place;
 #pragma unroll 1
   for (int32_t i = 0; i < params.num_ops; ++i) {
-    const Op op = params.ops[i];
+    const Op op = block.ops[i];
     const CUtensorMap& map = params.weight_maps[i];
     const bool gated = op.kind == Kind::kGated;
     const int32_t x_bytes = op.panels * kStageRows * kPanelRowBytes;
@@ -142,10 +150,8 @@ __device__ __forceinline__ void BringWeights(const Params& params,
 }
 
 // One thread. The bytes are announced together with the weights', before they come or after.
-__device__ __forceinline__ void BringRows(const Params& params,
-                                          Barriers& barriers,
-                                          uint32_t stages,
-                                          Progress progress) {
+__device__ __forceinline__ void BringRows(const Params& params, Block& block, uint32_t stages) {
+  const Progress progress(&block.slabs);
   const int32_t num_stages = params.num_stages;
   const int32_t stage_bytes = params.stage_bytes;
   StagePlace place;
@@ -153,7 +159,7 @@ __device__ __forceinline__ void BringRows(const Params& params,
   WaitForPreviousKernel();
 #pragma unroll 1
   for (int32_t i = 0; i < params.num_ops; ++i) {
-    const Op op = params.ops[i];
+    const Op op = block.ops[i];
     const CUtensorMap& map = params.x_maps[i];
     auto tile = static_cast<int32_t>(blockIdx.x);
     if (op.reads_norm) {
@@ -162,7 +168,7 @@ __device__ __forceinline__ void BringRows(const Params& params,
       slab += slabs;
       continue;
     }
-    const int32_t num_before = i > 0 ? params.ops[i - 1].num_blocks : 0;
+    const int32_t num_before = i > 0 ? block.ops[i - 1].num_blocks : 0;
     if (tile < op.num_tiles && op.early_panels > 0) {
       Await(params.counters + kMaxChainOps + i - 1, num_before);
       FenceAsyncProxyGlobal();
@@ -173,16 +179,16 @@ __device__ __forceinline__ void BringRows(const Params& params,
       for (int32_t panel = 0; panel < op.num_panels; panel += op.panels) {
         if (!waited && panel + op.panels > op.early_panels) {
           Await(params.counters + i - 1, num_before);
-          if (i > 1 && params.ops[i - 2].kind == Kind::kNorm) {
+          if (i > 1 && block.ops[i - 2].kind == Kind::kNorm) {
             // What this op writes may be what every block has added to x there.
-            Await(params.counters + i - 2, params.ops[i - 2].num_blocks);
+            Await(params.counters + i - 2, block.ops[i - 2].num_blocks);
           }
           FenceAsyncProxyGlobal();
           waited = true;
         }
         progress.AwaitMoreThan(slab++);
         LoadBox3(map,
-                 barriers.full[place.stage],
+                 block.barriers.full[place.stage],
                  stages + static_cast<uint32_t>(place.stage * stage_bytes),
                  0,
                  0,

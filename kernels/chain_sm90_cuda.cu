@@ -11,24 +11,15 @@ constexpr int32_t kThreads = 32 * (kWarps + 2);
 // then room for two warps of 64 of a kernel that waits for this one, beside three of the block's.
 constexpr int32_t kBoundThreads = 512;
 
-constexpr int32_t kMaxDynamicBytes = 226 * 1024;
+constexpr int32_t kMaxDynamicBytes = 227 * 1024 - kStaticBytes;
 
 // A warp that multiplies and normalises. kQuads: of a row that every block normalises by itself.
 template <typename T, int32_t kQuads>
 class Worker {
  public:
-  __device__ __forceinline__ Worker(const Params& params,
-                                    Barriers& barriers,
-                                    uint32_t stages,
-                                    uint2* normed,
-                                    float* partial,
-                                    int32_t warp)
-      : params_(params),
-        barriers_(barriers),
-        stages_(stages),
-        normed_(normed),
-        partial_(partial),
-        warp_(warp) {}
+  __device__ __forceinline__
+  Worker(const Params& params, Block& block, uint32_t stages, uint2* normed, int32_t warp)
+      : params_(params), block_(block), stages_(stages), normed_(normed), warp_(warp) {}
 
   __device__ __forceinline__ void Run() {
     if (params_.norm_dim > 0) {
@@ -39,10 +30,10 @@ class Worker {
     WaitForPreviousKernel();
     const int32_t last = params_.num_ops - 1;
     // Nobody here waits in a product, and the last op's end is told by the kernel's.
-    const bool leaves_early = params_.ops[last].kind != Kind::kNorm;
+    const bool leaves_early = block_.ops[last].kind != Kind::kNorm;
 #pragma unroll 1
     for (int32_t i = 0; i <= last; ++i) {
-      const Op op = params_.ops[i];
+      const Op op = block_.ops[i];
       if (i == last && leaves_early) {
         if (params_.norm_dim > 0 && IsKeeper()) {
           StoreX();
@@ -79,7 +70,7 @@ class Worker {
   // Where every block has read x for the first norm.
   __device__ __forceinline__ void StoreX() const {
     for (int32_t i = 0; i < params_.num_ops; ++i) {
-      const Op& op = params_.ops[i];
+      const Op& op = block_.ops[i];
       if (op.kind == Kind::kNorm) {
         if (threadIdx.x == 0) {
           Await(params_.counters + i, op.num_blocks);
@@ -95,7 +86,7 @@ class Worker {
 
   __device__ __forceinline__ void PrefetchNormWeights() const {
     for (int32_t i = 0; i < params_.num_ops; ++i) {
-      const Op& op = params_.ops[i];
+      const Op& op = block_.ops[i];
       if (op.kind == Kind::kNorm && static_cast<int32_t>(blockIdx.x) < op.num_blocks) {
         for (auto line = static_cast<int32_t>(threadIdx.x); line < op.hidden_dim / 32;
              line += 32 * kWarps) {
@@ -153,7 +144,7 @@ class Worker {
       matmul::RowsSums<1> sums = {};
 #pragma unroll 1
       for (int32_t panel = 0; panel < op.num_panels; panel += kPanels) {
-        barriers_.full[place.stage].Wait(place.parity);
+        block_.barriers.full[place.stage].Wait(place.parity);
         matmul::MultiplyStage<T, kPanels, 1, kOneRow>(
             stages_ + static_cast<uint32_t>(place.stage * stage_bytes),
             op.tile_columns,
@@ -162,7 +153,7 @@ class Worker {
             SharedAddress(normed_) + static_cast<uint32_t>(panel * kPanelRowBytes));
         __syncwarp();
         if (threadIdx.x % 32 == 0) {
-          barriers_.empty[place.stage].Arrive(arrivals);
+          block_.barriers.empty[place.stage].Arrive(arrivals);
         }
         place.Advance(num_stages);
       }
@@ -186,7 +177,7 @@ class Worker {
         AwaitBefore(index);
         NamedBarrier(kWorkersBarrier, 32 * kWarps);
       };
-      NormOwnRow<T, kQuads>(op, own_, normed_, !has_x_, partial_, await);
+      NormOwnRow<T, kQuads>(op, own_, normed_, !has_x_, block_.partial, await);
       has_x_ = true;
       return;
     }
@@ -195,18 +186,18 @@ class Worker {
          row += static_cast<int32_t>(gridDim.x)) {
       NamedBarrier(kWorkersBarrier, 32 * kWarps);
       if (op.hidden_dim <= 4 * kMaxNormThreads) {
-        NormRow<T, 1>(op, row, partial_);
+        NormRow<T, 1>(op, row, block_.partial);
       } else {
-        NormRow<T, 2>(op, row, partial_);
+        NormRow<T, 2>(op, row, block_.partial);
       }
     }
   }
 
   __device__ __forceinline__ void AwaitBefore(int32_t index) const {
     if (threadIdx.x == 0 && index > 0) {
-      Await(params_.counters + index - 1, params_.ops[index - 1].num_blocks);
-      if (index > 1 && params_.ops[index - 2].kind == Kind::kNorm) {
-        Await(params_.counters + index - 2, params_.ops[index - 2].num_blocks);
+      Await(params_.counters + index - 1, block_.ops[index - 1].num_blocks);
+      if (index > 1 && block_.ops[index - 2].kind == Kind::kNorm) {
+        Await(params_.counters + index - 2, block_.ops[index - 2].num_blocks);
       }
     }
     __syncwarp();
@@ -233,10 +224,9 @@ class Worker {
   }
 
   const Params& params_;
-  Barriers& barriers_;
+  Block& block_;
   const uint32_t stages_;
   uint2* const normed_;
-  float* const partial_;
   const int32_t warp_;
   StagePlace place_;
   HeldRow<kQuads> own_ = {};
@@ -247,21 +237,23 @@ template <typename T, int32_t kQuads>
 __global__ void __launch_bounds__(kBoundThreads, 1)
     ChainKernel(const __grid_constant__ Params params) {
   extern __shared__ uint8_t dynamic_shared[];
-  __shared__ Barriers barriers;
-  __shared__ float partial[kMaxNormThreads / 32];
-  __shared__ int32_t slabs;
+  __shared__ Block block;
+  static_assert(sizeof(Block) <= kStaticBytes);
   const uint32_t stages = (SharedAddress(dynamic_shared) + 1023U) & ~1023U;
-  const auto warp = static_cast<int32_t>(threadIdx.x) / 32;
-  const auto lane = static_cast<int32_t>(threadIdx.x) % 32;
+  const auto thread = static_cast<int32_t>(threadIdx.x);
+  const int32_t warp = thread / 32;
+  const int32_t lane = thread % 32;
   AllowNextKernel();
-  if (threadIdx.x == 32 * kWarps) {
-    barriers.Init(params.num_stages, kWarps);
-    slabs = 0;
+  if (thread == 32 * kWarps) {
+    block.barriers.Init(params.num_stages, kWarps);
+    block.slabs = 0;
   }
-  if (static_cast<int32_t>(threadIdx.x) < params.num_ops &&
-      params.ops[threadIdx.x].kind != Kind::kNorm) {
-    PrefetchTensorMap(params.x_maps[threadIdx.x]);
-    PrefetchTensorMap(params.weight_maps[threadIdx.x]);
+  if (thread < params.num_ops) {
+    block.ops[thread] = params.ops[thread];
+    if (params.ops[thread].kind != Kind::kNorm) {
+      PrefetchTensorMap(params.x_maps[thread]);
+      PrefetchTensorMap(params.weight_maps[thread]);
+    }
   }
   __syncwarp();
   __syncthreads();
@@ -269,11 +261,11 @@ __global__ void __launch_bounds__(kBoundThreads, 1)
     auto* normed =
         reinterpret_cast<uint2*>(dynamic_shared + (stages - SharedAddress(dynamic_shared)) +
                                  params.num_stages * params.stage_bytes);
-    Worker<T, kQuads>(params, barriers, stages, normed, partial, warp).Run();
+    Worker<T, kQuads>(params, block, stages, normed, warp).Run();
   } else if (lane == 0 && warp == kWarps) {
-    BringWeights(params, barriers, stages, Progress(&slabs));
+    BringWeights(params, block, stages);
   } else if (lane == 0) {
-    BringRows(params, barriers, stages, Progress(&slabs));
+    BringRows(params, block, stages);
   }
 }
 

@@ -315,7 +315,7 @@ int Main() {
   for (const int32_t rows : {1, 8}) {
     bench.CompareChain(rows);
     bench.Chains(rows, {});
-    for (const int32_t shared : {128, 192, 226}) {
+    for (const int32_t shared : {128, 192, 224}) {
       bench.Chains(rows, {.shared_bytes = shared << 10});
     }
   }
