@@ -19,7 +19,14 @@ class Worker {
  public:
   __device__ __forceinline__
   Worker(const Params& params, Block& block, uint32_t stages, uint2* normed, int32_t warp)
-      : params_(params), block_(block), stages_(stages), normed_(normed), warp_(warp) {}
+      : params_(params),
+        block_(block),
+        ring_{block.barriers,
+              stages,
+              matmul::InRegister(params.stage_bytes),
+              matmul::InRegister(params.num_stages)},
+        normed_(normed),
+        warp_(warp) {}
 
   __device__ __forceinline__ void Run() {
     if (params_.norm_dim > 0) {
@@ -124,14 +131,12 @@ class Worker {
 
   template <bool kOneRow, int32_t kPanels>
   __device__ __forceinline__ void Product(const Op& op, int32_t index) {
-    const int32_t num_stages = params_.num_stages;
-    const int32_t stage_bytes = params_.stage_bytes;
     const auto step = static_cast<int32_t>(gridDim.x);
+    const int32_t num_slabs = CeilDiv(op.num_panels, kPanels);
     const int32_t active = op.tile_columns / 16;
     if (warp_ >= active) {  // and waits for the others where the block announces what it made
-      place_.Skip(CeilDiv(op.num_tiles - static_cast<int32_t>(blockIdx.x), step) *
-                      CeilDiv(op.num_panels, kPanels),
-                  num_stages);
+      ring_.at.Skip(CeilDiv(op.num_tiles - static_cast<int32_t>(blockIdx.x), step) * num_slabs,
+                    ring_.num_stages);
       if (op.announces_first) {
         Announce(kMaxChainOps + index);
       }
@@ -139,24 +144,11 @@ class Worker {
     }
     // The first warp arrives for those that have no part in this op.
     const auto arrivals = static_cast<uint32_t>(warp_ == 0 ? kWarps + 1 - active : 1);
-    StagePlace place = place_;
     for (auto tile = static_cast<int32_t>(blockIdx.x); tile < op.num_tiles; tile += step) {
       matmul::RowsSums<1> sums = {};
-#pragma unroll 1
-      for (int32_t panel = 0; panel < op.num_panels; panel += kPanels) {
-        block_.barriers.full[place.stage].Wait(place.parity);
-        matmul::MultiplyStage<T, kPanels, 1, kOneRow>(
-            stages_ + static_cast<uint32_t>(place.stage * stage_bytes),
-            op.tile_columns,
-            warp_,
-            sums,
-            SharedAddress(normed_) + static_cast<uint32_t>(panel * kPanelRowBytes));
-        __syncwarp();
-        if (threadIdx.x % 32 == 0) {
-          block_.barriers.empty[place.stage].Arrive(arrivals);
-        }
-        place.Advance(num_stages);
-      }
+      matmul::RowsProduct<T, kPanels, 1, kOneRow>(
+          ring_, op.tile_columns, warp_, arrivals, SharedAddress(normed_))
+          .Add(num_slabs, sums);
       matmul::StoreRows<T, 1>(op.out,
                               op.kind == Kind::kGated,
                               params_.num_rows,
@@ -168,7 +160,6 @@ class Worker {
         Announce(kMaxChainOps + index);
       }
     }
-    place_ = place;
   }
 
   __device__ __forceinline__ void Norm(const Op& op, int32_t index) {
@@ -225,10 +216,9 @@ class Worker {
 
   const Params& params_;
   Block& block_;
-  const uint32_t stages_;
   uint2* const normed_;
   const int32_t warp_;
-  StagePlace place_;
+  matmul::RowsRing ring_;
   HeldRow<kQuads> own_ = {};
   bool has_x_ = false;  // in own_
 };

@@ -16,66 +16,139 @@ namespace ringserve::cuda::matmul {
 template <int32_t kBlocks>
 using RowsSums = float[kBlocks][4];
 
-// x for two steps along K.
-template <int32_t kBlocks>
-__device__ __forceinline__ void LoadRows(uint32_t panel,
-                                         int32_t step,
-                                         uint32_t (&x)[2][kBlocks][2]) {
-  const auto lane = static_cast<int32_t>(threadIdx.x) % 32;
-#pragma unroll
-  for (int32_t block = 0; block < kBlocks; ++block) {
-    uint32_t words[4];
-    LoadMatrix4(words, panel + PanelOffset(block * 8 + lane % 8, step * 2 + lane / 8));
-    x[0][block][0] = words[0];
-    x[0][block][1] = words[1];
-    x[1][block][0] = words[2];
-    x[1][block][1] = words[3];
-  }
+// A parameter that is not to be looked at again where time is short: that takes as long as a
+// product of 16 columns, and much longer while copies keep the caches busy.
+__device__ __forceinline__ int32_t InRegister(int32_t parameter) {
+  asm volatile("" : "+r"(parameter));
+  return parameter;
 }
 
-// The same of one row of x, as if it were eight; `row` holds its columns one after the other.
-__device__ __forceinline__ void LoadOneRow(uint32_t row, int32_t step, uint32_t (&x)[2][1][2]) {
-  const auto lane = static_cast<int32_t>(threadIdx.x) % 32;
-  uint32_t words[4];
-  LoadMatrix4(words, row + (step * 2 + lane / 8) * 16);
-  x[0][0][0] = words[0];
-  x[0][0][1] = words[1];
-  x[1][0][0] = words[2];
-  x[1][0][1] = words[3];
-}
+// A ring of stages and the place in it.
+struct RowsRing {
+  Barriers& barriers;
+  const uint32_t stages;
+  const int32_t stage_bytes;
+  const int32_t num_stages;
+  StagePlace at = {};
+};
 
-// A stage: kPanels panels of x, then as many of tile_columns weight rows. kOneRow: x is not there,
-// but one row from `row` on.
+// The sums of a warp, whose are 16 weight rows, over slabs of K, out of the stages of a ring:
+// kPanels panels of x, then as many of tile_columns weight rows. kOneRow: x is not there, but one
+// row from `row` on, its columns one after the other, and stands for eight.
+//
+// Each product waits for the one before it, so everything else happens under products: operands are
+// read two steps along K ahead, also into the next stage.
 template <typename T, int32_t kPanels, int32_t kBlocks, bool kOneRow = false>
-__device__ __forceinline__ void MultiplyStage(
-    uint32_t stage, int32_t tile_columns, int32_t warp, RowsSums<kBlocks>& sums, uint32_t row = 0) {
-  const auto lane = static_cast<int32_t>(threadIdx.x) % 32;
-  const uint32_t weights = stage + kPanels * kBlocks * 8 * kPanelRowBytes;
+class RowsProduct {
+ public:
+  // `arrivals`: for the warp and those that have no part in the product.
+  __device__ __forceinline__ RowsProduct(
+      RowsRing& ring, int32_t tile_columns, int32_t warp, uint32_t arrivals = 1, uint32_t row = 0)
+      : ring_(ring),
+        tile_columns_(tile_columns),
+        warp_(warp),
+        arrivals_(arrivals),
+        row_(row + Lane() / 8 * 16) {}
+
+  __device__ __forceinline__ void Add(int32_t num_slabs, RowsSums<kBlocks>& sums) {
+    Pair pairs[2];
+    Begin(pairs[0]);
+#pragma unroll 1
+    for (int32_t slab = 1; slab < num_slabs; ++slab) {
+      AllButLast(pairs, sums);
+      Begin(pairs[0]);
+      Multiply(pairs[1], sums);
+    }
+    AllButLast(pairs, sums);
+    Multiply(pairs[1], sums);
+  }
+
+ private:
+  static constexpr int32_t kBlockBytes = 8 * kPanelRowBytes;  // of x, in a panel
+  static constexpr int32_t kPairs = kPanels * kPanelColumns / 32;
+  static_assert(kPairs % 2 == 0);
+
+  // Operands of two steps along K.
+  struct Pair {
+    uint32_t weights[2][4];
+    uint32_t x[2][kBlocks][2];
+  };
+
+  static __device__ __forceinline__ int32_t Lane() {
+    return static_cast<int32_t>(threadIdx.x) % 32;
+  }
+
+  // The first pair of the next stage.
+  __device__ __forceinline__ void Begin(Pair& pair) {
+    ring_.barriers.full[ring_.at.stage].Wait(ring_.at.parity);
+    stage_ = ring_.stages + static_cast<uint32_t>(ring_.at.stage * ring_.stage_bytes);
+    Load(0, pair);
+  }
+
+  // The last pair is read, so that the stage is free.
+  __device__ __forceinline__ void AllButLast(Pair (&pairs)[2], RowsSums<kBlocks>& sums) {
 #pragma unroll
-  for (int32_t panel = 0; panel < kPanels; ++panel) {
-    const uint32_t x_panel = stage + panel * kBlocks * 8 * kPanelRowBytes;
-    const uint32_t weight_panel = weights + panel * tile_columns * kPanelRowBytes;
+    for (int32_t pair = 0; pair < kPairs - 1; ++pair) {
+      Load(pair + 1, pairs[(pair + 1) % 2]);
+      Multiply(pairs[pair % 2], sums);
+    }
+    __syncwarp();
+    if (Lane() == 0) {
+      ring_.barriers.empty[ring_.at.stage].Arrive(arrivals_);
+    }
+    ring_.at.Advance(ring_.num_stages);
+    if constexpr (kOneRow) {
+      row_ += kPanels * kPanelRowBytes;
+    }
+  }
+
+  __device__ __forceinline__ void Load(int32_t index, Pair& pair) const {
+    const int32_t panel = index / 2;
+    const int32_t step = index % 2 * 2;
+    if constexpr (kOneRow) {
+      LoadX(row_ + static_cast<uint32_t>(panel * kPanelRowBytes + step * 32), 0, pair);
+    } else {
+      const uint32_t x = stage_ + PanelOffset(Lane() % 8, step * 2 + Lane() / 8);
 #pragma unroll
-    for (int32_t pair = 0; pair < kPanelColumns / 16; pair += 2) {
-      uint32_t x[2][kBlocks][2];
-      if constexpr (kOneRow) {
-        LoadOneRow(row + panel * kPanelRowBytes, pair, x);
-      } else {
-        LoadRows<kBlocks>(x_panel, pair, x);
+      for (int32_t block = 0; block < kBlocks; ++block) {
+        LoadX(x + static_cast<uint32_t>((panel * kBlocks + block) * kBlockBytes), block, pair);
       }
+    }
+    const uint32_t weights = stage_ + static_cast<uint32_t>(kPanels * kBlocks * kBlockBytes +
+                                                            panel * tile_columns_ * kPanelRowBytes);
 #pragma unroll
-      for (int32_t k = 0; k < 2; ++k) {
-        uint32_t a[4];
-        LoadMatrix4(a,
-                    weight_panel + PanelOffset(warp * 16 + lane % 16, (pair + k) * 2 + lane / 16));
+    for (int32_t k = 0; k < 2; ++k) {
+      LoadMatrix4(pair.weights[k],
+                  weights + PanelOffset(warp_ * 16 + Lane() % 16, (step + k) * 2 + Lane() / 16));
+    }
+  }
+
+  static __device__ __forceinline__ void LoadX(uint32_t from, int32_t block, Pair& pair) {
+    uint32_t words[4];
+    LoadMatrix4(words, from);
+    pair.x[0][block][0] = words[0];
+    pair.x[0][block][1] = words[1];
+    pair.x[1][block][0] = words[2];
+    pair.x[1][block][1] = words[3];
+  }
+
+  static __device__ __forceinline__ void Multiply(const Pair& pair, RowsSums<kBlocks>& sums) {
 #pragma unroll
-        for (int32_t block = 0; block < kBlocks; ++block) {
-          MatrixProduct<T>(sums[block], a, x[k][block][0], x[k][block][1]);
-        }
+    for (int32_t k = 0; k < 2; ++k) {
+#pragma unroll
+      for (int32_t block = 0; block < kBlocks; ++block) {
+        MatrixProduct<T>(sums[block], pair.weights[k], pair.x[k][block][0], pair.x[k][block][1]);
       }
     }
   }
-}
+
+  RowsRing& ring_;
+  const int32_t tile_columns_;
+  const int32_t warp_;
+  const uint32_t arrivals_;
+  uint32_t row_;
+  uint32_t stage_ = 0;
+};
 
 // `first`: the first weight row of the tile. Rows of x past num_rows and weight rows past
 // num_columns are left out; if gated, weight rows are eight of the gate and eight of the up
@@ -125,21 +198,12 @@ __device__ __forceinline__ void MultiplyRows(const HopperParams& params,
                                              Barriers& barriers,
                                              uint32_t stages,
                                              int32_t warp) {
-  StagePlace at;
+  RowsRing ring = {barriers, stages, InRegister(params.stage_bytes), InRegister(params.num_stages)};
   const auto step = static_cast<int32_t>(gridDim.x);
   for (auto tile = static_cast<int32_t>(blockIdx.x); tile < params.num_tiles; tile += step) {
     RowsSums<kBlocks> sums = {};
-#pragma unroll 1
-    for (int32_t slab = 0; slab < params.num_slabs; ++slab) {
-      barriers.full[at.stage].Wait(at.parity);
-      MultiplyStage<T, kRowsPanels, kBlocks>(
-          stages + at.stage * params.stage_bytes, params.tile_columns, warp, sums);
-      __syncwarp();
-      if (threadIdx.x % 32 == 0) {
-        barriers.empty[at.stage].Arrive();
-      }
-      at.Advance(params.num_stages);
-    }
+    RowsProduct<T, kRowsPanels, kBlocks>(ring, params.tile_columns, warp)
+        .Add(params.num_slabs, sums);
     StoreRows<T, kBlocks>(params.out,
                           kGated,
                           params.num_rows,
