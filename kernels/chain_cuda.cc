@@ -36,7 +36,7 @@ bool Encode(const HopperDevice& device, const ChainOp& op, int32_t i, chain::Par
                                  x,
                                  params.num_rows,
                                  weight.cols,
-                                 chain::kStageRows,
+                                 params.stage_rows / params.cluster,
                                  cut.panels,
                                  params.x_maps[i]) &&
          (gated != nullptr
@@ -53,9 +53,16 @@ bool Encode(const HopperDevice& device, const ChainOp& op, int32_t i, chain::Par
 
 }  // namespace
 
+cudaError_t FindMaxChainRows(const HopperDevice& device, int32_t& rows) {
+  int32_t num_pairs = 0;
+  const cudaError_t error = chain::FindNumPairs(device.num_sms, num_pairs);
+  rows = num_pairs < device.num_sms / chain::kMaxCluster ? 8 : kMaxChainRows;
+  return error;
+}
+
 const char* CheckChainOp(const ChainOp& op) {
   if (RowsOf(op) < 1 || RowsOf(op) > kMaxChainRows) {
-    return "a chain's ops have from 1 to 8 rows";
+    return "a chain's ops have from 1 to 32 rows";
   }
   if (const auto* norm = std::get_if<RmsNormArgs>(&op)) {
     if (norm->hidden_dim < 4 || norm->hidden_dim % 4 != 0 ||

@@ -1,4 +1,4 @@
-// Ops of a step that follow each other with very few rows, as one kernel on sm_90a: matrix
+// Ops of a step that follow each other with few rows, as one kernel on sm_90a: matrix
 // products, gated products and norms, in the order given, each of which may read what those before
 // it wrote. Results have the bits of the ops launched one by one.
 //
@@ -22,7 +22,7 @@ namespace ringserve::cuda {
 using ChainOp = std::variant<MatMulArgs, GatedMatMulArgs, RmsNormArgs>;
 
 inline constexpr int32_t kMaxChainOps = 8;
-inline constexpr int32_t kMaxChainRows = 8;
+inline constexpr int32_t kMaxChainRows = 32;
 
 // Of a chain's counters in device memory, which are zero before the first launch and left zero.
 inline constexpr size_t kChainCounterBytes = 256;
@@ -36,6 +36,10 @@ struct ChainTuning {
   int32_t max_units = 0;  // of 16 weight rows, a tile
 };
 
+// The rows that a chain can have on the current device, which is `device`: kMaxChainRows, or 8
+// where the pairs of blocks that more take cannot all run at a time.
+[[nodiscard]] cudaError_t FindMaxChainRows(const HopperDevice& device, int32_t& rows);
+
 // Null if the op can be part of a chain, else a static sentence that says why not. All ops of a
 // chain have equal num_rows and dtype.
 [[nodiscard]] const char* CheckChainOp(const ChainOp& op);
@@ -43,7 +47,8 @@ struct ChainTuning {
 // Enqueues 1 to kMaxChainOps ops, with programmatic dependent launch: the weights of products must
 // be complete before the kernel that precedes this call lets its dependents start. Takes every
 // multiprocessor of the device, and its blocks wait for each other: only one chain may run on a
-// device at a time, and every other kernel there must end without it.
+// device at a time, and every other kernel there must end without it. num_rows is at most what
+// FindMaxChainRows finds.
 [[nodiscard]] cudaError_t LaunchChain(const HopperDevice& device,
                                       std::span<const ChainOp> ops,
                                       int32_t* counters,

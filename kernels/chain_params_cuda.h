@@ -10,8 +10,7 @@
 
 namespace ringserve::cuda::chain {
 
-inline constexpr int32_t kStageRows = kMaxChainRows;  // of x
-inline constexpr int32_t kWarps = 8;                  // that multiply, 16 weight rows each
+inline constexpr int32_t kWarps = 8;  // that multiply, 16 weight rows each
 inline constexpr int32_t kMaxPanels = 6;
 inline constexpr int32_t kMaxNormDim = 8192;
 inline constexpr int32_t kStaticBytes = 1280;  // of a block's shared memory, at most
@@ -50,6 +49,8 @@ struct Params {
   int32_t* counters;
   int32_t num_ops;
   int32_t num_rows;
+  int32_t stage_rows;  // of x: 8, 16 or 32
+  int32_t cluster;     // blocks that bring rows of x for each other: ClusterOf(stage_rows)
   int32_t num_stages;
   int32_t stage_bytes;
   // If not 0, every block makes every norm by itself, of one row of so many columns. It keeps what
@@ -58,6 +59,15 @@ struct Params {
   // they have read.
   int32_t norm_dim;
 };
+
+// Every block needs all rows of x. Many take as much of the second-level cache's bandwidth as
+// weights: then two blocks bring them for each other. Llama-3-8B's chain of a layer for 32 rows on
+// an H200: 122.2 us without, 119.5 with.
+constexpr int32_t kMaxCluster = 2;
+
+constexpr int32_t ClusterOf(int32_t stage_rows) {
+  return stage_rows > 8 ? kMaxCluster : 1;
+}
 
 // Of a block that makes the norms: what a norm made, and zeros as far as a stage reaches.
 constexpr int32_t NormBytes(int32_t norm_dim) {
@@ -71,6 +81,9 @@ struct Launch {
   int32_t grid;
   int32_t shared_bytes;
 };
+
+// How many clusters of two blocks run at a time on the current device.
+cudaError_t FindNumPairs(int32_t num_sms, int32_t& num_pairs);
 
 template <typename T>
 cudaError_t LaunchKernel(const Launch& launch, cudaStream_t stream);

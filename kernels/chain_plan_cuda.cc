@@ -12,10 +12,8 @@ constexpr int32_t kPanelColumns = 64;
 constexpr int32_t kPanelRowBytes = 128;
 constexpr int32_t kMaxStages = 16;
 constexpr int32_t kAlignment = 1024;
-// Of a multiprocessor's 228 KiB less what it keeps for itself of two blocks, and of a chain's block
-// where nothing else is to have room.
+// Of a multiprocessor's 228 KiB less what it keeps for itself of two blocks.
 constexpr int32_t kMultiprocessorBytes = 226 * 1024 - kStaticBytes;
-constexpr int32_t kSharedBytes = 192 * 1024;
 // Fewer do not keep device memory busy: then nothing has room beside a block. Llama-3-8B's shape at
 // 1 x 1k on an H200, tokens/s with 3, 4 and 5 stages, of which 5 leave attention no room: 250.4,
 // 250.9, 240.5; where attention is never there, with 4 and 6: 236.4, 238.0. Weights of the slabs
@@ -26,17 +24,18 @@ constexpr int32_t kMinStagesBeside = 3;
 constexpr int32_t kWidePanels = 2;
 
 // Equal tiles, as few a block as keep each within kWarps units.
-void CutColumns(Op& op, int32_t num_columns, int32_t num_sms, int32_t max_units) {
+void CutColumns(Op& op, int32_t num_columns, int32_t num_sms, int32_t max_units, int32_t cluster) {
   op.num_columns = num_columns;
   const int32_t units = CeilDiv(num_columns, kUnit);
   const int32_t units_each = CeilDiv(units, num_sms);
   const int32_t tiles_each = CeilDiv(units_each, max_units);
   op.tile_columns = CeilDiv(units_each, tiles_each) * kUnit;
-  op.num_tiles = CeilDiv(num_columns, op.tile_columns);
+  // Blocks of a cluster have equally many: the last may be past the columns.
+  op.num_tiles = RoundUp(CeilDiv(num_columns, op.tile_columns), cluster);
   op.num_blocks = std::min(op.num_tiles, num_sms);
 }
 
-Op MakeOp(const ChainOp& op, int32_t num_sms, int32_t max_units) {
+Op MakeOp(const ChainOp& op, int32_t num_sms, int32_t max_units, int32_t cluster) {
   Op made = {};
   if (const auto* norm = std::get_if<RmsNormArgs>(&op)) {
     made.kind = Kind::kNorm;
@@ -50,18 +49,18 @@ Op MakeOp(const ChainOp& op, int32_t num_sms, int32_t max_units) {
   } else if (const auto* gated = std::get_if<GatedMatMulArgs>(&op)) {
     made.kind = Kind::kGated;
     made.out = gated->out;
-    CutColumns(made, static_cast<int32_t>(gated->weight.rows), num_sms, max_units);
+    CutColumns(made, static_cast<int32_t>(gated->weight.rows), num_sms, max_units, cluster);
   } else {
     const auto& product = std::get<MatMulArgs>(op);
     made.kind = Kind::kProduct;
     made.out = product.out;
-    CutColumns(made, static_cast<int32_t>(product.weight.rows), num_sms, max_units);
+    CutColumns(made, static_cast<int32_t>(product.weight.rows), num_sms, max_units, cluster);
   }
   return made;
 }
 
-int32_t PanelBytes(const Op& op) {
-  return (kStageRows + op.tile_columns) * kPanelRowBytes;
+int32_t PanelBytes(const Params& p, const Op& op) {
+  return (p.stage_rows + op.tile_columns) * kPanelRowBytes;
 }
 
 int32_t Columns(const ChainOp& op) {  // K
@@ -113,7 +112,7 @@ int32_t NormDimOfAll(std::span<const ChainOp> ops) {
 void CutStages(std::span<const ChainOp> ops, int32_t grid, Params& p) {
   for (const Op& op : std::span(p.ops, ops.size())) {
     if (op.kind != Kind::kNorm) {
-      p.stage_bytes = std::max(p.stage_bytes, kWidePanels * PanelBytes(op));
+      p.stage_bytes = std::max(p.stage_bytes, kWidePanels * PanelBytes(p, op));
     }
   }
   for (size_t i = 0; i < ops.size(); ++i) {
@@ -123,7 +122,7 @@ void CutStages(std::span<const ChainOp> ops, int32_t grid, Params& p) {
       continue;
     }
     op.reads_norm = p.norm_dim > 0 && i > 0 && p.ops[i - 1].kind == Kind::kNorm;
-    op.panels = std::min(p.stage_bytes / PanelBytes(op), kMaxPanels);
+    op.panels = std::min(p.stage_bytes / PanelBytes(p, op), kMaxPanels);
     op.num_panels = Columns(ops[i]) / kPanelColumns;
     if (i > 0) {
       StartEarly(p.ops[i - 1], grid, InputOf(ops[i]), op);
@@ -138,7 +137,7 @@ int32_t NumStages(const Params& p, const ChainTuning& tuning) {
   const auto fitting = [&p](int32_t bytes) {
     return (bytes - kAlignment - NormBytes(p.norm_dim)) / p.stage_bytes;
   };
-  const int32_t bytes = tuning.shared_bytes > 0 ? tuning.shared_bytes : kSharedBytes;
+  const int32_t bytes = tuning.shared_bytes > 0 ? tuning.shared_bytes : kMultiprocessorBytes;
   const int32_t beside = fitting(std::min(bytes, kMultiprocessorBytes - tuning.room_bytes));
   return std::clamp(beside < kMinStagesBeside ? fitting(bytes) : beside, 2, kMaxStages);
 }
@@ -150,11 +149,13 @@ Launch PlanChain(std::span<const ChainOp> ops, int32_t num_sms, const ChainTunin
   Params& p = launch.params;
   p.num_ops = static_cast<int32_t>(ops.size());
   p.num_rows = std::visit([](const auto& args) { return args.num_rows; }, ops.front());
+  p.stage_rows = p.num_rows <= 8 ? 8 : p.num_rows <= 16 ? 16 : 32;
+  p.cluster = ClusterOf(p.stage_rows);
   const int32_t max_units = tuning.max_units > 0 ? tuning.max_units : kWarps;
   launch.grid = 1;
   for (size_t i = 0; i < ops.size(); ++i) {
-    p.ops[i] = MakeOp(ops[i], num_sms, max_units);
-    launch.grid = std::max(launch.grid, p.ops[i].num_blocks);
+    p.ops[i] = MakeOp(ops[i], num_sms / p.cluster * p.cluster, max_units, p.cluster);
+    launch.grid = RoundUp(std::max(launch.grid, p.ops[i].num_blocks), p.cluster);
   }
   p.norm_dim = NormDimOfAll(ops);
   CutStages(ops, launch.grid, p);

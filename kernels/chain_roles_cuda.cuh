@@ -48,9 +48,9 @@ __device__ __forceinline__ void Leave(const Params& params) {
 // What the warps of a block share.
 struct Block {
   Barriers barriers;
-  // A look at the parameters takes ten times as long as at these, and far longer while copies keep
-  // the caches busy.
-  Op ops[kMaxChainOps];
+  Op ops[kMaxChainOps];  // a look at the parameters takes ten times as long as at these
+  // Of a cluster: every block's consumers are done with a stage, which is then free for rows.
+  TransactionBarrier rows_free[matmul::kMaxStages];
   int32_t slabs;
   float partial[kMaxNormThreads / 32];
 };
@@ -78,6 +78,26 @@ class Progress {
  private:
   uint32_t address_;
 };
+
+// The block's part of a stage's rows of x, for every block of the cluster.
+template <int32_t kCluster>
+__device__ __forceinline__ void LoadX(
+    const CUtensorMap& map, TransactionBarrier& full, uint32_t to, int32_t row, int32_t panel) {
+  if constexpr (kCluster == 1) {
+    LoadBox3(map, full, to, 0, row, panel);
+  } else {
+    asm volatile(
+        "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+        ".multicast::cluster [%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(to),
+        "l"(&map),
+        "r"(full.address()),
+        "r"(0),
+        "r"(row),
+        "r"(panel),
+        "h"(static_cast<uint16_t>((1 << kCluster) - 1))
+        : "memory");
+  }
+}
 
 // A stage's panels of a weight, from row `first` and panel `panel` on.
 __device__ __forceinline__ void LoadWeights(const CUtensorMap& map,
@@ -118,6 +138,7 @@ __device__ __forceinline__ int32_t NumTiles(const Op& op, int32_t tile) {
 }
 
 // One thread.
+template <int32_t kCluster>
 __device__ __forceinline__ void BringWeights(const Params& params, Block& block, uint32_t stages) {
   Barriers& barriers = block.barriers;
   const Progress progress(&block.slabs);
@@ -130,7 +151,7 @@ __device__ __forceinline__ void BringWeights(const Params& params, Block& block,
     const Op op = block.ops[i];
     const CUtensorMap& map = params.weight_maps[i];
     const bool gated = op.kind == Kind::kGated;
-    const int32_t x_bytes = op.panels * kStageRows * kPanelRowBytes;
+    const int32_t x_bytes = op.panels * params.stage_rows * kPanelRowBytes;
     const int32_t weight_bytes = op.panels * op.tile_columns * kPanelRowBytes;
     const int32_t bytes = weight_bytes + (op.reads_norm ? 0 : x_bytes);
     for (auto tile = static_cast<int32_t>(blockIdx.x); tile < op.num_tiles;
@@ -140,7 +161,9 @@ __device__ __forceinline__ void BringWeights(const Params& params, Block& block,
         TransactionBarrier& full = barriers.full[place.stage];
         barriers.empty[place.stage].Wait(place.parity ^ 1);
         full.ArriveExpecting(static_cast<uint32_t>(bytes));
-        progress.Tell(++slabs);
+        if constexpr (kCluster == 1) {
+          progress.Tell(++slabs);
+        }
         const uint32_t to = stages + static_cast<uint32_t>(place.stage * stage_bytes + x_bytes);
         LoadWeights(map, gated, full, to, tile * op.tile_columns, panel);
         place.Advance(num_stages);
@@ -150,8 +173,11 @@ __device__ __forceinline__ void BringWeights(const Params& params, Block& block,
 }
 
 // One thread. The bytes are announced together with the weights', before they come or after.
+template <int32_t kCluster>
 __device__ __forceinline__ void BringRows(const Params& params, Block& block, uint32_t stages) {
   const Progress progress(&block.slabs);
+  const int32_t part = kCluster == 1 ? 0 : matmul::ClusterRank();
+  const int32_t part_rows = params.stage_rows / kCluster;
   const int32_t num_stages = params.num_stages;
   const int32_t stage_bytes = params.stage_bytes;
   StagePlace place;
@@ -161,6 +187,7 @@ __device__ __forceinline__ void BringRows(const Params& params, Block& block, ui
   for (int32_t i = 0; i < params.num_ops; ++i) {
     const Op op = block.ops[i];
     const CUtensorMap& map = params.x_maps[i];
+    const int32_t part_bytes = op.panels * part_rows * kPanelRowBytes;
     auto tile = static_cast<int32_t>(blockIdx.x);
     if (op.reads_norm) {
       const int32_t slabs = NumTiles(op, tile) * CeilDiv(op.num_panels, op.panels);
@@ -186,13 +213,17 @@ __device__ __forceinline__ void BringRows(const Params& params, Block& block, ui
           FenceAsyncProxyGlobal();
           waited = true;
         }
-        progress.AwaitMoreThan(slab++);
-        LoadBox3(map,
-                 block.barriers.full[place.stage],
-                 stages + static_cast<uint32_t>(place.stage * stage_bytes),
-                 0,
-                 0,
-                 panel);
+        if constexpr (kCluster == 1) {
+          progress.AwaitMoreThan(slab++);
+        } else {
+          block.rows_free[place.stage].Wait(place.parity ^ 1);
+        }
+        LoadX<kCluster>(
+            map,
+            block.barriers.full[place.stage],
+            stages + static_cast<uint32_t>(place.stage * stage_bytes + part * part_bytes),
+            part * part_rows,
+            panel);
         place.Advance(num_stages);
       }
     }

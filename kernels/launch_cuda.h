@@ -19,13 +19,15 @@ cudaError_t PreferSharedMemory(void (*kernel)(Params...)) {
 
 // The kernel may start under the end of the one before it, and calls WaitForPreviousKernel before
 // it touches what that one wrote. An ordinary launch where the current device is older than sm_90.
+// `cluster`: of so many blocks; 1 unless the kernel is for sm_90.
 template <typename... Params, typename... Args>
-cudaError_t LaunchOverlapping(void (*kernel)(Params...),
-                              dim3 grid,
-                              int32_t threads,
-                              int32_t shared_bytes,
-                              cudaStream_t stream,
-                              const Args&... args) {
+cudaError_t LaunchOverlappingClusters(void (*kernel)(Params...),
+                                      int32_t cluster,
+                                      dim3 grid,
+                                      int32_t threads,
+                                      int32_t shared_bytes,
+                                      cudaStream_t stream,
+                                      const Args&... args) {
   int device = 0;
   int major = 0;
   cudaError_t error = cudaGetDevice(&device);
@@ -38,17 +40,29 @@ cudaError_t LaunchOverlapping(void (*kernel)(Params...),
   if (error != cudaSuccess) {
     return error;
   }
-  cudaLaunchAttribute overlap = {};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;
   config.blockDim = dim3(static_cast<unsigned>(threads));
   config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
   config.stream = stream;
-  config.attrs = &overlap;
-  config.numAttrs = major >= 9 ? 1 : 0;
+  config.attrs = attributes;
+  config.numAttrs = major < 9 ? 0 : cluster == 1 ? 1 : 2;
   return cudaLaunchKernelEx(&config, kernel, args...);
+}
+
+template <typename... Params, typename... Args>
+cudaError_t LaunchOverlapping(void (*kernel)(Params...),
+                              dim3 grid,
+                              int32_t threads,
+                              int32_t shared_bytes,
+                              cudaStream_t stream,
+                              const Args&... args) {
+  return LaunchOverlappingClusters(kernel, 1, grid, threads, shared_bytes, stream, args...);
 }
 
 }  // namespace ringserve::cuda

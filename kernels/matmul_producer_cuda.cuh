@@ -109,12 +109,15 @@ __device__ __forceinline__ void ClusterBarrier() {
   asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
 }
 
-__device__ __forceinline__ void ArriveAt(const TransactionBarrier& barrier, int32_t block) {
+__device__ __forceinline__ void ArriveAt(const TransactionBarrier& barrier,
+                                         int32_t block,
+                                         uint32_t times = 1) {
   asm volatile(
       "{\n.reg .b32 remote;\n"
       "mapa.shared::cluster.u32 remote, %0, %1;\n"
-      "mbarrier.arrive.shared::cluster.b64 _, [remote];\n}\n" ::"r"(barrier.address()),
-      "r"(block)
+      "mbarrier.arrive.shared::cluster.b64 _, [remote], %2;\n}\n" ::"r"(barrier.address()),
+      "r"(block),
+      "r"(times)
       : "memory");
 }
 

@@ -16,6 +16,13 @@ namespace ringserve::cuda::matmul {
 template <int32_t kBlocks>
 using RowsSums = float[kBlocks][4];
 
+// Which part of a tile is a warp's: unit `unit` of 16 weight rows, and of x the blocks of eight
+// rows from `block` on.
+struct RowsPart {
+  int32_t unit;
+  int32_t block;
+};
+
 // A parameter that is not to be looked at again where time is short: that takes as long as a
 // product of 16 columns, and much longer while copies keep the caches busy.
 __device__ __forceinline__ int32_t InRegister(int32_t parameter) {
@@ -26,27 +33,37 @@ __device__ __forceinline__ int32_t InRegister(int32_t parameter) {
 // A ring of stages and the place in it.
 struct RowsRing {
   Barriers& barriers;
+  TransactionBarrier* rows_free;  // of a cluster's blocks, of which each brings a part of x
   const uint32_t stages;
   const int32_t stage_bytes;
   const int32_t num_stages;
   StagePlace at = {};
 };
 
-// The sums of a warp, whose are 16 weight rows, over slabs of K, out of the stages of a ring:
-// kPanels panels of x, then as many of tile_columns weight rows. kOneRow: x is not there, but one
-// row from `row` on, its columns one after the other, and stands for eight.
+// A warp's sums over slabs of K, out of the stages of a ring: rows of x in kParts equal parts, one
+// of each block of a cluster, of kPanels panels, then as many panels of tile_columns weight rows.
+// kXBlocks: of eight rows in a stage; kBlocks: the warp's. kOneRow: x is not there, but one row
+// from `row` on, its columns one after the other, and stands for eight.
 //
 // Each product waits for the one before it, so everything else happens under products: operands are
 // read two steps along K ahead, also into the next stage.
-template <typename T, int32_t kPanels, int32_t kBlocks, bool kOneRow = false>
+template <typename T,
+          int32_t kPanels,
+          int32_t kBlocks,
+          int32_t kXBlocks,
+          int32_t kParts,
+          bool kOneRow = false>
 class RowsProduct {
  public:
   // `arrivals`: for the warp and those that have no part in the product.
-  __device__ __forceinline__ RowsProduct(
-      RowsRing& ring, int32_t tile_columns, int32_t warp, uint32_t arrivals = 1, uint32_t row = 0)
+  __device__ __forceinline__ RowsProduct(RowsRing& ring,
+                                         int32_t tile_columns,
+                                         const RowsPart& part,
+                                         uint32_t arrivals = 1,
+                                         uint32_t row = 0)
       : ring_(ring),
         tile_columns_(tile_columns),
-        warp_(warp),
+        part_(part),
         arrivals_(arrivals),
         row_(row + Lane() / 8 * 16) {}
 
@@ -65,6 +82,7 @@ class RowsProduct {
 
  private:
   static constexpr int32_t kBlockBytes = 8 * kPanelRowBytes;  // of x, in a panel
+  static constexpr int32_t kPartBlocks = kXBlocks / kParts;
   static constexpr int32_t kPairs = kPanels * kPanelColumns / 32;
   static_assert(kPairs % 2 == 0);
 
@@ -96,6 +114,9 @@ class RowsProduct {
     if (Lane() == 0) {
       ring_.barriers.empty[ring_.at.stage].Arrive(arrivals_);
     }
+    if (kParts > 1 && Lane() < kParts) {
+      ArriveAt(ring_.rows_free[ring_.at.stage], Lane(), arrivals_);
+    }
     ring_.at.Advance(ring_.num_stages);
     if constexpr (kOneRow) {
       row_ += kPanels * kPanelRowBytes;
@@ -108,19 +129,29 @@ class RowsProduct {
     if constexpr (kOneRow) {
       LoadX(row_ + static_cast<uint32_t>(panel * kPanelRowBytes + step * 32), 0, pair);
     } else {
-      const uint32_t x = stage_ + PanelOffset(Lane() % 8, step * 2 + Lane() / 8);
+      const uint32_t x =
+          stage_ + XOffset(part_.block) + PanelOffset(Lane() % 8, step * 2 + Lane() / 8);
 #pragma unroll
       for (int32_t block = 0; block < kBlocks; ++block) {
-        LoadX(x + static_cast<uint32_t>((panel * kBlocks + block) * kBlockBytes), block, pair);
+        LoadX(x + XOffset(block) + static_cast<uint32_t>(panel * kPartBlocks * kBlockBytes),
+              block,
+              pair);
       }
     }
-    const uint32_t weights = stage_ + static_cast<uint32_t>(kPanels * kBlocks * kBlockBytes +
+    const uint32_t weights = stage_ + static_cast<uint32_t>(kPanels * kXBlocks * kBlockBytes +
                                                             panel * tile_columns_ * kPanelRowBytes);
 #pragma unroll
     for (int32_t k = 0; k < 2; ++k) {
-      LoadMatrix4(pair.weights[k],
-                  weights + PanelOffset(warp_ * 16 + Lane() % 16, (step + k) * 2 + Lane() / 16));
+      LoadMatrix4(
+          pair.weights[k],
+          weights + PanelOffset(part_.unit * 16 + Lane() % 16, (step + k) * 2 + Lane() / 16));
     }
+  }
+
+  // Of a block of x in its first panel. A warp's blocks lie in one part or start the first.
+  static __device__ __forceinline__ uint32_t XOffset(int32_t block) {
+    return static_cast<uint32_t>(
+        (block / kPartBlocks * kPanels * kPartBlocks + block % kPartBlocks) * kBlockBytes);
   }
 
   static __device__ __forceinline__ void LoadX(uint32_t from, int32_t block, Pair& pair) {
@@ -144,7 +175,7 @@ class RowsProduct {
 
   RowsRing& ring_;
   const int32_t tile_columns_;
-  const int32_t warp_;
+  const RowsPart part_;
   const uint32_t arrivals_;
   uint32_t row_;
   uint32_t stage_ = 0;
@@ -159,14 +190,14 @@ __device__ __forceinline__ void StoreRows(void* out,
                                           int32_t num_rows,
                                           int32_t num_columns,
                                           int32_t first,
-                                          int32_t warp,
+                                          const RowsPart& part,
                                           const RowsSums<kBlocks>& sums) {
   const auto lane = static_cast<int32_t>(threadIdx.x) % 32;
 #pragma unroll
   for (int32_t block = 0; block < kBlocks; ++block) {
 #pragma unroll
     for (int32_t i = 0; i < 2; ++i) {
-      const int64_t row = block * 8 + lane % 4 * 2 + i;
+      const int64_t row = (part.block + block) * 8 + lane % 4 * 2 + i;
       if (row >= num_rows) {
         continue;
       }
@@ -175,12 +206,12 @@ __device__ __forceinline__ void StoreRows(void* out,
       const float high = sums[block][2 + i] + 0.0F;
       if (gated) {
         const int32_t features = num_columns / 2;
-        const int32_t feature = first / 2 + warp * 8 + lane / 4;
+        const int32_t feature = first / 2 + part.unit * 8 + lane / 4;
         if (feature < features) {
           static_cast<T*>(out)[row * features + feature] = static_cast<T>(GatedProduct(low, high));
         }
       } else {
-        const int32_t column = first + warp * 16 + lane / 4;
+        const int32_t column = first + part.unit * 16 + lane / 4;
         float* to = static_cast<float*>(out) + row * num_columns + column;
         if (column < num_columns) {
           to[0] = low;
@@ -198,18 +229,20 @@ __device__ __forceinline__ void MultiplyRows(const HopperParams& params,
                                              Barriers& barriers,
                                              uint32_t stages,
                                              int32_t warp) {
-  RowsRing ring = {barriers, stages, InRegister(params.stage_bytes), InRegister(params.num_stages)};
+  const RowsPart part = {warp, 0};
+  RowsRing ring = {
+      barriers, nullptr, stages, InRegister(params.stage_bytes), InRegister(params.num_stages)};
   const auto step = static_cast<int32_t>(gridDim.x);
   for (auto tile = static_cast<int32_t>(blockIdx.x); tile < params.num_tiles; tile += step) {
     RowsSums<kBlocks> sums = {};
-    RowsProduct<T, kRowsPanels, kBlocks>(ring, params.tile_columns, warp)
+    RowsProduct<T, kRowsPanels, kBlocks, kBlocks, 1>(ring, params.tile_columns, part)
         .Add(params.num_slabs, sums);
     StoreRows<T, kBlocks>(params.out,
                           kGated,
                           params.num_rows,
                           params.num_columns,
                           TilePlace(params, tile).column * params.tile_columns,
-                          warp,
+                          part,
                           sums);
   }
 }

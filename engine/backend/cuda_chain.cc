@@ -6,10 +6,6 @@
 namespace ringserve {
 namespace {
 
-// Llama-3-8B's shape on an H200 at 1k of context, one run, tokens/s without chains | with: 1 row
-// 226.1 | 231.5, 8 rows 1758 | 1735.
-constexpr int32_t kMaxRows = 1;
-
 std::atomic<bool> is_claimed = false;
 
 int32_t RowsOf(const cuda::ChainOp& op) {
@@ -28,14 +24,17 @@ absl::StatusOr<CudaChain> CudaChain::Create(int32_t device, int32_t* counters) {
   }
   chain.claim_.reset(&is_claimed);
   RETURN_IF_ERROR(FromCuda(cuda::FindHopperDevice(device, chain.device_), "looking at the device"));
+  if (chain.device_.encode_tensor_map != nullptr) {
+    RETURN_IF_ERROR(FromCuda(cuda::FindMaxChainRows(chain.device_, chain.max_rows_),
+                             "looking at what runs at a time"));
+  }
   chain.counters_ = counters;
   chain.ops_.reserve(cuda::kMaxChainOps);
   return chain;
 }
 
 absl::StatusOr<bool> CudaChain::Take(const cuda::ChainOp& op, const CudaStream& stream) {
-  if (RowsOf(op) > kMaxRows || device_.encode_tensor_map == nullptr ||
-      cuda::CheckChainOp(op) != nullptr) {
+  if (RowsOf(op) > max_rows_ || cuda::CheckChainOp(op) != nullptr) {
     return false;
   }
   if (ops_.size() == cuda::kMaxChainOps || (!ops_.empty() && RowsOf(ops_.front()) != RowsOf(op))) {

@@ -44,6 +44,7 @@ class CudaChain {
   std::unique_ptr<std::atomic<bool>, Released> claim_;
   cuda::HopperDevice device_;
   int32_t* counters_ = nullptr;
+  int32_t max_rows_ = 0;  // none
   int32_t room_bytes_ = 0;
   std::vector<cuda::ChainOp> ops_;
 };

@@ -312,7 +312,7 @@ int Main() {
     bench.Layers(rows, false);
     bench.Layers(rows, true);
   }
-  for (const int32_t rows : {1, 8}) {
+  for (const int32_t rows : {1, 8, 16, 32}) {
     bench.CompareChain(rows);
     bench.Chains(rows, {});
     for (const int32_t shared : {128, 192, 224}) {

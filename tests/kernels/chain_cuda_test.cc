@@ -138,6 +138,8 @@ TEST_CASE("a chain has the bits of its ops one by one", "[cuda][chain]") {
     return;
   }
   const Counters counters;
+  int32_t max_rows = 0;
+  REQUIRE(cuda::FindMaxChainRows(Hopper(), max_rows) == cudaSuccess);
   // Gates of more tiles than an H200 has blocks, norms of two sizes.
   for (const Shape& shape : {Shape{1, 64, 64, 24},
                              Shape{1, 128, 14336, 512},
@@ -147,8 +149,16 @@ TEST_CASE("a chain has the bits of its ops one by one", "[cuda][chain]") {
                              Shape{2, 4160, 64, 136},
                              Shape{3, 576, 704, 333},
                              Shape{5, 192, 9024, 2000},
-                             Shape{8, 1024, 1408, 1536, DType::kF16}}) {
+                             Shape{8, 1024, 1408, 1536, DType::kF16},
+                             Shape{9, 192, 9024, 2000},
+                             Shape{16, 128, 14336, 512, DType::kF16},
+                             Shape{17, 576, 704, 333},
+                             Shape{25, 4160, 64, 136},
+                             Shape{32, 1024, 1408, 1536}}) {
     INFO("rows " << shape.rows << " hidden " << shape.hidden << " ffn " << shape.ffn);
+    if (shape.rows > max_rows) {
+      continue;
+    }
     Layer layer(shape);
     const std::vector<cuda::ChainOp> ops = layer.Ops();
     layer.Reset();
@@ -185,7 +195,9 @@ TEST_CASE("chains that follow each other leave nothing behind", "[cuda][chain]")
     return;
   }
   const Counters counters;
-  for (const int32_t rows : {1, 8}) {
+  int32_t max_rows = 0;
+  REQUIRE(cuda::FindMaxChainRows(Hopper(), max_rows) == cudaSuccess);
+  for (const int32_t rows : {1, 8, max_rows / 2, max_rows}) {
     Layer layer({rows, 512, 2816, 768});
     const std::vector<cuda::ChainOp> ops = layer.Ops();
     layer.Reset();
@@ -208,7 +220,7 @@ TEST_CASE("what a chain cannot do is refused", "[cuda][chain]") {
   const MatMulArgs product = {nothing, weight, nothing, 1};
   CHECK(cuda::CheckChainOp(product) == nullptr);
   MatMulArgs args = product;
-  args.num_rows = 9;
+  args.num_rows = 33;
   CHECK(cuda::CheckChainOp(args) != nullptr);
   args = product;
   args.bias = nothing;
