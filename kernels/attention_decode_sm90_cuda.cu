@@ -81,9 +81,10 @@ __device__ __forceinline__ void Produce(const AttentionCudaParams& params,
     };
     int32_t tile = 0;
     if (!waited) {
-      // Old keys need not wait for the kernel that appends this step's.
+      // Old keys need not wait for the kernel that appends this step's. Not all that there is room
+      // for: that kernel's loads wait behind these.
       const int32_t old_tiles =
-          min(min(item.num_tiles, item.old_keys / kTile), Shared::kStages / 2);
+          min(min(item.num_tiles, item.old_keys / kTile), Shared::kStages / 3);
 #pragma unroll 1
       for (; tile < old_tiles; ++tile) {
         load(tile);
