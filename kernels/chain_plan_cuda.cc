@@ -20,7 +20,8 @@ constexpr int32_t kMultiprocessorBytes = 226 * 1024 - kStaticBytes;
 // behind the stages in the second-level cache cost more than they gain: 245.4, with 12 MiB of them
 // before x is waited for 244.6, with one slab of every block all the time 220.3.
 constexpr int32_t kMinStagesBeside = 3;
-// A stage costs its producers and consumers some 400 clocks, whatever it holds.
+// Llama-3-8B's shape on an H200, tokens/s with 1, 2 and 3, two runs each: 256, 257, 246 at 1 x 1k,
+// 5,680, 5,888, 5,842 at 32 x 1k.
 constexpr int32_t kWidePanels = 2;
 
 // Equal tiles, as few a block as keep each within kWarps units.
