@@ -94,9 +94,9 @@ absl::Status Generate(const GenerateCommand& command) {
     has_text = has_text || !event.delta().text().empty();
     return printer.Print(event);
   };
-  const absl::Status status =
-      config.has_value() ? GenerateHere(*config, request, deadline, &TellProgress, on_event)
-                         : GenerateThere(command.target, request, deadline, on_event);
+  absl::Status status = config.has_value()
+                            ? GenerateHere(*config, request, deadline, &TellProgress, on_event)
+                            : GenerateThere(command.target, request, deadline, on_event);
   printer.Finish(isatty(STDOUT_FILENO) != 0);
   if (status.ok() && !has_text && finished.front().usage().completion_tokens() > 1) {
     fmt::print(stderr,

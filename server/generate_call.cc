@@ -119,8 +119,8 @@ GenerateCall::~GenerateCall() {
   gate_.open.fetch_sub(1);
 }
 
-void GenerateCall::Write(grpc::Slice bytes, bool last) {
-  message_.Set(std::move(bytes));
+void GenerateCall::Write(const grpc::Slice& bytes, bool last) {
+  message_.Set(bytes);
   if (last) {
     StartWriteAndFinish(&message_, grpc::WriteOptions(), grpc::Status::OK);
   } else {

@@ -52,7 +52,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<OutgoingBytes> {
 
   // What the stream does, with its mutex free. Each call that began gets one End, or one Write that
   // is the last; it may be gone then.
-  void Write(grpc::Slice bytes, bool last);
+  void Write(const grpc::Slice& bytes, bool last);
   void End(const absl::Status& status);
 
   // The stream's, under its mutex.

@@ -325,7 +325,7 @@ void GenerateStream::Advance() {
     call_ = nullptr;
   }
   mutex_.Unlock();
-  call.Write(std::move(next.bytes), last);
+  call.Write(next.bytes, last);
 }
 
 }  // namespace ringserve

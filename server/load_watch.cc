@@ -110,7 +110,7 @@ class LoadWatch final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
 };
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* LoadWatchers::Start(
-    absl::StatusOr<absl::Duration> interval, TellLoad tell) {
+    const absl::StatusOr<absl::Duration>& interval, TellLoad tell) {
   return new LoadWatch(*this, interval, std::move(tell));
 }
 

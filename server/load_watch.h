@@ -25,12 +25,13 @@ class LoadWatchers {
   using TellLoad = std::function<absl::StatusOr<v1::GetLoadResponse>()>;
 
   LoadWatchers() = default;
+  ~LoadWatchers() = default;
   LoadWatchers(const LoadWatchers&) = delete;
   LoadWatchers& operator=(const LoadWatchers&) = delete;
 
   // A call that writes what `tell` says, now and after each interval; or one that ends with the
   // interval's status, or RESOURCE_EXHAUSTED, or UNAVAILABLE after EndAll.
-  grpc::ServerWriteReactor<grpc::ByteBuffer>* Start(absl::StatusOr<absl::Duration> interval,
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* Start(const absl::StatusOr<absl::Duration>& interval,
                                                     TellLoad tell);
   // All end UNAVAILABLE.
   void EndAll();

@@ -24,6 +24,7 @@ class InferenceService final : public v1::Inference::Service {
     constexpr int kAttach = 1;
     constexpr int kScore = 2;
     constexpr int kEmbed = 3;
+    // NOLINTBEGIN(cppcoreguidelines-owning-memory): gRPC owns handlers.
     MarkMethodRawCallback(
         kGenerate,
         new Handler([this](grpc::CallbackServerContext* call, const grpc::ByteBuffer* request) {
@@ -48,6 +49,7 @@ class InferenceService final : public v1::Inference::Service {
                                            grpc::ByteBuffer* response) {
                             return BeginEmbed(*call, *request, *response, context_.calls);
                           }));
+    // NOLINTEND(cppcoreguidelines-owning-memory)
   }
 
  private:

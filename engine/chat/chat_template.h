@@ -14,6 +14,7 @@
 
 namespace ringserve {
 
+// NOLINTNEXTLINE(bugprone-exception-escape): moving JSON throws nothing.
 struct ChatPrompt {
   // Objects with a "role"; the rest is what the template reads ("content", "tool_calls", ...). At
   // least one.

@@ -214,8 +214,8 @@ void AppendUpper(char32_t c, std::string* out) {
 
 void AppendTitle(char32_t c, std::string* out) {
   static const wctrans_t title = wctrans_l("totitle", Utf8Locale());
-  const wint_t simple = title != 0 ? towctrans_l(static_cast<wint_t>(c), title, Utf8Locale())
-                                   : towupper_l(static_cast<wint_t>(c), Utf8Locale());
+  const wint_t simple = title != nullptr ? towctrans_l(static_cast<wint_t>(c), title, Utf8Locale())
+                                         : towupper_l(static_cast<wint_t>(c), Utf8Locale());
   AppendMapped(kSpecialTitle, c, simple, out);
 }
 

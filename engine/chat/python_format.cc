@@ -268,9 +268,7 @@ class BraceFormatter {
     while (!format.empty()) {
       const char c = format.front();
       format.remove_prefix(1);
-      if (c != '{' && c != '}') {
-        out += c;
-      } else if (Take(&format, c)) {
+      if ((c != '{' && c != '}') || Take(&format, c)) {
         out += c;
       } else if (c == '}') {
         return TypeError("format(): a single '}'");

@@ -12,8 +12,10 @@ uint64_t StepKey(int32_t state, uint8_t byte) {
   return uint64_t{static_cast<uint32_t>(state)} << 8 | byte;
 }
 
+// Of a pointer, where it points.
 template <typename T>
 void Append(const T& value, std::string* key) {
+  // NOLINTNEXTLINE(bugprone-sizeof-expression)
   key->append(reinterpret_cast<const char*>(&value), sizeof(value));
 }
 

@@ -56,9 +56,13 @@ int8_t CompareDigit(
   const auto at = static_cast<size_t>(index);
   if (at >= digits.size()) {
     // More digits before the point are a larger number; after it only if they are not 0.
-    return whole ? 1 : (so_far == 0 && digit != '0' ? 1 : so_far);
+    const bool is_larger = whole || (so_far == 0 && digit != '0');
+    return is_larger ? int8_t{1} : so_far;
   }
-  return so_far != 0 || digit == digits[at] ? so_far : (digit < digits[at] ? -1 : 1);
+  if (so_far != 0 || digit == digits[at]) {
+    return so_far;
+  }
+  return digit < digits[at] ? int8_t{-1} : int8_t{1};
 }
 
 class Language {
@@ -253,7 +257,7 @@ class Language {
     if (negative != bound.value.negative) {
       return negative ? -1 : 1;
     }
-    int order = digits;
+    int order = static_cast<int>(digits);
     if (order == 0 && end.num_fraction < static_cast<int16_t>(bound.value.fraction.size())) {
       order = -1;
     }

@@ -245,10 +245,10 @@ int32_t SchemaEmitter::Constant(const JsonValue& value, int32_t next) {
 absl::Status SchemaEmitter::EmitConstants(const SchemaAlternative& alternative,
                                           const MergedRules& rules,
                                           Targets* targets) {
-  static const JsonValue kConstants[] = {{.kind = JsonValue::Kind::kNull},
-                                         {.kind = JsonValue::Kind::kBoolean, .boolean = true},
-                                         {.kind = JsonValue::Kind::kBoolean, .boolean = false}};
-  for (const JsonValue& value : kConstants) {
+  static const JsonValue constants[] = {{.kind = JsonValue::Kind::kNull},
+                                        {.kind = JsonValue::Kind::kBoolean, .boolean = true},
+                                        {.kind = JsonValue::Kind::kBoolean, .boolean = false}};
+  for (const JsonValue& value : constants) {
     const uint8_t type = value.kind == JsonValue::Kind::kNull ? kTypeNull : kTypeBoolean;
     ASSIGN_OR_RETURN(const bool is_taken_away, IsTakenAway(alternative.without, value));
     if ((rules.types & type) != 0 && !is_taken_away) {

@@ -73,7 +73,7 @@ struct SchemaNode {
 
 class Schema {
  public:
-  static constexpr size_t kMaxBytes = 256 * 1024;
+  static constexpr size_t kMaxBytes = size_t{256} * 1024;
 
   // INVALID_ARGUMENT names the place: "#/properties/age/minimum: ...".
   static absl::StatusOr<std::unique_ptr<Schema>> Parse(std::string_view json, Budget* budget);

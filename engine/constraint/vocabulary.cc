@@ -34,7 +34,7 @@ absl::StatusOr<std::shared_ptr<const Vocabulary>> Vocabulary::Create(
     const std::vector<std::string>& bytes, const std::vector<std::string>& bytes_at_start) {
   std::shared_ptr<Vocabulary> vocabulary(new Vocabulary(bytes));
   if (!bytes_at_start.empty() && bytes_at_start != bytes) {
-    vocabulary->at_start_.reset(new Vocabulary(bytes_at_start));
+    vocabulary->at_start_ = std::unique_ptr<const Vocabulary>(new Vocabulary(bytes_at_start));
   }
   for (int byte = 0x20; byte < 0x7f; ++byte) {
     const Vocabulary* const at_start = vocabulary->at_start();

@@ -54,6 +54,9 @@ class BenchEngine final : public EventSink {
                                                              EngineConfig config);
   ~BenchEngine() override;
 
+  BenchEngine(const BenchEngine&) = delete;
+  BenchEngine& operator=(const BenchEngine&) = delete;
+
   Engine& engine() { return *engine_; }
 
   // Ids count from 1; a refusal is what Wait returns.

@@ -64,6 +64,9 @@ class Caller {
     }
   }
 
+  Caller(const Caller&) = delete;
+  Caller& operator=(const Caller&) = delete;
+
   void Begin(std::vector<std::unique_ptr<Call>>& calls, int32_t count, int32_t max_tokens) {
     v1::GenerateRequest request;
     request.set_text("Once upon a time there was a king who had three sons");

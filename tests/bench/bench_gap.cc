@@ -80,6 +80,7 @@ absl::StatusOr<Load> LoadPrompt(BenchEngine& bench,
                                 const SessionsBenchOptions& options,
                                 const std::string& session_id) {
   std::vector<uint64_t> ids;
+  ids.reserve(kNumStreams);
   for (int i = 0; i < kNumStreams; ++i) {
     ids.push_back(bench.Submit({.num_tokens = 16, .max_tokens = 1 << 16, .seed = 1 + uint64_t(i)}));
   }

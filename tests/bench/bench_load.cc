@@ -108,6 +108,7 @@ class SessionMaker {
     std::atomic<int64_t> num_failed = 0;
     num_refused_ = 0;
     std::vector<std::thread> threads;
+    threads.reserve(kNumThreads);
     for (int t = 0; t < kNumThreads; ++t) {
       threads.emplace_back([&] {
         for (size_t i = next++; i < ids_.size(); i = next++) {

@@ -91,6 +91,7 @@ class ModelBench {
   // Seconds for `count` tokens: one by one, or as one prompt.
   absl::StatusOr<double> Feed(ModelRunner& runner, int32_t count, bool one_by_one) {
     std::vector<int32_t> token_ids;
+    token_ids.reserve(static_cast<size_t>(count));
     for (int32_t i = 0; i < count; ++i) {
       token_ids.push_back((i * 7919 + 13) % config_.vocab_size);
     }

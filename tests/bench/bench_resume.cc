@@ -62,7 +62,7 @@ class CopyCeiling {
 
 EngineConfig Config(const SessionsBenchOptions& options) {
   // A prompt's token and one more are what each turn adds.
-  const int64_t num_turns = (options.rounds + 2) * (kWarmTurns + 1) * (kSwaps + 1);
+  const int64_t num_turns = int64_t{options.rounds + 2} * (kWarmTurns + 1) * (kSwaps + 1);
   const int64_t num_blocks = CeilDiv(options.resume_tokens + 2 * num_turns, kBlockSize) + 1;
   EngineConfig config;
   config.rings = {.buffer_size = num_blocks * kBlockSize, .block_size = kBlockSize};
