@@ -238,6 +238,7 @@ void RunServer(const BenchOptions& options) {
 }  // namespace
 }  // namespace ringserve
 
+// NOLINTNEXTLINE(bugprone-exception-escape): a failure may end this bench.
 int main(int argc, char** argv) {
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);  // as the program does
   ringserve::BenchOptions options;

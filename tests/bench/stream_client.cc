@@ -141,7 +141,7 @@ absl::Status ChildProcess::Run(const std::function<void(const Link&)>& body,
   }
   close(down[0]);
   close(up[1]);
-  const absl::Status status = parent(Link(up[0], down[1]));
+  absl::Status status = parent(Link(up[0], down[1]));
   close(down[1]);
   waitpid(child, nullptr, 0);
   close(up[0]);

@@ -111,6 +111,7 @@ class Dump {
 }  // namespace ringserve
 
 // usage: constraint_dump MODEL_DIR [MAX_BATCH]
+// NOLINTNEXTLINE(bugprone-exception-escape): a malformed request may end this test helper.
 int main(int argc, char** argv) {
   using nlohmann::json;
   RS_CHECK(argc >= 2);

@@ -160,7 +160,8 @@ TEST_CASE("conversations of forty-three turns, an eighth of which fit on the dev
   CheckStateless(config, roomy);
   const int64_t session_blocks = config.rings.buffer_size / config.rings.block_size;
   constexpr int64_t kBlockBytes = int64_t{16} * 6 * 2 * 64 * 2 * 2;
-  const int64_t on_device = kNumConversations / kShareOnDevice * session_blocks;
+  const int64_t on_device =
+      static_cast<int64_t>(kNumConversations / kShareOnDevice) * session_blocks;
   config.memory = {
       .device_bytes = on_device * kBlockBytes,
       .pinned_bytes = static_cast<int64_t>(kNumConversations) * session_blocks * kBlockBytes};

@@ -30,7 +30,7 @@ Transcript CheckAloneOn(const FakeEngineOptions& options, const GenerateRequest&
   request.output = plain.output;
   REQUIRE(engine.loop().Submit(std::move(request)).ok());
   RunUntilIdle(engine);
-  const Transcript got = engine.sink().transcript(plain.request_id);
+  Transcript got = engine.sink().transcript(plain.request_id);
   REQUIRE(got.finished.has_value());
   CheckSame(got.tokens, expected.tokens);
   CheckSame(got.prompt, expected.prompt);

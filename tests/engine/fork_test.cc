@@ -177,7 +177,7 @@ void CheckSibling(FakeEngine& engine, uint64_t id, size_t prompt_size, int32_t m
 }
 
 TEST_CASE("siblings answer as requests of their own and read the prompt once") {
-  for (FakeEngineOptions options : {Refusing(), Sliding()}) {
+  for (const FakeEngineOptions& options : {Refusing(), Sliding()}) {
     for (const size_t prompt_size : {1, 2, 8, 9, 30}) {
       for (const int32_t max_tokens : {1, 20}) {
         FakeEngine engine(options);

@@ -65,6 +65,7 @@ void* operator new(std::size_t size, const std::nothrow_t& /*tag*/) noexcept {
   }
 }
 
+// NOLINTBEGIN(cppcoreguidelines-owning-memory): this is what owns.
 void operator delete(void* memory) noexcept {
   std::free(memory);
 }
@@ -80,6 +81,7 @@ void operator delete(void* memory, std::align_val_t /*alignment*/) noexcept {
 void operator delete(void* memory, std::size_t /*size*/, std::align_val_t /*alignment*/) noexcept {
   std::free(memory);
 }
+// NOLINTEND(cppcoreguidelines-owning-memory)
 
 namespace ringserve {
 namespace {

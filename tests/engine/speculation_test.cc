@@ -26,7 +26,7 @@ std::vector<int32_t> ObviousDraft(const std::vector<int32_t>& text,
       if (std::equal(text.end() - length, text.end(), text.begin() + end - length)) {
         std::vector<int32_t> whole = text;
         for (int32_t i = 0; i < max_draft; ++i) {
-          whole.push_back(whole[static_cast<size_t>(end + i)]);
+          whole.push_back(whole[static_cast<size_t>(end) + static_cast<size_t>(i)]);
         }
         return {whole.begin() + size, whole.end()};
       }

@@ -279,7 +279,7 @@ class ReferenceModel : private ReferenceLayers<T> {
     for (size_t j = 0; j < keys.size(); ++j) {
       T dot = 0;
       for (int32_t i = 0; i < dim; ++i) {
-        dot += query[i] * keys[j][static_cast<size_t>(offset + i)];
+        dot += query[i] * keys[j][static_cast<size_t>(offset) + static_cast<size_t>(i)];
       }
       scores[j] = Softcap(dot * scale, config_.attention_softcap);
       largest = std::max(largest, scores[j]);
