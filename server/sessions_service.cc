@@ -230,6 +230,7 @@ class SessionsService final : public RawImport {
     absl::StatusOr<Target> target = FindTarget(*call, *bytes, request);
     absl::Status status = target.status();
     const CallOptions options = OptionsOf(*call);
+    // NOLINTNEXTLINE(cppcoreguidelines-owning-memory): it ends itself with the call.
     auto* reactor =
         new AskCall(status.ok() ? target->model->engine.get() : nullptr, options.call_id);
     if (status.ok()) {

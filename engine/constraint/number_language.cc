@@ -252,12 +252,12 @@ class Language {
   }
 
   // Of the number and the bound.
-  static int Order(const Reading& end, const NumberBound& bound, int8_t digits) {
+  static int Order(const Reading& end, const NumberBound& bound, int digits) {
     const bool negative = end.negative && end.nonzero;
     if (negative != bound.value.negative) {
       return negative ? -1 : 1;
     }
-    int order = static_cast<int>(digits);
+    int order = digits;
     if (order == 0 && end.num_fraction < static_cast<int16_t>(bound.value.fraction.size())) {
       order = -1;
     }

@@ -55,12 +55,12 @@ struct Obvious {
 std::vector<double> AdjustObviously(const std::vector<float>& raw, const SampleRow& row) {
   std::vector<double> logits(raw.begin(), raw.end());
   for (const int32_t id : row.banned) {
-    logits[static_cast<size_t>(id)] = -double{kInf};
+    logits[static_cast<size_t>(id)] = -static_cast<double>(kInf);
   }
   for (size_t i = 0; i < logits.size() && !row.allowed.empty(); ++i) {
     const bool is_allowed = (row.allowed[i / 64] >> (i % 64) & 1) != 0 ||
                             std::count(row.also_allowed.begin(), row.also_allowed.end(), i) > 0;
-    logits[i] = is_allowed ? logits[i] : -double{kInf};
+    logits[i] = is_allowed ? logits[i] : -static_cast<double>(kInf);
   }
   for (const auto& [id, bias] : row.params->logit_bias) {
     logits[static_cast<size_t>(id)] += static_cast<double>(bias);
@@ -118,8 +118,8 @@ Obvious SampleObviously(const std::vector<float>& raw, const SampleRow& row) {
   for (size_t i = 0; i < kept; ++i) {
     result.is_close |= std::abs(weight(i) - params.min_p) < kClose * params.min_p;
   }
-  double best = -double{kInf};
-  double second = -double{kInf};
+  double best = -static_cast<double>(kInf);
+  double second = -static_cast<double>(kInf);
   for (size_t i = 0; i < end; ++i) {
     const double score =
         (at(i) - at(0)) / temperature + GumbelNoise(params.seed, row.position, ranked[i]);

@@ -15,12 +15,12 @@ inline float FromWord(uint16_t word, DType dtype) {
 
 // As the compiler rounds.
 inline uint16_t RoundToHalf(float value) {
-#if defined(__aarch64__)
-  const auto half = static_cast<__fp16>(value);  // gcc 12 has no other name for it there
+#if defined(__aarch64__) || defined(__clang__)
+  const auto half = static_cast<__fp16>(value);  // gcc 12 knows no other name there
 #else
   const auto half = static_cast<_Float16>(value);
 #endif
-  uint16_t word;
+  uint16_t word = 0;
   std::memcpy(&word, &half, sizeof word);
   return word;
 }
