@@ -78,8 +78,7 @@ TEST_CASE("Everything that is wrong is told at once") {
   CHECK(report.problems[4] ==
         folder + "model.safetensors: the last 1 bytes of data belong to no tensor");
   CHECK(report.problems[5].starts_with(folder + "tokenizer.json: "));
-  CHECK(report.problems[6] ==
-        folder + "chat_template.jinja: line 1: expected a name, got '%}'");
+  CHECK(report.problems[6] == folder + "chat_template.jinja: line 1: expected a name, got '%}'");
   CHECK(FormatCheckReport(report).ends_with("got '%}'\n7 problems\n"));
 }
 

@@ -81,6 +81,7 @@ void operator delete(void* memory, std::align_val_t /*alignment*/) noexcept {
 void operator delete(void* memory, std::size_t /*size*/, std::align_val_t /*alignment*/) noexcept {
   std::free(memory);
 }
+
 // NOLINTEND(cppcoreguidelines-owning-memory)
 
 namespace ringserve {

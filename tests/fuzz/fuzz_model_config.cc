@@ -33,7 +33,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   config.attention.tile_size = 16;
   config.scheduler = {.prefill_size = 16, .max_batch = 2, .max_queue = 1};
   const RecordingBackend backend;
-  const auto plan = PlanMemory(config, *model, RunDType(DTypePolicy::kAuto, *model, backend.info()), backend);
+  const auto plan =
+      PlanMemory(config, *model, RunDType(DTypePolicy::kAuto, *model, backend.info()), backend);
   if (plan.ok()) {
     RS_CHECK(plan->weight_bytes > 0);
     RS_CHECK(plan->device_bytes() > plan->weight_bytes);

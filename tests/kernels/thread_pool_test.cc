@@ -122,8 +122,8 @@ int64_t WorkersPieces(ThreadPool& pool, int64_t count, const std::function<void(
   return num_pieces;
 }
 
-// The machine may take the worker's core away at any time: one good run of twenty is asked for, each
-// with a pool that has left nobody out yet.
+// The machine may take the worker's core away at any time: one good run of twenty is asked for,
+// each with a pool that has left nobody out yet.
 TEST_CASE("a worker that has more to do than the caller is not left out") {
   bool has_helped = false;
   for (int run = 0; run < 20 && !has_helped; ++run) {
