@@ -98,7 +98,7 @@ std::optional<Divisor> LeastCommonMultiple(const Divisor& a, const Divisor& b) {
   const int64_t x = left * left_power;
   const int64_t y = right * right_power;
   const int64_t rest = y / std::gcd(x, y);
-  if (x > kMaxMantissa / std::max<int64_t>(rest, 1)) {
+  if (x > kMaxMantissa / std::max<int64_t>(rest, 1)) {  // never 0, which analysis cannot know
     return std::nullopt;
   }
   return Divisor{x * rest, scale};

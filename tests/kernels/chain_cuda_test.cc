@@ -157,6 +157,7 @@ TEST_CASE("a chain has the bits of its ops one by one", "[cuda][chain]") {
                              Shape{32, 1024, 1408, 1536}}) {
     INFO("rows " << shape.rows << " hidden " << shape.hidden << " ffn " << shape.ffn);
     if (shape.rows > max_rows) {
+      WARN("not tested: pairs of blocks do not fill this device");
       continue;
     }
     Layer layer(shape);
