@@ -10,6 +10,7 @@
 
 #include "kernels/attention_bf16_inl.h"
 #include "kernels/attention_few_inl.h"
+#include "kernels/cpu_features.h"
 
 HWY_PUSH_ATTRIBUTES("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
 
@@ -184,11 +185,13 @@ static_assert(std::size(kAccumulateRows<ListedRows>) == kMaxFewBf16);
 
 void ScoreFewBf16(const AttendArgs& args) {
   const int32_t row = args.num_rows - 1;
+  const bool first_level = FetchesIntoFirstLevel();
   switch (DenseDim(args.key_rows, args)) {
     case 64:
-      return kScoreRows<DenseRows<64>>[row](args);
+      return (first_level ? kScoreRows<DenseRows<64, true>> : kScoreRows<DenseRows<64>>)[row](args);
     case 128:
-      return kScoreRows<DenseRows<128>>[row](args);
+      return (first_level ? kScoreRows<DenseRows<128, true>>
+                          : kScoreRows<DenseRows<128>>)[row](args);
     default:
       return kScoreRows<ListedRows>[row](args);
   }
@@ -196,11 +199,14 @@ void ScoreFewBf16(const AttendArgs& args) {
 
 void AccumulateFewBf16(const AttendArgs& args) {
   const int32_t row = args.num_rows - 1;
+  const bool first_level = FetchesIntoFirstLevel();
   switch (DenseDim(args.value_rows, args)) {
     case 64:
-      return kAccumulateRows<DenseRows<64>>[row](args);
+      return (first_level ? kAccumulateRows<DenseRows<64, true>>
+                          : kAccumulateRows<DenseRows<64>>)[row](args);
     case 128:
-      return kAccumulateRows<DenseRows<128>>[row](args);
+      return (first_level ? kAccumulateRows<DenseRows<128, true>>
+                          : kAccumulateRows<DenseRows<128>>)[row](args);
     default:
       return kAccumulateRows<ListedRows>[row](args);
   }

@@ -21,6 +21,8 @@ inline constexpr int32_t kHalfPairs = kHalf / 2;
 // their way. The miss buffers of the first level hold half of that, and the prefetchers that go
 // beyond them follow loads of line after line, which reading columns of rows is not. What is read a
 // plane from now is therefore asked for in the second level, in steps as fine as the work allows.
+// A first level that holds more (FetchesIntoFirstLevel) is asked alone: half a plane ahead, and
+// small planes a whole plane ahead too.
 
 // Rows wherever they lie; beside them what is read after them.
 class ListedRows {
@@ -56,7 +58,7 @@ class ListedRows {
 };
 
 // Rows without gaps, of a size that is known when this is compiled: no address is computed.
-template <int32_t kHeadDim>
+template <int32_t kHeadDim, bool kFirstLevel = false>
 class DenseRows {
  public:
   DenseRows(const PlaneRows& plane, const PlaneRows& next, int32_t /*head_dim*/)
@@ -72,15 +74,17 @@ class DenseRows {
   // which lies beside it in a block.
   HWY_INLINE void FetchBeyond() const { FetchFirst<16>(next_ + kPlaneBytes); }
 
-  // Asks for half of the next plane, kLines lines at each step, in the second level and, if kNear,
-  // for what is read soon in the first: what reads whole rows finds them in time without. Where the
-  // next plane lies elsewhere, as it does after the last one of a block, its first lines come
-  // early: nothing in the machine expects them.
+  // Asks for half of the next plane, kLines lines at each step, and for what is read soon in the
+  // first level: through the second only if kNear, as what reads whole rows finds them in time
+  // without. Where the next plane lies elsewhere, as it does after the last one of a block, its
+  // first lines come early: nothing in the machine expects them.
   template <int32_t kLines, bool kNear>
   class Fetcher {
    public:
     HWY_INLINE Fetcher(const DenseRows& rows, int64_t half)
-        : far_(rows.next_ + half * kPlaneBytes / 2), near_(rows[half * kHalf] + kNearBytes) {
+        : far_(rows.next_ + half * kPlaneBytes / 2),
+          near_(kFirstLevel ? (half == 0 ? rows[kHalf] : rows.next_)
+                            : rows[half * kHalf] + kNearBytes) {
       if (half == 0 && rows.next_ != rows[kGroupKeys]) {
         FetchFirst<64>(rows.next_);
       }
@@ -89,8 +93,10 @@ class DenseRows {
     HWY_INLINE void Step() {
       HWY_UNROLL(4)
       for (int32_t line = 0; line < kLines; ++line) {
-        _mm_prefetch(far_ + kLineBytes * line, _MM_HINT_T1);
-        if constexpr (kNear) {
+        if constexpr (!kFirstLevel || kPlaneBytes <= kSmallPlaneBytes) {
+          FetchLine(far_ + kLineBytes * line);
+        }
+        if constexpr (kFirstLevel || kNear) {
           _mm_prefetch(near_ + kLineBytes * line, _MM_HINT_T0);
         }
       }
@@ -108,11 +114,16 @@ class DenseRows {
   static constexpr int64_t kRowBytes = int64_t{2} * kHeadDim;
   static constexpr int64_t kPlaneBytes = kRowBytes * kGroupKeys;
   static constexpr int64_t kNearBytes = kPlaneBytes / 2 - 2048;
+  static constexpr int64_t kSmallPlaneBytes = 8192;
+
+  static HWY_INLINE void FetchLine(const std::byte* line) {
+    _mm_prefetch(line, kFirstLevel ? _MM_HINT_T0 : _MM_HINT_T1);
+  }
 
   template <int32_t kLines>
   static HWY_INLINE void FetchFirst(const std::byte* lines) {
     for (int32_t line = 0; line < kLines; ++line) {
-      _mm_prefetch(lines + kLineBytes * line, _MM_HINT_T1);
+      FetchLine(lines + kLineBytes * line);
     }
   }
 

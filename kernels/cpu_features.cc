@@ -62,9 +62,32 @@ bool AskForAmx() {
   return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (edx & kBf16) != 0 &&
          (edx & kTiles) != 0 && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
+
+// AMD's family, as its manuals write it; 0 of others.
+uint32_t AmdFamily() {
+  uint32_t eax = 0;
+  uint32_t ebx = 0;
+  uint32_t ecx = 0;
+  uint32_t edx = 0;
+  if (__get_cpuid(0, &eax, &ebx, &ecx, &edx) == 0 || ebx != signature_AMD_ebx ||
+      ecx != signature_AMD_ecx || edx != signature_AMD_edx ||
+      __get_cpuid(1, &eax, &ebx, &ecx, &edx) == 0) {
+    return 0;
+  }
+  return (eax >> 8 & 0xfU) + (eax >> 20 & 0xffU);
+}
 #endif
 
 }  // namespace
+
+bool FetchesIntoFirstLevel() {
+#if HWY_ARCH_X86_64
+  static const bool does = AmdFamily() >= 0x1a;
+  return does;
+#else
+  return false;
+#endif
+}
 
 bool HasAmxBf16() {
 #if HWY_ARCH_X86_64

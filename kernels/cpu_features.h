@@ -14,6 +14,10 @@ bool HasBf16Dot();
 // system keeps its tiles, which the first call asks for.
 bool HasAmxBf16();
 
+// Whether attention of few rows fetches into the first level of caches, which a CPU with enough
+// miss buffers there does faster than through the second: AMD's from family 1Ah (Zen 5) on.
+bool FetchesIntoFirstLevel();
+
 // Names what was picked, for logs and benchmarks: "AVX3", "AVX3 + AVX512_BF16 + AMX", "NEON",
 // "NEON + BF16", ...
 std::string CpuKernelNames();
