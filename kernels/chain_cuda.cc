@@ -36,7 +36,7 @@ bool Encode(const HopperDevice& device, const ChainOp& op, int32_t i, chain::Par
                                  x,
                                  params.num_rows,
                                  weight.cols,
-                                 params.stage_rows / params.cluster,
+                                 params.stage_rows / chain::ClusterOf(params.stage_rows),
                                  cut.panels,
                                  params.x_maps[i]) &&
          (gated != nullptr

@@ -50,7 +50,6 @@ struct Params {
   int32_t num_ops;
   int32_t num_rows;
   int32_t stage_rows;  // of x: 8, 16 or 32
-  int32_t cluster;     // blocks that bring rows of x for each other: ClusterOf(stage_rows)
   int32_t num_stages;
   int32_t stage_bytes;
   // If not 0, every block makes every norm by itself, of one row of so many columns. It keeps what

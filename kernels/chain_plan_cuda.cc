@@ -151,12 +151,12 @@ Launch PlanChain(std::span<const ChainOp> ops, int32_t num_sms, const ChainTunin
   p.num_ops = static_cast<int32_t>(ops.size());
   p.num_rows = std::visit([](const auto& args) { return args.num_rows; }, ops.front());
   p.stage_rows = p.num_rows <= 8 ? 8 : p.num_rows <= 16 ? 16 : 32;
-  p.cluster = ClusterOf(p.stage_rows);
+  const int32_t cluster = ClusterOf(p.stage_rows);
   const int32_t max_units = tuning.max_units > 0 ? tuning.max_units : kWarps;
   launch.grid = 1;
   for (size_t i = 0; i < ops.size(); ++i) {
-    p.ops[i] = MakeOp(ops[i], num_sms / p.cluster * p.cluster, max_units, p.cluster);
-    launch.grid = RoundUp(std::max(launch.grid, p.ops[i].num_blocks), p.cluster);
+    p.ops[i] = MakeOp(ops[i], num_sms / cluster * cluster, max_units, cluster);
+    launch.grid = RoundUp(std::max(launch.grid, p.ops[i].num_blocks), cluster);
   }
   p.norm_dim = NormDimOfAll(ops);
   CutStages(ops, launch.grid, p);

@@ -349,7 +349,7 @@ cudaError_t LaunchKernel(const Launch& launch, cudaStream_t stream) {
     return error;
   }
   return LaunchOverlappingClusters(kernel,
-                                   launch.params.cluster,
+                                   ClusterOf(stage_rows),
                                    dim3(static_cast<unsigned>(launch.grid)),
                                    kThreads,
                                    launch.shared_bytes,

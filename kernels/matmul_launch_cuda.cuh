@@ -19,27 +19,20 @@ inline cudaError_t LaunchKernel(Kernel kernel,
                                 cudaStream_t stream) {
   // The most of any launch: the attribute belongs to the kernel, and another thread may be between
   // setting it and its own launch.
-  cudaError_t error =
+  const cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kMaxSharedBytes);
-  if (error == cudaSuccess) {
-    error = PreferSharedMemory(kernel);
-  }
   if (error != cudaSuccess) {
     return error;
   }
-  cudaLaunchAttribute attributes[2] = {};
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim = {static_cast<unsigned>(launch.params.cluster), 1, 1};
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(launch.grid));
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.dynamicSmemBytes = static_cast<size_t>(launch.shared_bytes);
-  config.stream = stream;
-  config.attrs = attributes;
-  config.numAttrs = launch.params.cluster > 1 ? 2 : 1;
-  return cudaLaunchKernelEx(&config, kernel, launch.params, launch.x_map, launch.weight_map);
+  return LaunchOverlappingClusters(kernel,
+                                   launch.params.cluster,
+                                   dim3(static_cast<unsigned>(launch.grid)),
+                                   threads,
+                                   launch.shared_bytes,
+                                   stream,
+                                   launch.params,
+                                   launch.x_map,
+                                   launch.weight_map);
 }
 
 template <typename T, int32_t kColumns, int32_t kGroups, bool kGated>
