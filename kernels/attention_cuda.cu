@@ -210,9 +210,26 @@ cudaError_t LaunchGeneral(const AttentionDevice& device,
                                   : cudaSuccess;
 }
 
-// Most of a decode item with one row.
-int32_t ItemHeads(const AttentionCudaArgs& args) {
-  return std::min(args.num_heads / args.kv.layout.num_kv_heads, kDecodeRows);
+RowLimits RowLimitsOf(const AttentionCudaArgs& args) {
+  return {.num_tiles = args.plan.row_tiles,
+          .num_heads = std::min(args.num_heads / args.kv.layout.num_kv_heads, kDecodeRows)};
+}
+
+// One row, whose items all have a cluster of multiprocessors.
+bool IsLoneRow(const AttentionDevice& device, const AttentionCudaArgs& args) {
+  return args.plan.row_tiles > 0 && args.num_rows == 1 &&
+         args.plan.num_decode * kRowBlocks <= device.num_sms;
+}
+
+AppendedRows RowsToAppend(const AttentionCudaArgs& args) {
+  if (args.rope == nullptr) {
+    return {};
+  }
+  return {.qkv = args.rope->qkv,
+          .angles = args.rope->angles,
+          .slots = args.rope->slots,
+          .num_heads = args.num_heads,
+          .num_kv_heads = args.kv.layout.num_kv_heads};
 }
 
 template <typename T, int32_t kHeadDim>
@@ -222,14 +239,7 @@ cudaError_t LaunchRow(const AttentionDevice& device,
   AttentionCudaParams params = MakeParams(device, args);
   params.items = args.plan.decode;
   params.num_items = args.plan.num_decode;
-  const AppendedRow appended = {.qkv = args.rope->qkv,
-                                .angles = args.rope->angles,
-                                .slots = args.rope->slots,
-                                .num_heads = args.num_heads,
-                                .num_kv_heads = args.kv.layout.num_kv_heads,
-                                .num_tiles = args.plan.row_tiles,
-                                .item_heads = ItemHeads(args)};
-  return LaunchRowHopper<T, kHeadDim>(params, appended, stream);
+  return LaunchRowHopper<T, kHeadDim>(params, RowsToAppend(args), RowLimitsOf(args), stream);
 }
 
 template <typename T, int32_t kHeadDim>
@@ -238,7 +248,7 @@ cudaError_t LaunchFor(const AttentionDevice& device,
                       bool hopper,
                       cudaStream_t stream) {
   if constexpr (kHeadDim == 64 || kHeadDim == 128) {
-    if (args.rope != nullptr) {
+    if (args.rope != nullptr && IsLoneRow(device, args)) {
       return LaunchRow<T, kHeadDim>(device, args, stream);
     }
   }
@@ -270,7 +280,7 @@ cudaError_t LaunchFor(const AttentionDevice& device,
           return LaunchPrefillHopper<T, kHeadDim>(p, limits, maps, stream);
         },
         [&](const AttentionCudaParams& p) {
-          return LaunchDecodeHopper<T, kHeadDim>(p, limits, maps, stream);
+          return LaunchDecodeHopper<T, kHeadDim>(p, RowsToAppend(args), limits, maps, stream);
         });
   }
   if (error != cudaSuccess || args.plan.num_merges == 0 || params.merge_counters != nullptr) {
@@ -400,8 +410,9 @@ bool TakesRope(const AttentionDevice& device,
   const int32_t head_dim = args.kv.layout.head_dim;
   const bool has_kernel = device.hopper && kernels == AttentionKernels::kBest &&
                           (head_dim == 64 || head_dim == 128) && !IsGeneral(args);
-  const bool fits = args.plan.row_tiles > 0 && args.num_rows == 1 && rope.num_rows == 1 &&
-                    args.plan.num_decode * kRowBlocks <= device.num_sms;
+  const bool fits = rope.num_rows == args.num_rows &&
+                    (IsLoneRow(device, args) ||
+                     args.plan.own_keys == args.num_rows * args.kv.layout.num_kv_heads);
   const bool is_plain =
       rope.q_norm == nullptr && rope.k_norm == nullptr && rope.sink_slots == nullptr;
   const bool is_same = rope.kv.pool == args.kv.pool && rope.kv.layer == args.kv.layer &&
@@ -411,8 +422,10 @@ bool TakesRope(const AttentionDevice& device,
   return has_kernel && fits && is_plain && is_same;
 }
 
-int32_t RowBlockBytes(const AttentionCudaArgs& args) {
-  return RowSharedBytes(args.kv.layout.head_dim, args.plan.row_tiles, ItemHeads(args));
+int32_t RowBlockBytes(const AttentionDevice& device, const AttentionCudaArgs& args) {
+  return args.rope != nullptr && IsLoneRow(device, args)
+             ? RowSharedBytes(args.kv.layout.head_dim, RowLimitsOf(args))
+             : 0;
 }
 
 cudaError_t LaunchAttention(const AttentionDevice& device,

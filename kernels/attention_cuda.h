@@ -75,14 +75,16 @@ int64_t AttentionWorkspaceBytes(const AttentionDevice& device,
 [[nodiscard]] const char* CheckAttentionCudaArgs(const AttentionCudaArgs& args);
 
 // Whether LaunchAttention can do the rotation and the append of `rope` together with `args`: for
-// one row over a context of few tiles.
+// rows that are each alone in their sequence, on sm_90, with head_dim 64 or 128, and without norms
+// or sinks.
 [[nodiscard]] bool TakesRope(const AttentionDevice& device,
                              const AttentionCudaArgs& args,
                              const RopeAppendArgs& rope,
                              AttentionKernels kernels);
 
-// Of shared memory, a block's of LaunchAttention with a rotation.
-[[nodiscard]] int32_t RowBlockBytes(const AttentionCudaArgs& args);
+// Of shared memory, a block's of LaunchAttention if it may run beside one of another kernel: with
+// the rotation of a single row over a context of few tiles. Else 0.
+[[nodiscard]] int32_t RowBlockBytes(const AttentionDevice& device, const AttentionCudaArgs& args);
 
 // Enqueues; returns an error only if a launch failed. On sm_90 the kernels are launched with
 // programmatic dependent launch: the plan and, if it is causal, all keys and values at positions

@@ -3,6 +3,12 @@
 // warps turn keys into probabilities and four others, one or two tiles behind, accumulate the
 // output (attention_decode_cuda.cuh). The block that ends the last item of a row folds its partial
 // results.
+//
+// With kAppends the first four warps rotate an item's queries, and what the row appends takes its
+// place in the tile where it is multiplied: all that is loaded was there before this step.
+#include <type_traits>
+
+#include "kernels/attention_decode_append_cuda.cuh"
 #include "kernels/attention_decode_cuda.cuh"
 #include "kernels/attention_kernels_cuda.h"
 #include "kernels/attention_tma_cuda.cuh"
@@ -14,10 +20,11 @@ namespace {
 constexpr int32_t kThreads = 2 * kDecodeThreads + 32;
 constexpr int32_t kItemSlots = 2;
 constexpr int32_t kExchanges = 2;
-constexpr int32_t kScoresBarrier = 1;
 constexpr int32_t kOutputBarrier = 2;
 
-template <int32_t kHeadDim>
+struct NoRawRow {};
+
+template <int32_t kHeadDim, bool kAppends>
 struct DecodeShared {
   using Shape = DecodeShape<kHeadDim>;
   // 192 KB: three tiles of keys and values at head_dim 128. Keys and values alternate, so a stage
@@ -26,7 +33,8 @@ struct DecodeShared {
   static_assert(kStages % 2 == 0);
   alignas(1024) uint8_t stages[kStages][Shape::kTileBytes];
   typename Shape::Exchange exchanges[kExchanges];
-  alignas(128) uint8_t queries[kItemSlots][Shape::kQueryBytes];
+  alignas(128) uint8_t queries[kItemSlots][(kAppends ? 2 : 1) * Shape::kQueryBytes];
+  std::conditional_t<kAppends, RawRow<kHeadDim>, NoRawRow> raw_rows[kItemSlots];
   AttentionItem items[kItemSlots];
   TransactionBarrier full[kStages];
   TransactionBarrier empty[kStages];
@@ -53,12 +61,13 @@ __device__ __forceinline__ void ReleaseItem(TransactionBarrier& barrier) {
   barrier.Arrive();
 }
 
-template <typename T, int32_t kHeadDim>
+template <typename T, int32_t kHeadDim, bool kAppends>
 __device__ __forceinline__ void Produce(const AttentionCudaParams& params,
+                                        const AppendedRows& rows,
                                         const CUtensorMap& map,
                                         int32_t box_shift,
-                                        DecodeShared<kHeadDim>& shared) {
-  using Shared = DecodeShared<kHeadDim>;
+                                        DecodeShared<kHeadDim, kAppends>& shared) {
+  using Shared = DecodeShared<kHeadDim, kAppends>;
   constexpr int32_t kTile = TileKeys(kHeadDim);
   const int32_t lane = static_cast<int32_t>(threadIdx.x) % 32;
   RingPlace<Shared::kStages> place;
@@ -81,10 +90,10 @@ __device__ __forceinline__ void Produce(const AttentionCudaParams& params,
     };
     int32_t tile = 0;
     if (!waited) {
-      // Old keys need not wait for the kernel that appends this step's. Not all that there is room
-      // for: that kernel's loads wait behind these.
-      const int32_t old_tiles =
-          min(min(item.num_tiles, item.old_keys / kTile), Shared::kStages / 3);
+      // Old keys need not wait for the kernel before, whether that or this one appends the step's.
+      // Not all that there is room for: that kernel's loads wait behind these.
+      const int32_t ready_tiles = kAppends ? item.num_tiles : item.old_keys / kTile;
+      const int32_t old_tiles = min(min(item.num_tiles, ready_tiles), Shared::kStages / 3);
 #pragma unroll 1
       for (; tile < old_tiles; ++tile) {
         load(tile);
@@ -97,16 +106,21 @@ __device__ __forceinline__ void Produce(const AttentionCudaParams& params,
       next = atomicAdd(&params.counters[0], 1) + static_cast<int32_t>(gridDim.x);
       shared.item_empty[slot.stage].Wait(slot.parity ^ 1);
       shared.items[slot.stage] = item;
-      const int32_t row_bytes = item.num_heads * kHeadDim * 2;
       TransactionBarrier& full = shared.item_full[slot.stage];
-      full.ArriveExpecting(static_cast<uint32_t>(item.num_rows * row_bytes));
-      const T* from = static_cast<const T*>(params.q) + item.first_row * params.q_stride +
-                      item.first_head * kHeadDim;
-      for (int32_t row = 0; row < item.num_rows; ++row) {
-        LoadBulk(full,
-                 SharedAddress(shared.queries[slot.stage]) + row * row_bytes,
-                 from + row * params.q_stride,
-                 static_cast<uint32_t>(row_bytes));
+      if constexpr (kAppends) {
+        BringRow<kHeadDim>(
+            rows, item, full, shared.queries[slot.stage], shared.raw_rows[slot.stage]);
+      } else {
+        const int32_t row_bytes = item.num_heads * kHeadDim * 2;
+        full.ArriveExpecting(static_cast<uint32_t>(item.num_rows * row_bytes));
+        const T* from = static_cast<const T*>(params.q) + item.first_row * params.q_stride +
+                        item.first_head * kHeadDim;
+        for (int32_t row = 0; row < item.num_rows; ++row) {
+          LoadBulk(full,
+                   SharedAddress(shared.queries[slot.stage]) + row * row_bytes,
+                   from + row * params.q_stride,
+                   static_cast<uint32_t>(row_bytes));
+        }
       }
     }
     slot.Advance();
@@ -129,12 +143,14 @@ __device__ __forceinline__ void Produce(const AttentionCudaParams& params,
   }
 }
 
-template <typename T, int32_t kHeadDim>
+template <typename T, int32_t kHeadDim, bool kAppends>
 __device__ __forceinline__ void MakeProbabilities(const AttentionCudaParams& params,
-                                                  DecodeShared<kHeadDim>& shared) {
-  using Shared = DecodeShared<kHeadDim>;
+                                                  const AppendedRows& rows,
+                                                  DecodeShared<kHeadDim, kAppends>& shared) {
+  using Shared = DecodeShared<kHeadDim, kAppends>;
   constexpr int32_t kTile = TileKeys(kHeadDim);
   DecodeScores<T, kHeadDim> scores;
+  OwnKey<T, kHeadDim> own_key;
   RingPlace<Shared::kStages> place;
   RingPlace<kItemSlots> slot;
   RingPlace<kExchanges> exchange;
@@ -144,11 +160,20 @@ __device__ __forceinline__ void MakeProbabilities(const AttentionCudaParams& par
     if (item.num_tiles == 0) {
       return;
     }
+    if constexpr (kAppends) {
+      own_key.Begin(rows, item, shared.raw_rows[slot.stage]);
+      RotateQueries<T, kHeadDim>(item, shared.raw_rows[slot.stage], shared.queries[slot.stage]);
+    }
     scores.Begin(item, params.window, SharedAddress(shared.queries[slot.stage]));
     ReleaseItem(shared.item_empty[slot.stage]);
     slot.Advance();
     for (int32_t tile = 0; tile < item.num_tiles; ++tile) {
       shared.full[place.stage].Wait(place.parity);
+      if constexpr (kAppends) {
+        if (tile == item.num_tiles - 1) {
+          own_key.Store(params, item, shared.stages[place.stage]);
+        }
+      }
       scores.Scores(SharedAddress(shared.stages[place.stage]));
       if (tile < item.dense_begin || tile >= item.dense_end) {
         scores.Mask(tile * kTile);
@@ -170,32 +195,34 @@ __device__ __forceinline__ void MakeProbabilities(const AttentionCudaParams& par
 template <typename T, int32_t kHeadDim>
 __device__ __forceinline__ void EndPartial(const AttentionCudaParams& params,
                                            const AttentionItem& item,
-                                           DecodeShared<kHeadDim>& shared,
+                                           int32_t& ends_merge,
                                            int32_t thread) {
   const AttentionMerge merge = params.merges[item.merge];
   NamedBarrier(kOutputBarrier, kDecodeThreads);
   if (thread == 0) {
     __threadfence();
     const int32_t done = atomicAdd(&params.merge_counters[item.merge], 1) + 1;
-    shared.ends_merge = static_cast<int32_t>(done == merge.num_sources);
+    ends_merge = static_cast<int32_t>(done == merge.num_sources);
     if (done == merge.num_sources) {
       params.merge_counters[item.merge] = 0;
     }
     __threadfence();
   }
   NamedBarrier(kOutputBarrier, kDecodeThreads);
-  if (shared.ends_merge != 0) {
+  if (ends_merge != 0) {
     MergeRows<T, kHeadDim>(params, merge, thread);
   }
 }
 
-template <typename T, int32_t kHeadDim>
+template <typename T, int32_t kHeadDim, bool kAppends>
 __device__ __forceinline__ void MakeOutput(const AttentionCudaParams& params,
-                                           DecodeShared<kHeadDim>& shared) {
-  using Shared = DecodeShared<kHeadDim>;
+                                           const AppendedRows& rows,
+                                           DecodeShared<kHeadDim, kAppends>& shared) {
+  using Shared = DecodeShared<kHeadDim, kAppends>;
   constexpr int32_t kTile = TileKeys(kHeadDim);
   const int32_t thread = static_cast<int32_t>(threadIdx.x) % kDecodeThreads;
   DecodeOutput<T, kHeadDim> output;
+  OwnValue<T, kHeadDim> own_value;
   RingPlace<Shared::kStages> place;
   place.Advance();
   RingPlace<kItemSlots> slot;
@@ -206,6 +233,9 @@ __device__ __forceinline__ void MakeOutput(const AttentionCudaParams& params,
     if (item.num_tiles == 0) {
       return;
     }
+    if constexpr (kAppends) {
+      own_value.Begin(rows, item, shared.raw_rows[slot.stage]);
+    }
     ReleaseItem(shared.item_empty[slot.stage]);
     slot.Advance();
     output.Begin();
@@ -215,6 +245,11 @@ __device__ __forceinline__ void MakeOutput(const AttentionCudaParams& params,
         ClearRows<kTile, Shared::Shape::kPanels, kDecodeThreads>(
             item, tile, shared.stages[place.stage], thread);
         NamedBarrier(kOutputBarrier, kDecodeThreads);
+      }
+      if constexpr (kAppends) {
+        if (tile == item.num_tiles - 1) {
+          own_value.Store(params, item, shared.stages[place.stage]);
+        }
       }
       shared.exchange_full[exchange.stage].Wait(exchange.parity);
       output.Accumulate(shared.exchanges[exchange.stage],
@@ -227,17 +262,18 @@ __device__ __forceinline__ void MakeOutput(const AttentionCudaParams& params,
     }
     output.Finish(item, params);
     if (item.merge >= 0 && params.merge_counters != nullptr) {
-      EndPartial<T, kHeadDim>(params, item, shared, thread);
+      EndPartial<T, kHeadDim>(params, item, shared.ends_merge, thread);
     }
   }
 }
 
-template <typename T, int32_t kHeadDim>
+template <typename T, int32_t kHeadDim, bool kAppends>
 __global__ void __launch_bounds__(kThreads, 1)
     DecodeHopperKernel(const __grid_constant__ AttentionCudaParams params,
+                       const __grid_constant__ AppendedRows rows,
                        const __grid_constant__ CUtensorMap map,
                        int32_t box_shift) {
-  using Shared = DecodeShared<kHeadDim>;
+  using Shared = DecodeShared<kHeadDim, kAppends>;
   extern __shared__ uint8_t dynamic_shared[];
   Shared& shared = *reinterpret_cast<Shared*>(
       dynamic_shared + ((1024 - (SharedAddress(dynamic_shared) & 1023)) & 1023));
@@ -260,29 +296,26 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   __syncthreads();
   if (threadIdx.x >= 2 * kDecodeThreads) {
-    Produce<T, kHeadDim>(params, map, box_shift, shared);
+    Produce<T, kHeadDim, kAppends>(params, rows, map, box_shift, shared);
     return;
   }
   WaitForPreviousKernel();
   if (threadIdx.x < kDecodeThreads) {
-    MakeProbabilities<T, kHeadDim>(params, shared);
+    MakeProbabilities<T, kHeadDim, kAppends>(params, rows, shared);
   } else {
-    MakeOutput<T, kHeadDim>(params, shared);
+    MakeOutput<T, kHeadDim, kAppends>(params, rows, shared);
   }
 }
 
-}  // namespace
-}  // namespace decode
-
-template <typename T, int32_t kHeadDim>
-cudaError_t LaunchDecodeHopper(const AttentionCudaParams& params,
-                               const LaunchLimits& limits,
-                               const TensorMaps& maps,
-                               cudaStream_t stream) {
-  using namespace decode;  // NOLINT(google-build-using-namespace): the kernel's own names
-  constexpr int32_t kShared = sizeof(DecodeShared<kHeadDim>) + 1024;
+template <typename T, int32_t kHeadDim, bool kAppends>
+cudaError_t Launch(const AttentionCudaParams& params,
+                   const AppendedRows& rows,
+                   const LaunchLimits& limits,
+                   const TensorMaps& maps,
+                   cudaStream_t stream) {
+  constexpr int32_t kShared = sizeof(DecodeShared<kHeadDim, kAppends>) + 1024;
   static_assert(kShared <= 232448);
-  const auto kernel = DecodeHopperKernel<T, kHeadDim>;
+  const auto kernel = DecodeHopperKernel<T, kHeadDim, kAppends>;
   const cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
   if (error != cudaSuccess) {
@@ -290,12 +323,34 @@ cudaError_t LaunchDecodeHopper(const AttentionCudaParams& params,
   }
   const int32_t grid = min(params.num_items, limits.num_sms);
   return LaunchOverlapping(
-      kernel, grid, kThreads, kShared, stream, params, maps.kv, maps.box_shift);
+      kernel, grid, kThreads, kShared, stream, params, rows, maps.kv, maps.box_shift);
 }
 
-#define RINGSERVE_INSTANTIATE(T, D)              \
-  template cudaError_t LaunchDecodeHopper<T, D>( \
-      const AttentionCudaParams&, const LaunchLimits&, const TensorMaps&, cudaStream_t);
+}  // namespace
+}  // namespace decode
+
+template <typename T, int32_t kHeadDim>
+cudaError_t LaunchDecodeHopper(const AttentionCudaParams& params,
+                               const AppendedRows& rows,
+                               const LaunchLimits& limits,
+                               const TensorMaps& maps,
+                               cudaStream_t stream) {
+  if (rows.qkv == nullptr) {
+    return decode::Launch<T, kHeadDim, false>(params, rows, limits, maps, stream);
+  }
+  if constexpr (kHeadDim == 64 || kHeadDim == 128) {
+    return decode::Launch<T, kHeadDim, true>(params, rows, limits, maps, stream);
+  } else {
+    return cudaErrorInvalidValue;
+  }
+}
+
+#define RINGSERVE_INSTANTIATE(T, D)                                         \
+  template cudaError_t LaunchDecodeHopper<T, D>(const AttentionCudaParams&, \
+                                                const AppendedRows&,        \
+                                                const LaunchLimits&,        \
+                                                const TensorMaps&,          \
+                                                cudaStream_t);
 RINGSERVE_INSTANTIATE(__nv_bfloat16, 64)
 RINGSERVE_INSTANTIATE(__nv_bfloat16, 96)
 RINGSERVE_INSTANTIATE(__nv_bfloat16, 128)

@@ -41,31 +41,38 @@ cudaError_t LaunchMerge(const AttentionCudaParams& params,
                         bool overlap,
                         cudaStream_t stream);
 
+// Of RopeAppendArgs, what kernels need that rotate and append.
+struct AppendedRows {
+  const float* qkv = nullptr;  // null: rows are rotated and appended already
+  const float* angles = nullptr;
+  const int64_t* slots = nullptr;
+  int32_t num_heads = 0;
+  int32_t num_kv_heads = 0;
+};
+
 inline constexpr int32_t kRowBlocks = 8;  // of LaunchRowHopper, an item
 
-// What LaunchRowHopper rotates and appends, of RopeAppendArgs.
-struct AppendedRow {
-  const float* qkv;
-  const float* angles;
-  const int64_t* slots;
-  int32_t num_heads;
-  int32_t num_kv_heads;
-  int32_t num_tiles;   // most of an item
-  int32_t item_heads;  // as well
+// Most of an item of LaunchRowHopper.
+struct RowLimits {
+  int32_t num_tiles = 0;
+  int32_t num_heads = 0;
 };
 
 // Of a block of LaunchRowHopper.
-int32_t RowSharedBytes(int32_t head_dim, int32_t num_tiles, int32_t item_heads);
+int32_t RowSharedBytes(int32_t head_dim, const RowLimits& limits);
 
 // sm_90a. AttentionPlanView::row_tiles is not 0, and head_dim 64 or 128.
 template <typename T, int32_t kHeadDim>
 cudaError_t LaunchRowHopper(const AttentionCudaParams& params,
-                            const AppendedRow& appended,
+                            const AppendedRows& rows,
+                            const RowLimits& limits,
                             cudaStream_t stream);
 
-// sm_90a.
+// sm_90a. With rows to append head_dim is 64 or 128, and AttentionPlanView::own_keys says that
+// their keys are there.
 template <typename T, int32_t kHeadDim>
 cudaError_t LaunchDecodeHopper(const AttentionCudaParams& params,
+                               const AppendedRows& rows,
                                const LaunchLimits& limits,
                                const TensorMaps& maps,
                                cudaStream_t stream);

@@ -139,6 +139,9 @@ struct AttentionPlanView {
   // Most tiles of an item, if the plan is of one row whose own key is the last of every item, of at
   // most kMaxRowTiles tiles, without sinks or partial results; else 0.
   int32_t row_tiles = 0;
+  // Items that end with their row's own key, if every item is of one row and none is general or for
+  // prefill; else 0.
+  int32_t own_keys = 0;
 };
 
 int64_t PackedBytes(const PackedAttentionPlan& packed);

@@ -14,20 +14,41 @@ int64_t SectionBytes(const std::vector<T>& values) {
   return RoundUp<int64_t>(static_cast<int64_t>(values.size() * sizeof(T)), kSectionBytes);
 }
 
+bool HasDecodeAlone(const PackedAttentionPlan& packed) {
+  return packed.prefill.empty() && packed.general_decode.empty() && packed.general_prefill.empty();
+}
+
+bool EndsWithOwnKey(const AttentionItem& item) {
+  return item.old_keys == item.key_end - 1 && item.row_position == item.key_end - 1;
+}
+
 int32_t RowTiles(const PackedAttentionPlan& packed) {
-  if (!packed.prefill.empty() || !packed.general_decode.empty() ||
-      !packed.general_prefill.empty() || !packed.merges.empty()) {
+  if (!HasDecodeAlone(packed) || !packed.merges.empty()) {
     return 0;
   }
   int32_t tiles = 0;
   for (const AttentionItem& item : packed.decode) {
     if (item.first_row != 0 || item.num_rows != 1 || item.first_partial >= 0 ||
-        item.old_keys != item.key_end - 1 || item.row_position != item.key_end - 1) {
+        !EndsWithOwnKey(item)) {
       return 0;
     }
     tiles = std::max(tiles, item.num_tiles);
   }
   return tiles <= kMaxRowTiles ? tiles : 0;
+}
+
+int32_t OwnKeys(const PackedAttentionPlan& packed) {
+  if (!HasDecodeAlone(packed)) {
+    return 0;
+  }
+  int32_t keys = 0;
+  for (const AttentionItem& item : packed.decode) {
+    if (item.num_rows != 1) {
+      return 0;
+    }
+    keys += EndsWithOwnKey(item) ? 1 : 0;
+  }
+  return keys;
 }
 
 }  // namespace
@@ -73,6 +94,7 @@ AttentionPlanView WritePlan(const PackedAttentionPlan& packed,
   view.has_sinks = packed.has_sinks;
   view.num_partials = packed.num_partials;
   view.row_tiles = RowTiles(packed);
+  view.own_keys = OwnKeys(packed);
   return view;
 }
 

@@ -38,12 +38,13 @@ struct Layout {
   int32_t scratch;  // keys of the block's quarters; then the probabilities of all tiles
   int32_t bytes;
 
-  __host__ __device__ explicit Layout(int32_t num_tiles, int32_t num_heads) {
+  __host__ __device__ explicit Layout(const RowLimits& limits) {
+    const int32_t num_tiles = limits.num_tiles;
     blocks = kDecodeRows * kHeadDim * 2;  // behind the queries
     rescale = blocks + num_tiles * S::kMaxTileBlocks * 4 + 64;
     max = rescale + num_tiles * kDecodeRows * 4;
     sum = max + num_tiles * kQuarters * kDecodeRows * 4;
-    values = sum + num_tiles * kQuarters * num_heads * 16;
+    values = sum + num_tiles * kQuarters * limits.num_heads * 16;
     scratch = values + num_tiles * S::kTile * S::kValueRowBytes;
     const int32_t keys = CeilDiv(num_tiles * kQuarters, kBlocks) * S::kKeyBytes;
     const int32_t probabilities = num_tiles * S::kProbabilityBytes;
@@ -92,11 +93,13 @@ struct Place {
   using S = Shape<kHeadDim>;
 
   __device__ __forceinline__ Place(const AttentionCudaParams& all,
-                                   const AppendedRow& appended,
+                                   const AppendedRows& appended,
+                                   const RowLimits& limits,
                                    uint8_t* memory)
       : params(all),
-        row(appended),
-        layout(appended.num_tiles, appended.item_heads),
+        rows(appended),
+        max_heads(limits.num_heads),
+        layout(limits),
         shared(memory),
         address(SharedAddress(memory)),
         item(all.items[blockIdx.x / kBlocks]),
@@ -114,7 +117,8 @@ struct Place {
   __device__ __forceinline__ int32_t NewKey() const { return item.key_end - 1; }
 
   const AttentionCudaParams& params;
-  const AppendedRow& row;
+  const AppendedRows& rows;
+  const int32_t max_heads;
   const Layout<kHeadDim> layout;
   uint8_t* const shared;
   const uint32_t address;

@@ -2,32 +2,13 @@
 // kernel before made of the row.
 #pragma once
 
+#include "kernels/attention_append_cuda.cuh"
 #include "kernels/attention_row_cuda.cuh"
 
 namespace ringserve::cuda::row {
 
 // Appends the key, and the last warp the value, beside the others, which rotate queries.
 inline constexpr int32_t kKeyWarp = kWarps - 2;
-
-// Two dimensions of each half of a head, rotated and rounded.
-template <typename T>
-struct RotatedPairs {
-  uint32_t low;
-  uint32_t high;
-
-  __device__ __forceinline__ RotatedPairs(const float* head,
-                                          const float* angles,
-                                          int32_t i,
-                                          int32_t half) {
-    const float2 a = __ldcg(reinterpret_cast<const float2*>(head + i));
-    const float2 b = __ldcg(reinterpret_cast<const float2*>(head + half + i));
-    const float4 angle = __ldcg(reinterpret_cast<const float4*>(angles) + i / 2);
-    low = Pack<T>(__fmaf_rn(a.x, angle.x, -__fmul_rn(b.x, angle.y)),
-                  __fmaf_rn(a.y, angle.z, -__fmul_rn(b.y, angle.w)));
-    high = Pack<T>(__fmaf_rn(b.x, angle.x, __fmul_rn(a.x, angle.y)),
-                   __fmaf_rn(b.y, angle.z, __fmul_rn(a.y, angle.w)));
-  }
-};
 
 template <typename T, int32_t kHeadDim>
 class Input {
@@ -93,34 +74,26 @@ class Input {
   __device__ __forceinline__ void Append() const {
     constexpr int32_t kHalf = kHeadDim / 2;
     constexpr int32_t kUnits = kHalf / 2;
+    const AppendedRow<kHeadDim> row(at_.rows, 0);
     if (at_.warp < kKeyWarp) {
       for (auto unit = static_cast<int32_t>(threadIdx.x); unit < at_.item.num_heads * kUnits;
            unit += 32 * kKeyWarp) {
         const int32_t head = unit / kUnits;
         const int32_t i = unit % kUnits * 2;
-        const RotatedPairs<T> pairs(
-            at_.row.qkv + (at_.item.first_head + head) * kHeadDim, at_.row.angles, i, kHalf);
+        const RotatedPairs<T> pairs = Rotated(row.query(at_.item.first_head + head), row, i);
         StorePairs(TileOffset<kDecodeRows>(head, i / 8), i, pairs.low);
         StorePairs(TileOffset<kDecodeRows>(head, (kHalf + i) / 8), i, pairs.high);
       }
       return;
     }
-    const int64_t slot = at_.row.slots[0];
-    const int64_t in_block = slot & ((1 << at_.params.block_shift) - 1);
-    std::byte* to = const_cast<std::byte*>(at_.params.pool) +
-                    (slot >> at_.params.block_shift) * at_.params.block_bytes +
-                    at_.params.layer_offset + at_.item.kv_head * at_.params.plane_bytes +
-                    in_block * (kHeadDim * 2);
+    std::byte* to = KeyInPool<kHeadDim>(at_.params, at_.item.kv_head, row.slot());
     if (at_.warp == kKeyWarp) {
       const int32_t quarter = at_.NewKey() / S::kKeys;
       const int32_t i = at_.lane * 2;
       if (quarter % kBlocks != at_.rank || i >= kHalf) {
         return;
       }
-      const RotatedPairs<T> pairs(at_.row.qkv + (at_.row.num_heads + at_.item.kv_head) * kHeadDim,
-                                  at_.row.angles,
-                                  i,
-                                  kHalf);
+      const RotatedPairs<T> pairs = Rotated(row.key(at_.item.kv_head), row, i);
       const uint32_t keys = at_.Keys(quarter / kBlocks);
       const int32_t key = at_.NewKey() % S::kKeys;
       StorePairs(keys + TileOffset<S::kKeys>(key, i / 8), i, pairs.low);
@@ -132,16 +105,23 @@ class Input {
     const int32_t i = at_.lane * 2;
     if (i < S::kColumns) {
       const int32_t column = at_.rank * S::kColumns + i;
-      const float2 value = __ldcg(reinterpret_cast<const float2*>(
-          at_.row.qkv + (at_.row.num_heads + at_.row.num_kv_heads + at_.item.kv_head) * kHeadDim +
-          column));
-      const uint32_t packed = Pack<T>(value.x, value.y);
-      StorePairs(at_.layout.values + ValueOffset<kHeadDim>(at_.NewKey(), i / 8), i, packed);
-      *reinterpret_cast<uint32_t*>(to + at_.params.value_offset + column * 2) = packed;
+      const float2 value =
+          __ldcg(reinterpret_cast<const float2*>(row.value(at_.item.kv_head) + column));
+      const uint32_t pair = Pack<T>(value.x, value.y);
+      StorePairs(at_.layout.values + ValueOffset<kHeadDim>(at_.NewKey(), i / 8), i, pair);
+      *reinterpret_cast<uint32_t*>(to + at_.params.value_offset + column * 2) = pair;
     }
   }
 
  private:
+  __device__ __forceinline__ static RotatedPairs<T> Rotated(const float* head,
+                                                            const AppendedRow<kHeadDim>& row,
+                                                            int32_t i) {
+    return {__ldcg(reinterpret_cast<const float2*>(head + i)),
+            __ldcg(reinterpret_cast<const float2*>(head + kHeadDim / 2 + i)),
+            __ldcg(reinterpret_cast<const float4*>(row.angles()) + i / 2)};
+  }
+
   __device__ __forceinline__ int32_t FirstBlock() const {
     return (at_.item.key_begin + at_.item.base_in_block) >> at_.params.block_shift;
   }

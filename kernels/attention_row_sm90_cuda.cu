@@ -19,9 +19,10 @@ class RowBlock {
   using S = Shape<kHeadDim>;
 
   __device__ __forceinline__ RowBlock(const AttentionCudaParams& params,
-                                      const AppendedRow& row,
+                                      const AppendedRows& rows,
+                                      const RowLimits& limits,
                                       uint8_t* shared)
-      : at_(params, row, shared) {}
+      : at_(params, rows, limits, shared) {}
 
   __device__ __forceinline__ void Run() {
     const Input<T, kHeadDim> input(at_);
@@ -104,7 +105,7 @@ class RowBlock {
 
   // Of a quarter.
   __device__ __forceinline__ int32_t Sums() const {
-    return 4 * at_.row.item_heads;
+    return 4 * at_.max_heads;
   }
 
   __device__ __forceinline__ float* Sum(int32_t quarter) const {
@@ -293,45 +294,47 @@ class RowBlock {
 template <typename T, int32_t kHeadDim>
 __global__ void __cluster_dims__(kBlocks) __launch_bounds__(kThreads, 4)
     RowKernel(const __grid_constant__ AttentionCudaParams params,
-              const __grid_constant__ AppendedRow row) {
+              const __grid_constant__ AppendedRows rows,
+              const __grid_constant__ RowLimits limits) {
   extern __shared__ __align__(1024) uint8_t shared[];
   ArriveAtCluster();
-  RowBlock<T, kHeadDim>(params, row, shared).Run();
+  RowBlock<T, kHeadDim>(params, rows, limits, shared).Run();
 }
 
 }  // namespace
 }  // namespace row
 
-int32_t RowSharedBytes(int32_t head_dim, int32_t num_tiles, int32_t item_heads) {
-  return head_dim == 64 ? row::Layout<64>(num_tiles, item_heads).bytes
-                        : row::Layout<128>(num_tiles, item_heads).bytes;
+int32_t RowSharedBytes(int32_t head_dim, const RowLimits& limits) {
+  return head_dim == 64 ? row::Layout<64>(limits).bytes : row::Layout<128>(limits).bytes;
 }
 
 template <typename T, int32_t kHeadDim>
 cudaError_t LaunchRowHopper(const AttentionCudaParams& params,
-                            const AppendedRow& appended,
+                            const AppendedRows& rows,
+                            const RowLimits& limits,
                             cudaStream_t stream) {
   const auto kernel = row::RowKernel<T, kHeadDim>;
   // The most of any launch: the attribute belongs to the kernel.
-  const cudaError_t error =
-      cudaFuncSetAttribute(kernel,
-                           cudaFuncAttributeMaxDynamicSharedMemorySize,
-                           RowSharedBytes(kHeadDim, kMaxRowTiles, kDecodeRows));
+  const cudaError_t error = cudaFuncSetAttribute(
+      kernel,
+      cudaFuncAttributeMaxDynamicSharedMemorySize,
+      RowSharedBytes(kHeadDim, {.num_tiles = kMaxRowTiles, .num_heads = kDecodeRows}));
   if (error != cudaSuccess) {
     return error;
   }
   return LaunchOverlapping(kernel,
                            params.num_items * row::kBlocks,
                            row::kThreads,
-                           RowSharedBytes(kHeadDim, appended.num_tiles, appended.item_heads),
+                           RowSharedBytes(kHeadDim, limits),
                            stream,
                            params,
-                           appended);
+                           rows,
+                           limits);
 }
 
 #define RINGSERVE_INSTANTIATE(T, D)           \
   template cudaError_t LaunchRowHopper<T, D>( \
-      const AttentionCudaParams&, const AppendedRow&, cudaStream_t);
+      const AttentionCudaParams&, const AppendedRows&, const RowLimits&, cudaStream_t);
 RINGSERVE_INSTANTIATE(__nv_bfloat16, 64)
 RINGSERVE_INSTANTIATE(__nv_bfloat16, 128)
 RINGSERVE_INSTANTIATE(__half, 64)

@@ -387,9 +387,9 @@ absl::Status CudaBackend::Attention(const AttentionArgs& args) {
   const bool takes_rope =
       rope_.has_value() &&
       cuda::TakesRope(device_.attention, launch, *rope_, cuda::AttentionKernels::kBest);
-  chain_.LeaveRoom(takes_rope ? cuda::RowBlockBytes(launch) : 0);
   const std::optional<RopeAppendArgs> rope = takes_rope ? std::exchange(rope_, {}) : std::nullopt;
   launch.rope = takes_rope ? &*rope : nullptr;
+  chain_.LeaveRoom(cuda::RowBlockBytes(device_.attention, launch));
   RETURN_IF_ERROR(LaunchRope());
   return FromCuda(cuda::LaunchAttention(
                       device_.attention, launch, cuda::AttentionKernels::kBest, stream_.get()),

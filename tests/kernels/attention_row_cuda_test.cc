@@ -1,4 +1,4 @@
-// Attention that takes the rotation and the append of its one row along.
+// Attention that takes the rotation and the append of its rows along.
 #include <algorithm>
 #include <memory>
 #include <vector>
@@ -12,22 +12,30 @@
 namespace ringserve {
 namespace {
 
-// One row of a sequence whose own key is not in the pool yet.
-class RowCase {
+constexpr int64_t kMaxPartials = 4096;
+
+// Rows, each alone in its sequence, whose own keys are not in the pool yet.
+class RowsCase {
  public:
-  RowCase(const AttentionShape& shape, const AttentionSequence& sequence, DType dtype)
-      : case_(shape, {sequence}),
+  RowsCase(const AttentionShape& shape,
+           const std::vector<AttentionSequence>& sequences,
+           DType dtype = DType::kBf16)
+      : case_(shape, sequences),
         dtype_(dtype),
-        random_(sequence.first_position + shape.head_dim),
+        num_rows_(NumRows(sequences)),
+        random_(sequences.front().first_position + shape.head_dim),
         qkv_(random_.NormalVector(
-            (shape.num_heads + 2 * int64_t{shape.num_kv_heads}) * shape.head_dim, 3)),
-        angles_(random_.NormalVector(shape.head_dim)),
-        slot_(sizeof(int64_t)),
-        q_(size_t{2} * shape.num_heads * shape.head_dim),
-        out_(size_t{2} * shape.num_heads * shape.head_dim),
-        workspace_(cuda::AttentionWorkspaceBytes(Device(), shape.head_dim, 64)) {
-    case_.Poison(0, sequence.first_position, true, std::nanf(""));
-    case_.Poison(0, sequence.first_position, false, std::nanf(""));
+            (shape.num_heads + 2 * int64_t{shape.num_kv_heads}) * shape.head_dim * num_rows_, 3)),
+        angles_(random_.NormalVector(int64_t{shape.head_dim} * num_rows_)),
+        slots_(sizeof(int64_t) * num_rows_),
+        q_(size_t{2} * shape.num_heads * shape.head_dim * num_rows_),
+        out_(size_t{2} * shape.num_heads * shape.head_dim * num_rows_),
+        workspace_(cuda::AttentionWorkspaceBytes(Device(), shape.head_dim, kMaxPartials)) {
+    for (int32_t s = 0; s < static_cast<int32_t>(sequences.size()); ++s) {
+      const int64_t own = sequences[s].first_position + sequences[s].num_rows - 1;
+      case_.Poison(s, own, true, std::nanf(""));
+      case_.Poison(s, own, false, std::nanf(""));
+    }
   }
 
   bool Prepare(const TileOptions& options) {
@@ -41,11 +49,15 @@ class RowCase {
     plan_ = std::make_unique<DeviceMemory>(image.size());
     args_.plan = cuda::WritePlan(packed, image.data(), plan_->as());
     CheckCuda(cudaMemcpy(plan_->as(), image.data(), image.size(), cudaMemcpyHostToDevice), "plan");
-    const BlockEntry& last = case_.plan().entries.back();
-    const int64_t position = case_.plan().sequences.front().first_position;
-    const std::vector<int64_t> slot = {int64_t{last.block} * layout.block_size +
-                                       position % layout.block_size};
-    CheckCuda(cudaMemcpy(slot_.as(), slot.data(), 8, cudaMemcpyHostToDevice), "slot");
+    std::vector<int64_t> slots;
+    for (const TileSequence& sequence : case_.plan().sequences) {
+      const BlockEntry& last =
+          case_.plan().entries[sequence.first_entry + sequence.num_entries - 1];
+      slots.push_back(int64_t{last.block} * layout.block_size +
+                      sequence.first_position % layout.block_size);
+    }
+    CheckCuda(cudaMemcpy(slots_.as(), slots.data(), 8 * slots.size(), cudaMemcpyHostToDevice),
+              "slots");
     args_.q = q_.as();
     args_.kv = host.kv;
     args_.kv.layout.dtype = dtype_;
@@ -53,11 +65,11 @@ class RowCase {
     args_.num_heads = host.num_heads;
     args_.q_stride = int64_t{host.num_heads} * layout.head_dim;
     args_.out_stride = args_.q_stride;
-    args_.num_rows = 1;
+    args_.num_rows = case_.plan().num_rows;
     args_.scale = host.scale;
     args_.dtype = dtype_;
     args_.workspace = workspace_.as();
-    args_.max_partials = 64;
+    args_.max_partials = kMaxPartials;
     return cuda::TakesRope(Device(), args_, Rope(), AttentionKernels::kBest);
   }
 
@@ -85,15 +97,23 @@ class RowCase {
   RopeAppendArgs Rope() const {
     return {.qkv = qkv_.as<float>(),
             .angles = angles_.as<float>(),
-            .slots = slot_.as<int64_t>(),
+            .slots = slots_.as<int64_t>(),
             .q = q_.as(),
             .kv = args_.kv,
-            .num_rows = 1,
+            .num_rows = num_rows_,
             .num_heads = args_.num_heads,
             .q_dtype = dtype_};
   }
 
  private:
+  static int32_t NumRows(const std::vector<AttentionSequence>& sequences) {
+    int32_t rows = 0;
+    for (const AttentionSequence& sequence : sequences) {
+      rows += sequence.num_rows;
+    }
+    return rows;
+  }
+
   static std::vector<uint16_t> Words(const std::vector<uint32_t>& pool) {
     const auto* words = reinterpret_cast<const uint16_t*>(pool.data());
     return {words, words + 2 * pool.size()};
@@ -101,8 +121,9 @@ class RowCase {
 
   AttentionCase case_;
   DType dtype_;
+  int32_t num_rows_;
   Random random_;
-  DeviceMemory qkv_, angles_, slot_, q_, out_, workspace_;
+  DeviceMemory qkv_, angles_, slots_, q_, out_, workspace_;
   std::unique_ptr<DeviceMemory> plan_;
   cuda::AttentionCudaArgs args_;
 };
@@ -114,21 +135,23 @@ AttentionShape Shape(int32_t num_heads, int32_t num_kv_heads, int32_t head_dim, 
 }
 
 void CheckTogether(const AttentionShape& shape,
-                   const AttentionSequence& sequence,
+                   const std::vector<AttentionSequence>& sequences,
                    DType dtype = DType::kBf16,
-                   const std::vector<int64_t>& windows = {kNoWindow, 5, 100}) {
-  RowCase row(shape, sequence, dtype);
+                   const std::vector<int64_t>& windows = {kNoWindow, 5, 100},
+                   int64_t split_size = 2048) {
+  RowsCase rows(shape, sequences, dtype);
   for (const int64_t window : windows) {
     TileOptions options = {.num_heads = shape.num_heads,
                            .num_kv_heads = shape.num_kv_heads,
                            .tile_size = shape.block_size,
                            .window = window,
-                           .split_size = 2048};
+                           .split_size = split_size};
     CAPTURE(shape.num_heads, shape.num_kv_heads, shape.head_dim, shape.block_size);
-    CAPTURE(sequence.first_position, sequence.first_key, window, DTypeName(dtype));
-    REQUIRE(row.Prepare(options));
-    const auto apart = row.Run(false);
-    const auto together = row.Run(true);
+    CAPTURE(sequences.size(), sequences[0].first_position, sequences[0].first_key);
+    CAPTURE(window, split_size, DTypeName(dtype));
+    REQUIRE(rows.Prepare(options));
+    const auto apart = rows.Run(false);
+    const auto together = rows.Run(true);
     CHECK(SameBits(together[0], apart[0]));
     CHECK(together[1] == apart[1]);
   }
@@ -140,17 +163,54 @@ TEST_CASE("cuda attention with its row's rotation has the bits of both apart", "
   }
   for (const int32_t head_dim : {64, 128}) {
     for (const int64_t position : {0, 1, 31, 32, 127, 128, 300, 1023, 1024, 1100, 1920, 2047}) {
-      CheckTogether(Shape(8, 2, head_dim, 64), {.first_position = position});
+      CheckTogether(Shape(8, 2, head_dim, 64), {{.first_position = position}});
     }
     for (const auto& [heads, kv_heads] : {std::pair{2, 2}, {7, 1}, {16, 1}, {20, 1}, {32, 8}}) {
-      CheckTogether(Shape(heads, kv_heads, head_dim, 64), {.first_position = 777});
+      CheckTogether(Shape(heads, kv_heads, head_dim, 64), {{.first_position = 777}});
     }
     for (const int32_t block : {8, 16, 128, 256}) {
-      CheckTogether(Shape(4, 2, head_dim, block), {.first_position = 1001});
-      CheckTogether(Shape(4, 2, head_dim, block), {.first_position = 1500, .first_key = 1280});
+      CheckTogether(Shape(4, 2, head_dim, block), {{.first_position = 1001}});
+      CheckTogether(Shape(4, 2, head_dim, block), {{.first_position = 1500, .first_key = 1280}});
     }
-    CheckTogether(Shape(8, 2, head_dim, 32), {.first_position = 900}, DType::kF16);
-    CheckTogether(Shape(8, 2, head_dim, 32), {.first_position = 5000}, DType::kBf16, {1, 100, 900});
+    CheckTogether(Shape(8, 2, head_dim, 32), {{.first_position = 900}}, DType::kF16);
+    CheckTogether(
+        Shape(8, 2, head_dim, 32), {{.first_position = 5000}}, DType::kBf16, {1, 100, 900});
+  }
+}
+
+// Many enough that blocks take several items; some in several splits, the own key first in one.
+std::vector<AttentionSequence> ManySequences(int32_t count, int64_t longest) {
+  Random random(count);
+  std::vector<AttentionSequence> sequences = {{.first_position = 2048, .seed = 1},
+                                              {.first_position = 2047, .seed = 2},
+                                              {.first_position = 0, .seed = 3}};
+  while (std::ssize(sequences) < count) {
+    sequences.push_back({.first_position = random.Int(0, longest),
+                         .seed = static_cast<uint64_t>(std::ssize(sequences)) + 1});
+  }
+  return sequences;
+}
+
+TEST_CASE("cuda attention with many rows' rotation has the bits of both apart", "[cuda][row]") {
+  if (!Device().hopper) {
+    return;
+  }
+  for (const int32_t head_dim : {64, 128}) {
+    for (const int64_t position : {2048, 2049, 5000}) {  // alone, but in several splits
+      CheckTogether(Shape(8, 2, head_dim, 64), {{.first_position = position}});
+    }
+    CheckTogether(Shape(32, 8, head_dim, 64), ManySequences(40, 700));
+    for (const auto& [heads, kv_heads] : {std::pair{2, 2}, {7, 1}, {16, 1}, {64, 64}}) {
+      CheckTogether(Shape(heads, kv_heads, head_dim, 64), ManySequences(5, 400));
+    }
+    for (const int32_t block : {8, 16, 128, 256}) {
+      CheckTogether(Shape(4, 2, head_dim, block), ManySequences(7, 900));
+    }
+    CheckTogether(Shape(4, 2, head_dim, 64),
+                  {{.first_position = 1500, .first_key = 1280}, {.first_position = 1300}});
+    CheckTogether(Shape(8, 2, head_dim, 32), ManySequences(6, 900), DType::kF16);
+    CheckTogether(
+        Shape(8, 2, head_dim, 32), ManySequences(9, 1500), DType::kBf16, {kNoWindow, 300}, 256);
   }
 }
 
@@ -158,18 +218,22 @@ TEST_CASE("attention leaves a rotation alone that it cannot take along", "[cuda]
   if (!Device().hopper) {
     return;
   }
-  const auto takes = [](const AttentionShape& shape, const AttentionSequence& sequence) {
+  const auto takes = [](const AttentionShape& shape, std::vector<AttentionSequence> sequences) {
     TileOptions options = {.num_heads = shape.num_heads,
                            .num_kv_heads = shape.num_kv_heads,
                            .tile_size = shape.block_size,
                            .split_size = 2048};
-    return RowCase(shape, sequence, DType::kBf16).Prepare(options);
+    return RowsCase(shape, sequences).Prepare(options);
   };
-  CHECK(takes(Shape(8, 2, 64, 64), {.first_position = 500}));
-  CHECK_FALSE(takes(Shape(8, 2, 64, 64), {.first_position = 2048}));
-  CHECK_FALSE(takes(Shape(8, 2, 96, 64), {.first_position = 500}));
-  CHECK_FALSE(takes(Shape(8, 2, 256, 64), {.first_position = 500}));
-  CHECK_FALSE(takes(Shape(64, 64, 64, 64), {.first_position = 500}));
+  CHECK(takes(Shape(8, 2, 64, 64), {{.first_position = 500}}));
+  CHECK(takes(Shape(8, 2, 64, 64), {{.first_position = 2048}}));
+  CHECK(takes(Shape(8, 2, 64, 64), {{.first_position = 500}, {.first_position = 9}}));
+  CHECK_FALSE(takes(Shape(8, 2, 96, 64), {{.first_position = 500}}));
+  CHECK_FALSE(takes(Shape(8, 2, 256, 64), {{.first_position = 500}}));
+  // More heads on a key than an item holds, beyond what a cluster takes.
+  CHECK_FALSE(takes(Shape(20, 1, 64, 64), {{.first_position = 2048}}));
+  // Rows of one sequence see each other's keys.
+  CHECK_FALSE(takes(Shape(8, 2, 64, 64), {{.first_position = 500, .num_rows = 2}}));
 }
 
 }  // namespace
