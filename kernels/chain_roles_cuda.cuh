@@ -51,32 +51,7 @@ struct Block {
   Op ops[kMaxChainOps];  // a look at the parameters takes ten times as long as at these
   // Of a cluster: every block's consumers are done with a stage, which is then free for rows.
   TransactionBarrier rows_free[matmul::kMaxStages];
-  int32_t slabs;
   float partial[kMaxNormThreads / 32];
-};
-
-// How many of the block's slabs have their weights asked for, in shared memory: their stages are
-// free for rows of x. One thread tells, one waits.
-class Progress {
- public:
-  __device__ __forceinline__ explicit Progress(int32_t* slabs) : address_(SharedAddress(slabs)) {}
-
-  __device__ __forceinline__ void Tell(int32_t slabs) const {
-    asm volatile("st.release.cta.shared::cta.s32 [%0], %1;" ::"r"(address_), "r"(slabs) : "memory");
-  }
-
-  __device__ __forceinline__ void AwaitMoreThan(int32_t slabs) const {
-    int32_t seen = 0;
-    do {
-      asm volatile("ld.acquire.cta.shared::cta.s32 %0, [%1];"
-                   : "=r"(seen)
-                   : "r"(address_)
-                   : "memory");
-    } while (seen <= slabs);
-  }
-
- private:
-  uint32_t address_;
 };
 
 // The block's part of a stage's rows of x, for every block of the cluster.
@@ -137,14 +112,12 @@ __device__ __forceinline__ int32_t NumTiles(const Op& op, int32_t tile) {
   return tile < op.num_tiles ? CeilDiv(op.num_tiles - tile, step) : 0;
 }
 
-// One thread.
-template <int32_t kCluster>
+// One thread. A stage is full when this one and the one that brings rows have said what comes, and
+// all of that is there.
 __device__ __forceinline__ void BringWeights(const Params& params, Block& block, uint32_t stages) {
   Barriers& barriers = block.barriers;
-  const Progress progress(&block.slabs);
   const int32_t num_stages = params.num_stages;
   const int32_t stage_bytes = params.stage_bytes;
-  int32_t slabs = 0;
   StagePlace place;
 #pragma unroll 1
   for (int32_t i = 0; i < params.num_ops; ++i) {
@@ -153,17 +126,13 @@ __device__ __forceinline__ void BringWeights(const Params& params, Block& block,
     const bool gated = op.kind == Kind::kGated;
     const int32_t x_bytes = op.panels * params.stage_rows * kPanelRowBytes;
     const int32_t weight_bytes = op.panels * op.tile_columns * kPanelRowBytes;
-    const int32_t bytes = weight_bytes + (op.reads_norm ? 0 : x_bytes);
     for (auto tile = static_cast<int32_t>(blockIdx.x); tile < op.num_tiles;
          tile += static_cast<int32_t>(gridDim.x)) {
 #pragma unroll 1
       for (int32_t panel = 0; panel < op.num_panels; panel += op.panels) {
         TransactionBarrier& full = barriers.full[place.stage];
         barriers.empty[place.stage].Wait(place.parity ^ 1);
-        full.ArriveExpecting(static_cast<uint32_t>(bytes));
-        if constexpr (kCluster == 1) {
-          progress.Tell(++slabs);
-        }
+        full.ArriveExpecting(static_cast<uint32_t>(weight_bytes));
         const uint32_t to = stages + static_cast<uint32_t>(place.stage * stage_bytes + x_bytes);
         LoadWeights(map, gated, full, to, tile * op.tile_columns, panel);
         place.Advance(num_stages);
@@ -172,16 +141,17 @@ __device__ __forceinline__ void BringWeights(const Params& params, Block& block,
   }
 }
 
-// One thread. The bytes are announced together with the weights', before they come or after.
+// One thread. Of an op that reads what the block has normalised it says of every stage that no rows
+// come.
 template <int32_t kCluster>
 __device__ __forceinline__ void BringRows(const Params& params, Block& block, uint32_t stages) {
-  const Progress progress(&block.slabs);
+  TransactionBarrier* const free = kCluster == 1 ? block.barriers.empty : block.rows_free;
   const int32_t part = kCluster == 1 ? 0 : matmul::ClusterRank();
   const int32_t part_rows = params.stage_rows / kCluster;
   const int32_t num_stages = params.num_stages;
   const int32_t stage_bytes = params.stage_bytes;
   StagePlace place;
-  int32_t slab = 0;
+  bool has_left = false;
   WaitForPreviousKernel();
 #pragma unroll 1
   for (int32_t i = 0; i < params.num_ops; ++i) {
@@ -190,9 +160,17 @@ __device__ __forceinline__ void BringRows(const Params& params, Block& block, ui
     const int32_t part_bytes = op.panels * part_rows * kPanelRowBytes;
     auto tile = static_cast<int32_t>(blockIdx.x);
     if (op.reads_norm) {
+      if (i == params.num_ops - 1) {
+        Leave(params);
+        has_left = true;
+      }
       const int32_t slabs = NumTiles(op, tile) * CeilDiv(op.num_panels, op.panels);
-      place.Skip(slabs, num_stages);
-      slab += slabs;
+#pragma unroll 1
+      for (int32_t slab = 0; slab < slabs; ++slab) {
+        free[place.stage].Wait(place.parity ^ 1);
+        block.barriers.full[place.stage].Arrive();
+        place.Advance(num_stages);
+      }
       continue;
     }
     const int32_t num_before = i > 0 ? block.ops[i - 1].num_blocks : 0;
@@ -213,14 +191,12 @@ __device__ __forceinline__ void BringRows(const Params& params, Block& block, ui
           FenceAsyncProxyGlobal();
           waited = true;
         }
-        if constexpr (kCluster == 1) {
-          progress.AwaitMoreThan(slab++);
-        } else {
-          block.rows_free[place.stage].Wait(place.parity ^ 1);
-        }
+        TransactionBarrier& full = block.barriers.full[place.stage];
+        free[place.stage].Wait(place.parity ^ 1);
+        full.ArriveExpecting(static_cast<uint32_t>(kCluster * part_bytes));
         LoadX<kCluster>(
             map,
-            block.barriers.full[place.stage],
+            full,
             stages + static_cast<uint32_t>(place.stage * stage_bytes + part * part_bytes),
             part * part_rows,
             panel);
@@ -228,7 +204,9 @@ __device__ __forceinline__ void BringRows(const Params& params, Block& block, ui
       }
     }
   }
-  Leave(params);
+  if (!has_left) {
+    Leave(params);
+  }
   if (IsKeeper()) {
     int32_t* done = params.counters + kNumCounters - 1;
     Await(done, 2 * static_cast<int32_t>(gridDim.x));

@@ -270,14 +270,13 @@ __global__ void __launch_bounds__(kBoundThreads, 1)
   const int32_t lane = thread % 32;
   AllowNextKernel();
   if (thread == 32 * kWarps) {
-    block.barriers.Init(params.num_stages, kWarps);
+    block.barriers.Init(params.num_stages, kWarps, 2);
     if constexpr (kCluster > 1) {
       for (int32_t i = 0; i < params.num_stages; ++i) {
         block.rows_free[i].Init(kCluster * kWarps);
       }
       FenceBarrierInit();
     }
-    block.slabs = 0;
   }
   if (thread < params.num_ops) {
     block.ops[thread] = params.ops[thread];
@@ -298,7 +297,7 @@ __global__ void __launch_bounds__(kBoundThreads, 1)
                                  params.num_stages * params.stage_bytes);
     Worker<T, kQuads, kBlocks>(params, block, stages, normed, warp).Run();
   } else if (lane == 0 && warp == kWarps) {
-    BringWeights<kCluster>(params, block, stages);
+    BringWeights(params, block, stages);
   } else if (lane == 0) {
     BringRows<kCluster>(params, block, stages);
   }

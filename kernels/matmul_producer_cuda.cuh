@@ -18,10 +18,12 @@ struct Barriers {
   TransactionBarrier full[kMaxStages];
   TransactionBarrier empty[kMaxStages];
 
-  // One thread; `arrivals` say that a stage is free.
-  __device__ __forceinline__ void Init(int32_t num_stages, int32_t arrivals) {
+  // One thread; `arrivals` say that a stage is free, `producers` what comes into it.
+  __device__ __forceinline__ void Init(int32_t num_stages,
+                                       int32_t arrivals,
+                                       int32_t producers = 1) {
     for (int32_t i = 0; i < num_stages; ++i) {
-      full[i].Init(1);
+      full[i].Init(static_cast<uint32_t>(producers));
       empty[i].Init(static_cast<uint32_t>(arrivals));
     }
     FenceBarrierInit();
