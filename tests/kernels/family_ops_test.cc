@@ -1,5 +1,6 @@
 // The ops that only some families of models need, against their references in float64.
 #include <cmath>
+#include <deque>
 #include <vector>
 
 #include "kernels/activation.h"
@@ -13,6 +14,7 @@
 #include "tests/support/catch.h"
 #include "tests/support/compare.h"
 #include "tests/support/cpu_targets.h"
+#include "tests/support/slab.h"
 
 namespace ringserve {
 namespace {
@@ -171,12 +173,10 @@ TEST_CASE("a bias is added to every row of a product") {
   const std::vector<float> weight = random.NormalVector(rows * cols);
   const std::vector<float> x = random.NormalVector(3 * cols);
   const std::vector<float> bias = random.NormalVector(rows);
-  std::vector<std::byte> room(PackedMatrixBytes(rows, cols, DType::kF32) + 128);
-  auto* at = reinterpret_cast<std::byte*>(
-      RoundUp<uintptr_t>(reinterpret_cast<uintptr_t>(room.data()), 128));
+  Slab slab(PackedMatrixBytes(rows, cols, DType::kF32));
   const HostTensor tensor = {
       reinterpret_cast<const std::byte*>(weight.data()), rows, cols, DType::kF32};
-  const Matrix matrix = PackMatrixCpu({&tensor, 1}, DType::kF32, at, pool);
+  const Matrix matrix = PackMatrixCpu({&tensor, 1}, DType::kF32, slab.data(), pool);
   std::vector<float> plain(3 * rows);
   std::vector<float> biased(3 * rows);
   MatMulCpu({x.data(), matrix, plain.data(), 3}, pool);
@@ -228,15 +228,13 @@ TEST_CASE("rows get the weighted sum of their experts, whoever else is in the st
   constexpr int32_t kFfn = 8;
   constexpr int32_t kExperts = 5;
   Random random(21);
-  std::vector<std::vector<std::byte>> rooms;
+  std::deque<Slab> slabs;
   const auto pack = [&](int64_t rows, int64_t cols) {
     const std::vector<float> values = random.NormalVector(rows * cols, 0.3F);
-    auto& room = rooms.emplace_back(PackedMatrixBytes(rows, cols, DType::kF32) + 128);
-    auto* at = reinterpret_cast<std::byte*>(
-        RoundUp<uintptr_t>(reinterpret_cast<uintptr_t>(room.data()), 128));
+    Slab& slab = slabs.emplace_back(PackedMatrixBytes(rows, cols, DType::kF32));
     const HostTensor tensor = {
         reinterpret_cast<const std::byte*>(values.data()), rows, cols, DType::kF32};
-    return PackMatrixCpu({&tensor, 1}, DType::kF32, at, pool);
+    return PackMatrixCpu({&tensor, 1}, DType::kF32, slab.data(), pool);
   };
   std::vector<ExpertWeights> experts(kExperts);
   for (ExpertWeights& expert : experts) {

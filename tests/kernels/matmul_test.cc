@@ -17,28 +17,10 @@
 #include "tests/support/compare.h"
 #include "tests/support/cpu_targets.h"
 #include "tests/support/random.h"
+#include "tests/support/slab.h"
 
 namespace ringserve {
 namespace {
-
-// Memory for a packed weight, aligned as PackMatrixCpu asks.
-class Slab {
- public:
-  explicit Slab(size_t bytes)
-      : data_(static_cast<std::byte*>(::operator new (bytes, std::align_val_t{128}))) {
-    std::memset(data_, 0xff, bytes);  // NaN in every dtype: what packing leaves out shows itself
-  }
-
-  ~Slab() { ::operator delete (data_, std::align_val_t{128}); }
-
-  Slab(const Slab&) = delete;
-  Slab& operator=(const Slab&) = delete;
-
-  std::byte* data() { return data_; }
-
- private:
-  std::byte* data_;
-};
 
 // A kernel of this machine: what MatMulCpu picks, or MatMulKernelFloat for one of the instruction
 // sets that Highway can pick.
