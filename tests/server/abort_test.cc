@@ -39,6 +39,9 @@ class Call {
     }
   }
 
+  Call(const Call&) = delete;
+  Call& operator=(const Call&) = delete;
+
   grpc::Status Status() {
     thread_->join();
     return status_;

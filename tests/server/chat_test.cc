@@ -1,11 +1,10 @@
 // Conversations, line by line.
 #include "server/chat.h"
 
-#include <cstdio>
-#include <cstdlib>
 #include <memory>
 #include <string>
 
+#include "tests/support/memory_file.h"
 #include "tests/support/model_folder.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/test_server.h"
@@ -19,36 +18,6 @@ EngineConfig ConfigWithSessions() {
   return config;
 }
 
-// What a conversation prints.
-class Screen {
- public:
-  Screen() : file_(open_memstream(&text_, &size_)) {}
-
-  ~Screen() {
-    std::fclose(file_);
-    std::free(text_);
-  }
-
-  Screen(const Screen&) = delete;
-  Screen& operator=(const Screen&) = delete;
-
-  std::FILE* file() { return file_; }
-
-  // Since the last call.
-  std::string Take() {
-    std::fflush(file_);
-    std::string out(text_ + taken_, size_ - taken_);
-    taken_ = size_;
-    return out;
-  }
-
- private:
-  char* text_ = nullptr;
-  size_t size_ = 0;
-  size_t taken_ = 0;
-  std::FILE* file_;
-};
-
 ChatOptions Greedy(int64_t max_tokens) {
   ChatOptions options;
   options.request.mutable_sampling()->set_temperature(0);
@@ -60,7 +29,7 @@ ChatOptions Greedy(int64_t max_tokens) {
 TEST_CASE("a turn that is taken back and said again is answered the same") {
   TestServer server;
   server.ServeReal(ConfigWithSessions());
-  Screen screen;
+  MemoryFile screen;
   Chat chat(server.channel(), Greedy(8), screen.file());
   REQUIRE(chat.Open().ok());
   REQUIRE(chat.TakeLine("Once upon a time").ok());
@@ -82,7 +51,7 @@ TEST_CASE("a conversation goes on in a fork, from a file and elsewhere, with the
   TestServer other;
   other.ServeReal(ConfigWithSessions());
   TempDir folder;
-  Screen screen;
+  MemoryFile screen;
   Chat chat(server.channel(), Greedy(8), screen.file());
   REQUIRE(chat.Open().ok());
   REQUIRE(chat.TakeLine("Once upon a time").ok());
@@ -114,7 +83,7 @@ TEST_CASE("a conversation goes on in a fork, from a file and elsewhere, with the
 TEST_CASE("commands of a conversation that cannot be are refused, and it goes on") {
   TestServer server;
   server.ServeReal(ConfigWithSessions());
-  Screen screen;
+  MemoryFile screen;
   Chat chat(server.channel(), Greedy(3), screen.file());
   REQUIRE(chat.Open().ok());
   CHECK(chat.TakeLine("").ok());
@@ -183,7 +152,7 @@ TEST_CASE("by template the answers are those to the whole conversation, on one s
     config.sessions.max_sessions = 8;
     TestServer server;
     server.ServeReal(config);
-    Screen screen;
+    MemoryFile screen;
     Chat chat(server.channel(), Greedy(8), screen.file());
     REQUIRE(chat.Open().ok());
     Conversation expected(server);
@@ -219,7 +188,7 @@ TEST_CASE("by template a conversation goes on where the window has left its begi
   config.rings.overflow = OverflowPolicy::kSlide;
   TestServer server;
   server.ServeReal(config);
-  Screen screen;
+  MemoryFile screen;
   ChatOptions options = Greedy(90);
   Chat chat(server.channel(), options, screen.file());
   REQUIRE(chat.Open().ok());
@@ -239,7 +208,7 @@ TEST_CASE("a template is told what the conversation is told, or there is none") 
   config.sessions.max_sessions = 2;
   TestServer server;
   server.ServeReal(config);
-  Screen screen;
+  MemoryFile screen;
   ChatOptions options = Greedy(3);
   options.system = "Be brief.";
   Chat untold(server.channel(), options, screen.file());

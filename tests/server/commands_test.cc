@@ -2,6 +2,7 @@
 // them.
 #include <cstdio>
 #include <fstream>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,7 @@
 #include "server/model_source.h"
 #include "server/status.h"
 #include "tests/support/catch.h"
+#include "tests/support/memory_file.h"
 #include "tests/support/temp_dir.h"
 
 namespace ringserve {
@@ -204,17 +206,12 @@ TEST_CASE("events print as text or as JSON lines") {
   end.mutable_finished()->set_stop_index(0);
   end.mutable_finished()->set_replay_digest(0xab);
   const auto print = [&](EventPrinter::Style style) {
-    char* data = nullptr;
-    size_t size = 0;
-    std::FILE* out = open_memstream(&data, &size);
-    EventPrinter printer(style, out);
+    MemoryFile out;
+    EventPrinter printer(style, out.file());
     for (const v1::GenerateEvent* event : {&prompt, &delta, &end}) {
       CHECK(printer.Print(*event));
     }
-    std::fclose(out);
-    std::string text(data, size);
-    free(data);
-    return text;
+    return out.Take();
   };
   CHECK(print(EventPrinter::Style::kText) ==
         "A\xc3"
@@ -228,10 +225,10 @@ TEST_CASE("events print as text or as JSON lines") {
   CHECK(json.find("\"replay_digest\":\"00000000000000ab\"") != std::string::npos);
   CHECK(std::count(json.begin(), json.end(), '\n') == 3);
 
-  std::FILE* full = std::fopen("/dev/full", "w");
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> full(std::fopen("/dev/full", "w"),
+                                                             &std::fclose);
   REQUIRE(full != nullptr);
-  CHECK_FALSE(EventPrinter(EventPrinter::Style::kText, full).Print(delta));
-  std::fclose(full);
+  CHECK_FALSE(EventPrinter(EventPrinter::Style::kText, full.get()).Print(delta));
 }
 
 TEST_CASE("status messages keep to a length that every client takes") {

@@ -30,6 +30,9 @@ class LogCapture {
 
   ~LogCapture() { spdlog::set_default_logger(before_); }
 
+  LogCapture(const LogCapture&) = delete;
+  LogCapture& operator=(const LogCapture&) = delete;
+
   std::string text() const { return text_.str(); }
 
  private:

@@ -37,6 +37,9 @@ class FullServer {
     runs_->Finish();
   }
 
+  FullServer(const FullServer&) = delete;
+  FullServer& operator=(const FullServer&) = delete;
+
   grpc::Status Fork(grpc::ClientContext& context) {
     v1::ForkSessionRequest request;
     request.set_id(id_);
