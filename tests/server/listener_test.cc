@@ -3,6 +3,7 @@
 
 #include <cerrno>
 #include <filesystem>
+#include <fstream>
 #include <netinet/in.h>
 #include <string>
 #include <sys/resource.h>
@@ -21,19 +22,10 @@ class Socket {
  public:
   Socket() : fd_(socket(AF_INET, SOCK_STREAM, 0)) { REQUIRE(fd_ >= 0); }
 
-  ~Socket() { Close(); }
-
-  Socket(Socket&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  ~Socket() { close(fd_); }
 
   Socket(const Socket&) = delete;
   Socket& operator=(const Socket&) = delete;
-
-  void Close() {
-    if (fd_ >= 0) {
-      close(fd_);
-      fd_ = -1;
-    }
-  }
 
   void Connect(int port) const {
     sockaddr_in addr{};
@@ -64,7 +56,7 @@ class Socket {
   }
 
  private:
-  int fd_;
+  const int fd_;
 };
 
 const std::string kPreface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -153,7 +145,7 @@ TEST_CASE("peers that talk nonsense or leave halfway cost nobody anything") {
       settings + half_headers,
       settings + oversized_frame,
       settings + std::string("\x00\x00\x04\x08\x00\x00\x00\x00\x00\x00\x00\x00\x00", 13),
-      "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  // a TLS hello
+      std::string("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 11),  // a TLS hello
   };
   for (const std::string& opening : openings) {
     CAPTURE(opening.substr(0, 40));
@@ -224,11 +216,7 @@ TEST_CASE("the server listens where it is told to") {
     CloseListening(second->front());
   }
   // A file that is no socket is not ours to replace.
-  {
-    std::FILE* file = std::fopen(path.c_str(), "w");
-    REQUIRE(file != nullptr);
-    std::fclose(file);
-  }
+  REQUIRE(std::ofstream(path).is_open());
   CHECK_FALSE(Listen("unix:" + path).ok());
   CHECK(std::filesystem::remove(path));
 }
