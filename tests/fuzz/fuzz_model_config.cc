@@ -11,14 +11,15 @@
 #include "engine/model/model_config.h"
 #include "tests/support/recording_backend.h"
 
-extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  using namespace ringserve;
-  const std::string_view text(reinterpret_cast<const char*>(data), size);
+namespace ringserve {
+namespace {
+
+void CheckModelConfig(std::string_view text) {
   const size_t end = std::min(text.find('\0'), text.size());
   const auto model =
       ParseModelConfig(text.substr(0, end), text.substr(std::min(end + 1, text.size())));
   if (!model.ok()) {
-    return 0;
+    return;
   }
   for (const double frequency : RopeFrequencies(model->rope, model->head_dim)) {
     RS_CHECK(std::isfinite(frequency));
@@ -39,5 +40,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     RS_CHECK(plan->weight_bytes > 0);
     RS_CHECK(plan->device_bytes() > plan->weight_bytes);
   }
+}
+
+}  // namespace
+}  // namespace ringserve
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  ringserve::CheckModelConfig({reinterpret_cast<const char*>(data), size});
   return 0;
 }
