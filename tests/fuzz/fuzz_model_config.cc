@@ -23,7 +23,7 @@ void CheckModelConfig(std::string_view text) {
   }
   for (const double frequency : RopeFrequencies(model->rope, model->head_dim)) {
     RS_CHECK(std::isfinite(frequency));
-    RS_CHECK(frequency > 0);
+    RS_CHECK(frequency >= 0);  // 0: a pair that is not rotated
   }
   for (const int32_t id : model->eos_token_ids) {
     RS_CHECK(id >= 0 && id < model->vocab_size);
