@@ -29,7 +29,7 @@ struct Step {
 };
 
 // Some sequences begin with the same blocks.
-Step RandomStep(Random& random) {
+Step RandomStep(Random& random, int64_t max_rows = 150) {
   Step step;
   step.block_size = 8 << random.Int(0, 5);
   step.head_dim = random.Int(0, 1) == 0 ? 64 : 256;
@@ -47,7 +47,7 @@ Step RandomStep(Random& random) {
   int32_t next_row = 0;
   const int64_t num_sequences = random.Int(1, 6);
   for (int64_t s = 0; s < num_sequences; ++s) {
-    const auto num_rows = static_cast<int32_t>(random.Int(0, 2) == 0 ? random.Int(1, 150) : 1);
+    const auto num_rows = static_cast<int32_t>(random.Int(0, 2) == 0 ? random.Int(1, max_rows) : 1);
     const int64_t position = random.Int(0, 900);
     const int64_t num_keys = step.options.causal ? position + num_rows : random.Int(1, 900);
     const bool shares = random.Int(0, 1) == 0;
@@ -167,6 +167,88 @@ TEST_CASE("items of a CUDA attention plan cover what rows see, once") {
     }
     REQUIRE(met == Expected(step));
   }
+}
+
+// Which rows would be appended where, if every item that ends with its row's own key did it; and
+// which keys of their own rows meet elsewhere.
+struct Appended {
+  std::map<std::pair<int32_t, int32_t>, std::pair<int32_t, int32_t>> slots;  // by row and KV head
+  int32_t met_elsewhere = 0;
+  int32_t twice = 0;
+};
+
+Appended FollowOwnKeys(const Step& step, const cuda::PackedAttentionPlan& packed) {
+  Appended appended;
+  const int32_t tile_keys = cuda::TileKeys(step.head_dim);
+  for (const cuda::AttentionItem& item : packed.decode) {
+    const int32_t own = item.row_position;
+    const bool ends_with_it = item.key_end - 1 == own;
+    if (ends_with_it && own / tile_keys == item.num_tiles - 1) {
+      const int32_t place = own + item.base_in_block;
+      const int32_t block =
+          packed.blocks[static_cast<size_t>(item.first_block + place / step.block_size)];
+      const bool is_new = appended.slots
+                              .emplace(std::pair{item.first_row, item.kv_head},
+                                       std::pair{block, place % step.block_size})
+                              .second;
+      appended.twice += is_new ? 0 : 1;
+    } else if (own >= item.key_begin && own < item.key_end) {
+      ++appended.met_elsewhere;
+    }
+  }
+  return appended;
+}
+
+TEST_CASE("a CUDA attention plan tells when every row's own key ends one item a KV head") {
+  Random random(23);
+  int32_t num_told = 0;
+  int32_t num_shared = 0;  // where others than decode items have a part
+  for (int round = 0; round < 400; ++round) {
+    const Step step = RandomStep(random, round % 2 == 0 ? 1 : 150);
+    if (!step.options.causal) {
+      continue;
+    }
+    TilePlan plan;
+    PlanTiles({.sequences = step.sequences, .entries = step.entries}, step.options, plan);
+    cuda::PackedAttentionPlan packed;
+    REQUIRE(cuda::PackAttentionPlan(plan,
+                                    {.layout = {.block_size = step.block_size,
+                                                .num_layers = 1,
+                                                .num_kv_heads = step.options.num_kv_heads,
+                                                .head_dim = step.head_dim},
+                                     .num_heads = step.options.num_heads},
+                                    packed) == nullptr);
+    std::vector<std::byte> image(cuda::PackedBytes(packed));
+    const cuda::AttentionPlanView view = cuda::WritePlan(packed, image.data(), image.data());
+    const int32_t group = step.options.num_heads / step.options.num_kv_heads;
+    const bool alone = std::all_of(step.sequences.begin(), step.sequences.end(), [](const auto& s) {
+      return s.num_rows == 1;
+    });
+    const bool plain =
+        packed.prefill.empty() && packed.general_decode.empty() && packed.general_prefill.empty();
+    const bool told = view.own_keys == plan.num_rows * step.options.num_kv_heads;
+    CAPTURE(round, step.sequences.size(), group, step.options.window, step.options.split_size);
+    CHECK(told == (alone && plain && group <= cuda::kDecodeRows));
+    num_shared += alone && !plain ? 1 : 0;
+    if (!told) {
+      continue;
+    }
+    ++num_told;
+    const Appended appended = FollowOwnKeys(step, packed);
+    CHECK(appended.twice == 0);
+    CHECK(appended.met_elsewhere == 0);
+    for (const TileSequence& sequence : step.sequences) {
+      const BlockEntry& last =
+          step.entries[static_cast<size_t>(sequence.first_entry + sequence.num_entries - 1)];
+      for (int32_t kv_head = 0; kv_head < step.options.num_kv_heads; ++kv_head) {
+        const auto found = appended.slots.find({sequence.first_row, kv_head});
+        REQUIRE(found != appended.slots.end());
+        CHECK(found->second == std::pair{last.block, last.num_keys - 1});
+      }
+    }
+  }
+  CHECK(num_told > 20);
+  CHECK(num_shared > 5);
 }
 
 }  // namespace
