@@ -13,8 +13,9 @@ namespace {
 
 constexpr int64_t kCounterBytes = 256;
 // Folding more sources than this takes so long that a kernel of its own, with more blocks, is worth
-// its launch.
-constexpr int32_t kMaxMergeSources = 16;
+// its launch. Decode of 1 x 32k, 16 sources, on an H200: 37.5 us without, 36.6 with; 8 x 8k, 4
+// sources: 66.6 and 68.4.
+constexpr int32_t kMaxMergeSources = 8;
 
 using EncodeTensorMap = decltype(&cuTensorMapEncodeTiled);
 

@@ -107,18 +107,18 @@ __global__ void __launch_bounds__(kDecodeThreads)
 }
 
 // Folds the partial results of a row and head, one thread a column. The factors of all folds follow
-// from prefix maxima, which do not depend on the order of their computation, so they are ready
-// before the first value has come; the folds themselves run in order.
+// from prefix maxima, which do not depend on the order of their computation, so they are made while
+// the values are on their way; the folds themselves run in order. What the plan says is read under
+// the kernel before, and the kernel after may start at once.
 template <typename T, int32_t kHeadDim, bool kGeneral>
 __global__ void __launch_bounds__(kHeadDim)
     MergeKernel(const __grid_constant__ AttentionCudaParams params) {
   constexpr int32_t kWarps = kHeadDim / 32;
-  constexpr int32_t kBatch = 32;
+  constexpr int32_t kBatch = kHeadDim % 64 == 0 ? 64 : 32;  // values on their way at a time
   __shared__ int32_t partials[kHeadDim];
   __shared__ float2 factors[kHeadDim];
   __shared__ float sums[kHeadDim];
   __shared__ float warp_max[kWarps];
-  WaitForPreviousKernel();
   AllowNextKernel();
   const AttentionMerge merge = params.merges[blockIdx.x];
   const auto packed_row = static_cast<int32_t>(blockIdx.y);
@@ -130,10 +130,25 @@ __global__ void __launch_bounds__(kHeadDim)
   float sum = 0;
   float reference = kNegativeInfinity;
   for (int32_t first = 0; first < merge.num_sources; first += kHeadDim) {
-    const bool valid = first + column < merge.num_sources;
-    const int32_t partial = params.sources[merge.first_source + (valid ? first + column : 0)] +
+    const int32_t count = min(merge.num_sources - first, kHeadDim);
+    const bool valid = column < count;
+    const int32_t partial = params.sources[merge.first_source + first + (valid ? column : 0)] +
                             merge.PartialOffset(packed_row);
-    const float2 part = params.partial_sums[partial];
+    partials[column] = partial;
+    __syncthreads();
+    if (first == 0) {
+      WaitForPreviousKernel();
+    }
+    const float2 part = __ldcg(params.partial_sums + partial);
+    float values[kBatch];
+    const auto load = [&](int32_t s) {
+#pragma unroll
+      for (int32_t i = 0; i < kBatch; ++i) {
+        const int64_t place = partials[s + i];
+        values[i] = s + i < count ? __ldcg(params.partial_out + place * kHeadDim + column) : 0.0F;
+      }
+    };
+    load(0);
     float largest = valid ? part.x : kNegativeInfinity;
     for (int32_t step = 1; step < 32; step *= 2) {
       const float other = __shfl_up_sync(0xffffffffU, largest, step);
@@ -150,17 +165,12 @@ __global__ void __launch_bounds__(kHeadDim)
       reference = fmaxf(reference, warp_max[warp]);
     }
     const Folding fold = Fold(before, part.x, params.scale_log2);
-    partials[column] = partial;
     factors[column] = valid ? make_float2(fold.before, fold.part) : make_float2(1, 0);
     sums[column] = part.y;
     __syncthreads();
-    const int32_t count = min(merge.num_sources - first, kHeadDim);
     for (int32_t s = 0; s < count; s += kBatch) {
-      float values[kBatch];
-#pragma unroll
-      for (int32_t i = 0; i < kBatch; ++i) {
-        const int64_t place = partials[s + i];
-        values[i] = s + i < count ? params.partial_out[place * kHeadDim + column] : 0.0F;
+      if (s > 0) {
+        load(s);
       }
 #pragma unroll
       for (int32_t i = 0; i < kBatch; ++i) {
