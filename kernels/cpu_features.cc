@@ -63,18 +63,31 @@ bool AskForAmx() {
          (edx & kTiles) != 0 && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 
-// AMD's family, as its manuals write it; 0 of others.
-uint32_t AmdFamily() {
+struct Cpuid {
   uint32_t eax = 0;
   uint32_t ebx = 0;
   uint32_t ecx = 0;
   uint32_t edx = 0;
-  if (__get_cpuid(0, &eax, &ebx, &ecx, &edx) == 0 || ebx != signature_AMD_ebx ||
-      ecx != signature_AMD_ecx || edx != signature_AMD_edx ||
-      __get_cpuid(1, &eax, &ebx, &ecx, &edx) == 0) {
+
+  // All zeros if the CPU has no such leaf.
+  explicit Cpuid(uint32_t leaf) { static_cast<void>(__get_cpuid(leaf, &eax, &ebx, &ecx, &edx)); }
+};
+
+bool IsIntel() {
+  const Cpuid vendor(0);
+  return vendor.ebx == signature_INTEL_ebx && vendor.ecx == signature_INTEL_ecx &&
+         vendor.edx == signature_INTEL_edx;
+}
+
+// AMD's family, as its manuals write it; 0 of others.
+uint32_t AmdFamily() {
+  const Cpuid vendor(0);
+  if (vendor.ebx != signature_AMD_ebx || vendor.ecx != signature_AMD_ecx ||
+      vendor.edx != signature_AMD_edx) {
     return 0;
   }
-  return (eax >> 8 & 0xfU) + (eax >> 20 & 0xffU);
+  const Cpuid version(1);
+  return (version.eax >> 8 & 0xfU) + (version.eax >> 20 & 0xffU);
 }
 #endif
 
@@ -83,6 +96,15 @@ uint32_t AmdFamily() {
 bool FetchesIntoFirstLevel() {
 #if HWY_ARCH_X86_64
   static const bool does = AmdFamily() >= 0x1a;
+  return does;
+#else
+  return false;
+#endif
+}
+
+bool FetchesLinesAhead() {
+#if HWY_ARCH_X86_64
+  static const bool does = IsIntel();
   return does;
 #else
   return false;

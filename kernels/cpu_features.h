@@ -18,6 +18,11 @@ bool HasAmxBf16();
 // miss buffers there does faster than through the second: AMD's from family 1Ah (Zen 5) on.
 bool FetchesIntoFirstLevel();
 
+// Whether products of few rows ask for the lines of weights that come, which they read one after
+// the other: Intel's prefetchers alone leave memory idle. AMD's do not, unless they are interfered
+// with.
+bool FetchesLinesAhead();
+
 // Names what was picked, for logs and benchmarks: "AVX3", "AVX3 + AVX512_BF16 + AMX", "NEON",
 // "NEON + BF16", ...
 std::string CpuKernelNames();
