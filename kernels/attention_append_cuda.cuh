@@ -7,26 +7,9 @@
 
 #include "kernels/attention_cuda_params.cuh"
 #include "kernels/attention_kernels_cuda.h"
-#include "kernels/cuda_util.cuh"
+#include "kernels/rope_cuda.cuh"
 
 namespace ringserve::cuda {
-
-// Two dimensions of each half of a head, rotated and rounded.
-template <typename T>
-struct RotatedPairs {
-  uint32_t low = 0;
-  uint32_t high = 0;
-
-  __device__ __forceinline__ RotatedPairs() = default;
-
-  // angle: cosine and sine, twice.
-  __device__ __forceinline__ RotatedPairs(float2 a, float2 b, float4 angle) {
-    low = Pack<T>(__fmaf_rn(a.x, angle.x, -__fmul_rn(b.x, angle.y)),
-                  __fmaf_rn(a.y, angle.z, -__fmul_rn(b.y, angle.w)));
-    high = Pack<T>(__fmaf_rn(b.x, angle.x, __fmul_rn(a.x, angle.y)),
-                   __fmaf_rn(b.y, angle.z, __fmul_rn(a.y, angle.w)));
-  }
-};
 
 // What the kernel before made of a row, and where its key goes.
 template <int32_t kHeadDim>

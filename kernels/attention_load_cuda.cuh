@@ -5,6 +5,7 @@
 
 #include "kernels/attention_cuda_params.cuh"
 #include "kernels/cuda_util.cuh"
+#include "kernels/rope_cuda.cuh"
 
 namespace ringserve::cuda {
 
@@ -62,8 +63,8 @@ __device__ __forceinline__ void LoadSinkTile(const AttentionCudaParams& params,
   }
 }
 
-// Rotates the keys of a sink tile in shared memory, with the arithmetic of LaunchRopeAppend. All
-// `kThreads` threads call it between two barriers.
+// Rotates the keys of a sink tile in shared memory. All `kThreads` threads call it between two
+// barriers.
 template <typename T, int32_t kHeadDim, int32_t kThreads>
 __device__ __forceinline__ void RotateSinks(const AttentionCudaParams& params,
                                             const AttentionItem& item,
@@ -85,12 +86,9 @@ __device__ __forceinline__ void RotateSinks(const AttentionCudaParams& params,
         2 * column);
     uint32_t* low_word = place(row, column);
     uint32_t* high_word = place(row, half + column);
-    const float2 low = Unpack<T>(*low_word);
-    const float2 high = Unpack<T>(*high_word);
-    *low_word = Pack<T>(__fmaf_rn(low.x, angle.x, -__fmul_rn(high.x, angle.y)),
-                        __fmaf_rn(low.y, angle.z, -__fmul_rn(high.y, angle.w)));
-    *high_word = Pack<T>(__fmaf_rn(high.x, angle.x, __fmul_rn(low.x, angle.y)),
-                         __fmaf_rn(high.y, angle.z, __fmul_rn(low.y, angle.w)));
+    const RotatedPairs<T> pairs(Unpack<T>(*low_word), Unpack<T>(*high_word), angle);
+    *low_word = pairs.low;
+    *high_word = pairs.high;
   }
 }
 

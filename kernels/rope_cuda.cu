@@ -1,5 +1,6 @@
 #include "kernels/cuda_util.cuh"
 #include "kernels/launch_cuda.h"
+#include "kernels/rope_cuda.cuh"
 #include "kernels/rope_cuda.h"
 
 namespace ringserve::cuda {
@@ -36,8 +37,8 @@ __global__ void __launch_bounds__(kThreads) RopeAnglesKernel(const RopeAnglesArg
 }
 
 template <typename T>
-__device__ __forceinline__ void StorePair(T* to, float2 value) {
-  *reinterpret_cast<uint32_t*>(to) = Pack<T>(value.x, value.y);
+__device__ __forceinline__ void StorePair(T* to, uint32_t pair) {
+  *reinterpret_cast<uint32_t*>(to) = pair;
 }
 
 // Where a key or a value of the head goes.
@@ -110,20 +111,19 @@ __global__ void __launch_bounds__(kThreads) RopeAppendKernel(const RopeAppendArg
       low = Normed(low, scale, norm + i);
       high = Normed(high, scale, norm + half + i);
     }
-    float2 low_out = low;
-    float2 high_out = high;
+    const uint32_t plain_low = Pack<T>(low.x, low.y);
+    const uint32_t plain_high = Pack<T>(high.x, high.y);
     if (is_query || is_key) {
-      const float4 angle = angles[i / 2];  // cosine and sine, twice
-      low_out = {__fmaf_rn(low.x, angle.x, -__fmul_rn(high.x, angle.y)),
-                 __fmaf_rn(low.y, angle.z, -__fmul_rn(high.y, angle.w))};
-      high_out = {__fmaf_rn(high.x, angle.x, __fmul_rn(low.x, angle.y)),
-                  __fmaf_rn(high.y, angle.z, __fmul_rn(low.y, angle.w))};
+      const RotatedPairs<T> pairs(low, high, angles[i / 2]);
+      StorePair(to + i, pairs.low);
+      StorePair(to + half + i, pairs.high);
+    } else {
+      StorePair(to + i, plain_low);
+      StorePair(to + half + i, plain_high);
     }
-    StorePair(to + i, low_out);
-    StorePair(to + half + i, high_out);
     if (sink != nullptr) {
-      StorePair(sink + i, low);
-      StorePair(sink + half + i, high);
+      StorePair(sink + i, plain_low);
+      StorePair(sink + half + i, plain_high);
     }
   }
 }
