@@ -6,6 +6,7 @@
 // MatMulKernelAmx), from zero, in one lane.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "kernels/matmul.h"
@@ -26,6 +27,21 @@ struct MatMulBlock {
   // need; else null.
   const std::byte* x_tiles = nullptr;
 };
+
+// Asks for weights that are read soon, where FetchesLinesAhead(): kBytes of them far ahead of
+// `weights` into the second level of caches and as many nearer from there into the first. One row
+// of bf16 on a Xeon (Emerald Rapids, AMX hidden, two threads) reads 71 % of what plain reading gets
+// without, 92 % so, and 89 to 93 % with other distances from 4 to 12 KiB and 1 to 4.
+template <int64_t kBytes>
+inline void FetchAhead(const void* weights) {
+  constexpr int64_t kFarBytes = 6144;
+  constexpr int64_t kNearBytes = 3072;
+  const auto* first = static_cast<const std::byte*>(weights);
+  for (int64_t line = 0; line < kBytes; line += 64) {
+    __builtin_prefetch(first + kFarBytes + line, 0, 2);
+    __builtin_prefetch(first + kNearBytes + line, 0, 3);
+  }
+}
 
 using MatMulKernel = void (*)(const MatMulArgs& args, const MatMulBlock& block);
 

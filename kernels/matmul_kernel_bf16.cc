@@ -32,12 +32,7 @@ __m512bh Broadcast(const uint16_t* pair) {
 // Weights are loaded line after line, which the prefetchers of Zen follow to the speed of reading.
 // Asking for lines ahead beside them keeps them from it: with 2 KiB ahead 76 to 91 % of reading,
 // with 4 to 16 KiB in the second level 65 to 94, without 96 to 98 (AMD EPYC, Zen 4, 2 threads).
-// A Xeon needs it (FetchesLinesAhead): one row at 71 % of reading without, at 92 with these, at 89
-// to 93 with others from 4 to 12 KiB far and 1 to 4 near (Emerald Rapids, AMX hidden, 2 threads).
-constexpr int64_t kFarBytes = 6144;   // into the second level
-constexpr int64_t kNearBytes = 3072;  // and from there into the first
-
-// kFetches: nobody has read the weights a moment ago.
+// Intel's need it. kFetches: nobody has read the weights a moment ago.
 template <int kTileRows, int kTileVectors, bool kFetches>
 void Multiply(const uint16_t* x,
               const uint16_t* weight,
@@ -50,13 +45,11 @@ void Multiply(const uint16_t* x,
   }
   for (int64_t k = 0; k + 1 < cols; k += 2) {
     __m512bh w[kTileVectors];
+    if constexpr (kFetches) {
+      FetchAhead<kTileVectors * kLanes * 4>(weight + k * kPanelRows);
+    }
     for (int v = 0; v < kTileVectors; ++v) {
-      const uint16_t* line = weight + k * kPanelRows + v * kLanes * 2;
-      if constexpr (kFetches) {
-        __builtin_prefetch(line + kFarBytes / 2, 0, 2);
-        __builtin_prefetch(line + kNearBytes / 2, 0, 3);
-      }
-      w[v] = (__m512bh)_mm512_loadu_si512(line);
+      w[v] = (__m512bh)_mm512_loadu_si512(weight + k * kPanelRows + v * kLanes * 2);
     }
     for (int r = 0; r < kTileRows; ++r) {
       const __m512bh pair = Broadcast(x + r * cols + k);

@@ -2,6 +2,7 @@
 // 32-bit lane: the even k in its lower half), bf16 rows of x a stretch of K at a time.
 #include <algorithm>
 
+#include "kernels/cpu_features.h"
 #include "kernels/matmul_kernel.h"
 #include "kernels/matmul_layout.h"
 #include "kernels/simd_targets.h"
@@ -46,8 +47,8 @@ static_assert(kVectors * kLanes % kMatMulSlice == 0 && kPanelVectors % kVectors 
 // Elements of a row of x that are widened at a time: 6 rows fill half of a first-level cache.
 constexpr int64_t kStretch = 512;
 
-// acc += w * x for k in [0, count) of float32.
-template <int kTileRows, int kTileVectors>
+// acc += w * x for k in [0, count) of float32. kFetches: nobody has read the weights a moment ago.
+template <bool kFetches, int kTileRows, int kTileVectors>
 HWY_INLINE void Multiply(const float* x,
                          int64_t x_stride,
                          const float* weight,
@@ -55,6 +56,9 @@ HWY_INLINE void Multiply(const float* x,
                          Vector (&acc)[kTileRows][kTileVectors]) {
   const Floats d;
   for (int64_t k = 0; k < count; ++k) {
+    if constexpr (kFetches) {
+      FetchAhead<kTileVectors * kLanes * 4>(weight + k * kPanelRows);
+    }
     Vector w[kTileVectors];
     HWY_UNROLL(16)
     for (int v = 0; v < kTileVectors; ++v) {
@@ -84,7 +88,7 @@ HWY_INLINE hn::Vec<Words> LoadPairs(const uint16_t* weight, int vector) {
 }
 
 // The same for pairs of bf16, from widened x.
-template <int kTileRows, int kTileVectors>
+template <bool kFetches, int kTileRows, int kTileVectors>
 HWY_INLINE void MultiplyPairs(const float* x,
                               int64_t x_stride,
                               const uint16_t* weight,
@@ -93,6 +97,9 @@ HWY_INLINE void MultiplyPairs(const float* x,
   const Floats d;
   for (int64_t k = 0; k < count; k += 2) {
     const uint16_t* pairs = weight + k * kPanelRows;
+    if constexpr (kFetches) {
+      FetchAhead<kTileVectors * kLanes * 4>(pairs);
+    }
     for (int odd = 0; odd < 2; ++odd) {
       Vector w[kTileVectors];
       HWY_UNROLL(16)
@@ -113,7 +120,7 @@ HWY_INLINE void MultiplyPairs(const float* x,
 }
 
 // One row, whose accumulators may fill a register file of 32: a vector of weights at a time.
-template <int kTileVectors>
+template <bool kFetches, int kTileVectors>
 HWY_INLINE void MultiplyPairs(const float* x,
                               int64_t /*x_stride*/,
                               const uint16_t* weight,
@@ -122,6 +129,9 @@ HWY_INLINE void MultiplyPairs(const float* x,
   const Floats d;
   for (int64_t k = 0; k < count; k += 2) {
     const uint16_t* pairs = weight + k * kPanelRows;
+    if constexpr (kFetches) {
+      FetchAhead<kTileVectors * kLanes * 4>(pairs);
+    }
     const Vector even = hn::Set(d, x[k]);
     const Vector odd = hn::Set(d, x[k + 1]);
     HWY_UNROLL(16)
@@ -133,15 +143,15 @@ HWY_INLINE void MultiplyPairs(const float* x,
   }
 }
 
-template <int kTileRows, int kTileVectors>
+template <bool kFetches, int kTileRows, int kTileVectors>
 HWY_INLINE void MultiplyAll(const float* x,
                             const float* weight,
                             int64_t cols,
                             Vector (&acc)[kTileRows][kTileVectors]) {
-  Multiply<kTileRows, kTileVectors>(x, cols, weight, cols, acc);
+  Multiply<kFetches>(x, cols, weight, cols, acc);
 }
 
-template <int kTileRows, int kTileVectors>
+template <bool kFetches, int kTileRows, int kTileVectors>
 HWY_INLINE void MultiplyAll(const uint16_t* x,
                             const uint16_t* weight,
                             int64_t cols,
@@ -157,11 +167,11 @@ HWY_INLINE void MultiplyAll(const uint16_t* x,
         wide[r * kStretch + k] = ToFloat(Bf16{x[r * cols + first + k]});
       }
     }
-    MultiplyPairs(wide, kStretch, weight + first * kPanelRows, padded, acc);
+    MultiplyPairs<kFetches>(wide, kStretch, weight + first * kPanelRows, padded, acc);
   }
 }
 
-template <int kTileRows, int kTileVectors, typename Element>
+template <int kTileRows, int kTileVectors, bool kFetches, typename Element>
 HWY_NOINLINE void Tile(const Element* x,
                        const Element* weight,
                        int64_t cols,
@@ -177,7 +187,7 @@ HWY_NOINLINE void Tile(const Element* x,
       acc[r][v] = hn::Zero(d);
     }
   }
-  MultiplyAll<kTileRows, kTileVectors>(x, weight, cols, acc);
+  MultiplyAll<kFetches>(x, weight, cols, acc);
   HWY_UNROLL(16)
   for (int r = 0; r < kTileRows; ++r) {
     HWY_UNROLL(16)
@@ -195,6 +205,24 @@ HWY_NOINLINE void Tile(const Element* x,
   }
 }
 
+template <typename Element>
+using TileFunction = void (*)(const Element* x,
+                              const Element* weight,
+                              int64_t cols,
+                              float* out,
+                              int64_t stride,
+                              int64_t num_outputs);
+
+template <int kTileVectors, bool kFetches, typename Element>
+constexpr TileFunction<Element> kTiles[] = {
+    Tile<1, kTileVectors, kFetches, Element>,
+    Tile<2, kTileVectors, kFetches, Element>,
+    Tile<3, kTileVectors, kFetches, Element>,
+    Tile<HWY_MIN(4, kRows), kTileVectors, kFetches, Element>,
+    Tile<HWY_MIN(5, kRows), kTileVectors, kFetches, Element>,
+    Tile<HWY_MIN(6, kRows), kTileVectors, kFetches, Element>};
+static_assert(kRows <= 6);
+
 // All rows of the block by kTileVectors vectors of outputs from `first_output`.
 template <int kTileVectors, typename Element>
 void Rows(const MatMulArgs& args, const MatMulBlock& block, int64_t first_output) {
@@ -205,28 +233,16 @@ void Rows(const MatMulArgs& args, const MatMulBlock& block, int64_t first_output
                        PackedIndex(first_output, 0, cols, args.weight.dtype);
   for (int64_t done = 0; done < block.num_rows; done += kRows) {
     const int64_t row = block.first_row + done;
-    const auto* x = static_cast<const Element*>(args.x) + row * cols;
-    float* out = args.out + row * stride + first_output;
-    switch (std::min<int64_t>(block.num_rows - done, kRows)) {
-      case 1:
-        Tile<1, kTileVectors>(x, weight, cols, out, stride, num_outputs);
-        break;
-      case 2:
-        Tile<2, kTileVectors>(x, weight, cols, out, stride, num_outputs);
-        break;
-      case 3:
-        Tile<3, kTileVectors>(x, weight, cols, out, stride, num_outputs);
-        break;
-      case 4:
-        Tile<HWY_MIN(4, kRows), kTileVectors>(x, weight, cols, out, stride, num_outputs);
-        break;
-      case 5:
-        Tile<HWY_MIN(5, kRows), kTileVectors>(x, weight, cols, out, stride, num_outputs);
-        break;
-      default:
-        Tile<kRows, kTileVectors>(x, weight, cols, out, stride, num_outputs);
-        break;
-    }
+    const int64_t rows = std::min<int64_t>(block.num_rows - done, kRows);
+    const bool fetches = done == 0 && FetchesLinesAhead();
+    const auto& tiles =
+        fetches ? kTiles<kTileVectors, true, Element> : kTiles<kTileVectors, false, Element>;
+    tiles[rows - 1](static_cast<const Element*>(args.x) + row * cols,
+                    weight,
+                    cols,
+                    args.out + row * stride + first_output,
+                    stride,
+                    num_outputs);
   }
 }
 
