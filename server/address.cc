@@ -112,7 +112,14 @@ absl::StatusOr<std::vector<ListeningSocket>> ListenInet(const std::string& addre
   hints.ai_socktype = SOCK_STREAM;
   hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
   addrinfo* found = nullptr;
-  if (const int error = getaddrinfo(host.c_str(), port.c_str(), &hints, &found); error != 0) {
+  int error = getaddrinfo(host.c_str(), port.c_str(), &hints, &found);
+  if (error != 0 && host == "localhost") {
+    // Loopback even where no /etc/hosts says so (RFC 6761, section 6.3), as in a bare container.
+    hints.ai_family = AF_INET;
+    hints.ai_flags = AI_NUMERICSERV;
+    error = getaddrinfo(nullptr, port.c_str(), &hints, &found);
+  }
+  if (error != 0) {
     return absl::UnavailableError(fmt::format("{}: {}", address, gai_strerror(error)));
   }
   std::vector<ListeningSocket> out;
