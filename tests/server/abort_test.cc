@@ -54,7 +54,7 @@ class Call {
 };
 
 ServerOptions WithIdentity() {
-  ServerOptions options;
+  ServerOptions options = TestServer::DefaultOptions();
   options.identity_header = kIdentityHeader;
   return options;
 }
