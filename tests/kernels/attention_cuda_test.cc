@@ -44,6 +44,18 @@ TEST_CASE("cuda attention takes any number of heads of a group") {
   }
 }
 
+// More than one batch of sources, and more than one factor a thread: a row of N splits ends in N
+// partial results where its items hold a split each.
+TEST_CASE("cuda attention folds the splits of long contexts") {
+  for (const int32_t head_dim : kHeadDims) {
+    const AttentionShape shape = DeviceShape(4, 1, head_dim);
+    for (const int32_t num_splits : {9, 33, 65, head_dim + 3}) {
+      CAPTURE(num_splits);
+      CheckAgainstReference(shape, {{.first_position = kSplitSize * num_splits - 7}}, {kNoWindow});
+    }
+  }
+}
+
 TEST_CASE("cuda attention sees windows and rings that start anywhere") {
   for (const int32_t head_dim : {64, 256}) {
     for (const int32_t block_size : {8, 16, 64, 128, 256}) {

@@ -132,7 +132,9 @@ class DeviceCase {
 };
 
 // What the kernels need of a plan: splits are whole tiles.
-inline TileOptions Options(const AttentionCase& c, int64_t split_size = 128) {
+inline constexpr int64_t kSplitSize = 128;
+
+inline TileOptions Options(const AttentionCase& c, int64_t split_size = kSplitSize) {
   TileOptions options = c.Options();
   options.split_size = split_size;
   return options;
