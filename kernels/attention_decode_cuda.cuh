@@ -67,6 +67,7 @@ class DecodeScores {
       first_key_[half] = max(row - window + 1, item.key_begin);
       reference_[half] = kNegativeInfinity;
     }
+    has_upper_ = item.num_rows * item.num_heads > 8;
   }
 
   __device__ __forceinline__ void Scores(uint32_t keys) {
@@ -77,15 +78,19 @@ class DecodeScores {
         scores_[j][i] = 0;
       }
     }
-    const int32_t key = me_.warp * kKeys + (me_.lane & 7) + (me_.lane >> 4) * 8;
+    // Keys are read a step ahead: each product waits for the one before it.
+    uint32_t b[2][kKeys / 16][4];
+    LoadKeys(keys, 0, b[0]);
 #pragma unroll
     for (int32_t k = 0; k < kDepth; ++k) {
+      if (k + 1 < kDepth) {
+        LoadKeys(keys, k + 1, b[(k + 1) % 2]);
+      }
 #pragma unroll
       for (int32_t j = 0; j < kKeys / 16; ++j) {
-        uint32_t b[4];
-        LoadMatrix4(b, keys + TileOffset<kTile>(key + j * 16, k * 2 + ((me_.lane >> 3) & 1)));
-        MatrixProduct<T>(scores_[2 * j], queries_[k], b[0], b[1]);
-        MatrixProduct<T>(scores_[2 * j + 1], queries_[k], b[2], b[3]);
+        const uint32_t(&pair)[4] = b[k % 2][j];
+        MatrixProduct<T>(scores_[2 * j], queries_[k], pair[0], pair[1]);
+        MatrixProduct<T>(scores_[2 * j + 1], queries_[k], pair[2], pair[3]);
       }
     }
   }
@@ -157,6 +162,9 @@ class DecodeScores {
   __device__ __forceinline__ void PublishMax(Exchange& exchange) const {
 #pragma unroll
     for (int32_t half = 0; half < 2; ++half) {
+      if (half == 1 && !has_upper_) {
+        break;
+      }
       float largest = kNegativeInfinity;
 #pragma unroll
       for (int32_t j = 0; j < kKeys / 8; ++j) {
@@ -169,10 +177,14 @@ class DecodeScores {
     }
   }
 
-  // After a barrier that follows PublishMax.
+  // After a barrier that follows PublishMax. What belongs to rows that the item has not stays as it
+  // was: it reaches those rows of the output alone.
   __device__ __forceinline__ void PublishProbabilities(Exchange& exchange, float scale_log2) {
 #pragma unroll
     for (int32_t half = 0; half < 2; ++half) {
+      if (half == 1 && !has_upper_) {
+        break;
+      }
       const int32_t row = me_.group + 8 * half;
       const float4 largest = *reinterpret_cast<const float4*>(exchange.max[row]);
       const float next =
@@ -202,7 +214,19 @@ class DecodeScores {
   }
 
  private:
+  // For step k along head_dim.
+  __device__ __forceinline__ void LoadKeys(uint32_t keys,
+                                           int32_t k,
+                                           uint32_t (&b)[kKeys / 16][4]) const {
+    const int32_t key = me_.warp * kKeys + (me_.lane & 7) + (me_.lane >> 4) * 8;
+#pragma unroll
+    for (int32_t j = 0; j < kKeys / 16; ++j) {
+      LoadMatrix4(b[j], keys + TileOffset<kTile>(key + j * 16, k * 2 + ((me_.lane >> 3) & 1)));
+    }
+  }
+
   DecodeThread me_;
+  bool has_upper_ = false;  // rows 8 to 15
   uint32_t queries_[kDepth][4];
   float scores_[kKeys / 8][4];
   float reference_[2];
@@ -272,22 +296,18 @@ class DecodeOutput {
       }
     }
     const uint32_t probabilities = SharedAddress(exchange.probabilities);
-    const int32_t row = (me_.lane & 7) + ((me_.lane >> 3) & 1) * 8;
+    Step steps[2];
+    LoadStep(probabilities, values, 0, steps[0]);
 #pragma unroll
     for (int32_t k = 0; k < kTile / 16; ++k) {
-      uint32_t a[4];
-      LoadMatrix4(a, probabilities + TileOffset<kDecodeRows>(row, 2 * k + (me_.lane >> 4)));
-      // Two columns of eight at a time; with an odd number of them the last load repeats one.
+      if (k + 1 < kTile / 16) {
+        LoadStep(probabilities, values, k + 1, steps[(k + 1) % 2]);
+      }
+      const Step& step = steps[k % 2];
 #pragma unroll
-      for (int32_t j = 0; j < kColumns / 8; j += 2) {
-        const int32_t pair = (j + 1 < kColumns / 8) ? (me_.lane >> 4) : 0;
-        uint32_t b[4];
-        LoadMatrix4Transposed(
-            b, values + TileOffset<kTile>(k * 16 + row, me_.warp * (kColumns / 8) + j + pair));
-        MatrixProduct<T>(out_[j], a, b[0], b[1]);
-        if (j + 1 < kColumns / 8) {
-          MatrixProduct<T>(out_[j + 1], a, b[2], b[3]);
-        }
+      for (int32_t j = 0; j < kColumns / 8; ++j) {
+        const uint32_t* b = step.values[j / 2] + j % 2 * 2;
+        MatrixProduct<T>(out_[j], step.probabilities, b[0], b[1]);
       }
     }
   }
@@ -348,6 +368,29 @@ class DecodeOutput {
   }
 
  private:
+  // Operands of a step along the keys, read one ahead.
+  struct Step {
+    uint32_t probabilities[4];
+    uint32_t values[CeilDiv(kColumns, 16)][4];
+  };
+
+  __device__ __forceinline__ void LoadStep(uint32_t probabilities,
+                                           uint32_t values,
+                                           int32_t k,
+                                           Step& step) const {
+    const int32_t row = (me_.lane & 7) + ((me_.lane >> 3) & 1) * 8;
+    LoadMatrix4(step.probabilities,
+                probabilities + TileOffset<kDecodeRows>(row, 2 * k + (me_.lane >> 4)));
+    // Two columns of eight at a time; with an odd number of them the last load repeats one.
+#pragma unroll
+    for (int32_t j = 0; j < kColumns / 8; j += 2) {
+      const int32_t pair = (j + 1 < kColumns / 8) ? (me_.lane >> 4) : 0;
+      LoadMatrix4Transposed(
+          step.values[j / 2],
+          values + TileOffset<kTile>(k * 16 + row, me_.warp * (kColumns / 8) + j + pair));
+    }
+  }
+
   // The kept split and this one, into what Finish writes.
   __device__ __forceinline__ void FoldKept(int32_t half, float scale_log2, float& sum) {
     const Folding fold = Fold(kept_reference_[half], reference_[half], scale_log2);
