@@ -44,14 +44,19 @@ TEST_CASE("cuda attention takes any number of heads of a group") {
   }
 }
 
-// More than one batch of sources, and more than one factor a thread: a row of N splits ends in N
-// partial results where its items hold a split each.
+// More than one batch of sources, and more than one factor a thread.
 TEST_CASE("cuda attention folds the splits of long contexts") {
   for (const int32_t head_dim : kHeadDims) {
     const AttentionShape shape = DeviceShape(4, 1, head_dim);
     for (const int32_t num_splits : {9, 33, 65, head_dim + 3}) {
       CAPTURE(num_splits);
-      CheckAgainstReference(shape, {{.first_position = kSplitSize * num_splits - 7}}, {kNoWindow});
+      AttentionCase c(shape, {{.first_position = kSplitSize * num_splits - 7}});
+      TileOptions options = Options(c);
+      options.order = TileOrder::kKMajor;
+      c.Plan(options);
+      REQUIRE(c.plan().merges.size() == 1);
+      REQUIRE(c.plan().merges[0].num_sources == num_splits);
+      CheckAgainstReference(c, {kNoWindow});
     }
   }
 }

@@ -131,9 +131,9 @@ class DeviceCase {
   DeviceMemory position_bias_;
 };
 
-// What the kernels need of a plan: splits are whole tiles.
 inline constexpr int64_t kSplitSize = 128;
 
+// What the kernels need of a plan: splits are whole tiles.
 inline TileOptions Options(const AttentionCase& c, int64_t split_size = kSplitSize) {
   TileOptions options = c.Options();
   options.split_size = split_size;
