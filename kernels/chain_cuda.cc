@@ -69,6 +69,9 @@ const char* CheckChainOp(const ChainOp& op) {
         norm->hidden_dim > chain::kMaxNormDim) {
       return "hidden_dim of a chain's norm must be a multiple of 4 up to 8192";
     }
+    if (norm->scales != nullptr && !CanDeferRmsNorm(norm->hidden_dim, norm->out_dtype)) {
+      return "a deferred norm must have a multiple of 64 columns and end in bf16";
+    }
     return norm->out_dtype == DType::kF32 ? "a chain's norm must not end in float32" : nullptr;
   }
   const auto* gated = std::get_if<GatedMatMulArgs>(&op);
@@ -89,7 +92,7 @@ const char* CheckChainOp(const ChainOp& op) {
 
 cudaError_t LaunchChain(const HopperDevice& device,
                         std::span<const ChainOp> ops,
-                        int32_t* counters,
+                        std::byte* memory,
                         cudaStream_t stream,
                         const ChainTuning& tuning) {
   if (ops.empty() || ops.size() > kMaxChainOps) {
@@ -102,9 +105,10 @@ cudaError_t LaunchChain(const HopperDevice& device,
     }
   }
   chain::Launch launch = chain::PlanChain(ops, device.num_sms, tuning);
-  launch.params.counters = counters;
+  launch.params.counters = reinterpret_cast<int32_t*>(memory);
+  launch.params.squares = reinterpret_cast<float*>(memory + kChainCounterBytes);
   for (int32_t i = 0; i < launch.params.num_ops; ++i) {
-    if (!Encode(device, ops[static_cast<size_t>(i)], i, launch.params)) {
+    if (!Encode(device, *launch.sources[i], i, launch.params)) {
       return cudaErrorInvalidValue;
     }
   }

@@ -23,9 +23,13 @@ using ChainOp = std::variant<MatMulArgs, GatedMatMulArgs, RmsNormArgs>;
 
 inline constexpr int32_t kMaxChainOps = 8;
 inline constexpr int32_t kMaxChainRows = 32;
+inline constexpr int32_t kMaxChainNormDim = 8192;
 
-// Of a chain's counters in device memory, which are zero before the first launch and left zero.
+// Of what a chain keeps in device memory, of which the first kChainCounterBytes are zero before the
+// first launch and left zero.
 inline constexpr size_t kChainCounterBytes = 256;
+inline constexpr size_t kChainBytes =
+    kChainCounterBytes + size_t{kMaxChainRows} * kMaxChainNormDim / 16 * sizeof(float);
 
 struct ChainTuning {
   // Of shared memory, to be left beside a block of the chain if it can: for one of a kernel
@@ -48,10 +52,11 @@ struct ChainTuning {
 // be complete before the kernel that precedes this call lets its dependents start. Takes every
 // multiprocessor of the device, and its blocks wait for each other: only one chain may run on a
 // device at a time, and every other kernel there must end without it. num_rows is at most what
-// FindMaxChainRows finds.
+// FindMaxChainRows finds. `memory`: kChainBytes. Between two products of a chain a deferred norm
+// (rmsnorm.h) costs no time of its own: the first makes it as it ends.
 [[nodiscard]] cudaError_t LaunchChain(const HopperDevice& device,
                                       std::span<const ChainOp> ops,
-                                      int32_t* counters,
+                                      std::byte* memory,
                                       cudaStream_t stream,
                                       const ChainTuning& tuning = {});
 

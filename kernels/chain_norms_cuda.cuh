@@ -80,10 +80,11 @@ __device__ __forceinline__ void AddResidual(float4* x,
   }
 }
 
-// A row of a norm by all the warps that multiply; rmsnorm_cuda.cuh says what the threads of a norm
+// A row of a norm by all the warps that multiply; of a deferred one, with its sums of squares
+// instead of its scale. rmsnorm_cuda.cuh says what the threads of a norm
 // hold: here each plays kShares of them.
 template <typename T, int32_t kQuads>
-__device__ __forceinline__ void NormRow(const Op& op, int32_t row, float* partial) {
+__device__ __forceinline__ void NormRow(const Op& op, int32_t row, float* partial, float* squares) {
   const auto thread = static_cast<int32_t>(threadIdx.x);
   const int32_t quads = op.hidden_dim / 4;
   const int32_t threads = NormThreads(op.hidden_dim, kQuads);
@@ -106,9 +107,23 @@ __device__ __forceinline__ void NormRow(const Op& op, int32_t row, float* partia
   if (op.residual != nullptr) {
     AddResidual(x, reinterpret_cast<const float4*>(op.residual) + offset, quad, values);
   }
-  const float scale = ScaleOfRow<kQuads>(op, values, partial);
   const auto* weight = reinterpret_cast<const float4*>(op.weight);
   auto* out = static_cast<uint2*>(op.out) + offset;
+  if (op.defers) {
+#pragma unroll
+    for (int32_t share = 0; share < kShares; ++share) {
+#pragma unroll
+      for (int32_t i = 0; i < kQuads; ++i) {
+        const float sum = SquaresOfFourLanes(values[share][i]);
+        if (const int32_t at = quad(share, i); at >= 0) {
+          squares[row * kSquaresStride + at / 4] = sum;
+          out[at] = Weighted<T>(values[share][i], __ldg(weight + at));
+        }
+      }
+    }
+    return;
+  }
+  const float scale = ScaleOfRow<kQuads>(op, values, partial);
 #pragma unroll
   for (int32_t share = 0; share < kShares; ++share) {
 #pragma unroll

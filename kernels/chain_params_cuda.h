@@ -12,10 +12,18 @@ namespace ringserve::cuda::chain {
 
 inline constexpr int32_t kWarps = 8;  // that multiply, 16 weight rows each
 inline constexpr int32_t kMaxPanels = 6;
-inline constexpr int32_t kMaxNormDim = 8192;
-inline constexpr int32_t kStaticBytes = 1280;  // of a block's shared memory, at most
+inline constexpr int32_t kMaxNormDim = kMaxChainNormDim;
+inline constexpr int32_t kStaticBytes = 1536;  // of a block's shared memory, at most
 
 enum class Kind : int32_t { kProduct, kGated, kNorm };
+
+// What an op has to do with the scales of a deferred norm.
+enum class Scales : int32_t {
+  kNone,
+  kMake,  // a norm that makes them: what multiplies by them is not in the chain
+  kSum,   // a product that multiplies by those of a norm in the chain, out of Params::squares
+  kRead,  // a product that multiplies by those of a norm before the chain
+};
 
 struct Op {
   Kind kind;
@@ -32,26 +40,41 @@ struct Op {
   int32_t early_panels;
   bool announces_first;
   bool reads_norm;  // x is the row that every block has made by itself of the norm before
-  // Of a norm.
+  // Of a norm: deferred, or one that a product makes, it leaves sums of squares. A product makes a
+  // deferred norm that adds its result: that is not written, `out` is the norm's.
+  bool defers;
+  Scales scales;
+  uint32_t scales_parity;  // of the ops before this one that multiply by scales
+  uint32_t added_parity;   // of those that make norms of others
   int32_t hidden_dim;
   float eps;
   float* x;
   const float* residual;
   const float* weight;
+  float* made_scales;       // of a deferred norm, or the product that sums them for all
+  const float* row_scales;  // that a product multiplies by
 };
+
+// Of a block that adds to x: the x of a tile, then the norm's weights of its columns.
+constexpr int32_t AddedBytes(int32_t num_rows, int32_t tile_columns) {
+  return (num_rows + 1) * tile_columns * 4;
+}
 
 struct Params {
   CUtensorMap x_maps[kMaxChainOps];
   CUtensorMap weight_maps[kMaxChainOps];
   Op ops[kMaxChainOps];
-  // Blocks that ended an op, [kMaxChainOps], or their first tile of an op, [kMaxChainOps]; threads
-  // that have left.
+  // Blocks that ended an op, [kMaxChainOps], or their first tile of an op, [kMaxChainOps]; rows
+  // whose scales are there for an op, [kMaxChainOps]; threads that have left.
   int32_t* counters;
+  // [num_rows, kMaxNormDim / 16]: of a deferred norm's x, over 16 columns.
+  float* squares;
   int32_t num_ops;
   int32_t num_rows;
   int32_t stage_rows;  // of x: 8, 16 or 32
   int32_t num_stages;
   int32_t stage_bytes;
+  int32_t added_bytes;  // the most AddedBytes of an op
   // If not 0, every block makes every norm by itself, of one row of so many columns. It keeps what
   // the norm made after its stages, and x in registers; the keeper writes both to where they
   // belong, x once every block has read what was there: a norm is announced by all blocks, when
@@ -73,10 +96,13 @@ constexpr int32_t NormBytes(int32_t norm_dim) {
   return norm_dim == 0 ? 0 : (norm_dim + kMaxPanels * 64) * 2;
 }
 
-inline constexpr int32_t kNumCounters = 2 * kMaxChainOps + 1;
+inline constexpr int32_t kNumCounters = 3 * kMaxChainOps + 1;
+inline constexpr int32_t kSquaresStride = kMaxNormDim / 16;
 
 struct Launch {
   Params params;
+  // What params.ops are made of: of a product that makes a norm, the product.
+  const ChainOp* sources[kMaxChainOps];
   int32_t grid;
   int32_t shared_bytes;
 };

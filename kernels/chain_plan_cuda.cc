@@ -36,17 +36,24 @@ void CutColumns(Op& op, int32_t num_columns, int32_t num_sms, int32_t max_units,
   op.num_blocks = std::min(op.num_tiles, num_sms);
 }
 
+// The norm's part of an op.
+void SetNorm(const RmsNormArgs& norm, Op& op) {
+  op.defers = norm.scales != nullptr;
+  op.out = norm.out;
+  op.hidden_dim = norm.hidden_dim;
+  op.eps = norm.eps;
+  op.x = norm.x;
+  op.residual = norm.residual_in;
+  op.weight = norm.weight;
+  op.made_scales = norm.scales;
+}
+
 Op MakeOp(const ChainOp& op, int32_t num_sms, int32_t max_units, int32_t cluster) {
   Op made = {};
   if (const auto* norm = std::get_if<RmsNormArgs>(&op)) {
     made.kind = Kind::kNorm;
     made.num_blocks = std::min(norm->num_rows, num_sms);
-    made.out = norm->out;
-    made.hidden_dim = norm->hidden_dim;
-    made.eps = norm->eps;
-    made.x = norm->x;
-    made.residual = norm->residual_in;
-    made.weight = norm->weight;
+    SetNorm(*norm, made);
   } else if (const auto* gated = std::get_if<GatedMatMulArgs>(&op)) {
     made.kind = Kind::kGated;
     made.out = gated->out;
@@ -79,6 +86,44 @@ const void* OutputOf(const ChainOp& op) {
   return std::visit([](const auto& args) -> const void* { return args.out; }, op);
 }
 
+const float* ScalesOf(const ChainOp& op) {
+  if (const auto* gated = std::get_if<GatedMatMulArgs>(&op)) {
+    return gated->row_scales;
+  }
+  const auto* product = std::get_if<MatMulArgs>(&op);
+  return product != nullptr ? product->row_scales : nullptr;
+}
+
+// The norm whose scales `op` multiplies by, if it is one of the chain.
+const RmsNormArgs* NormOf(std::span<const ChainOp> ops, const ChainOp& op) {
+  const float* scales = ScalesOf(op);
+  const RmsNormArgs* found = nullptr;
+  for (const ChainOp& other : ops) {
+    if (&other == &op) {
+      return found;
+    }
+    const auto* norm = std::get_if<RmsNormArgs>(&other);
+    if (norm != nullptr && scales != nullptr && norm->scales == scales) {
+      found = norm;
+    }
+  }
+  return nullptr;
+}
+
+// Whether `before`, which is made of the op before it, makes this norm: one that multiplies by its
+// scales follows. A block has one tile then.
+bool IsMadeBefore(std::span<const ChainOp> ops, size_t index, const Op& before, int32_t num_sms) {
+  const auto* norm = std::get_if<RmsNormArgs>(&ops[index]);
+  if (norm == nullptr || norm->scales == nullptr || index + 1 == ops.size() ||
+      NormOf(ops, ops[index + 1]) != norm) {
+    return false;
+  }
+  const auto* product = std::get_if<MatMulArgs>(&ops[index - 1]);
+  return product != nullptr && product->out == norm->residual_in &&
+         product->row_scales == nullptr && product->weight.rows == norm->hidden_dim &&
+         before.num_tiles <= num_sms;
+}
+
 // What `op` reads first is ready before the last of what `before` makes, if that takes several
 // tiles a block: the features of the first tiles come first.
 void StartEarly(Op& before, int32_t grid, const void* x, Op& op) {
@@ -99,10 +144,10 @@ int32_t NormDimOfAll(std::span<const ChainOp> ops) {
       continue;
     }
     first = first == nullptr ? norm : first;
-    if (norm->num_rows != 1 || norm->x != first->x || norm->hidden_dim != first->hidden_dim ||
-        i + 1 == ops.size() || std::holds_alternative<RmsNormArgs>(ops[i + 1]) ||
-        InputOf(ops[i + 1]) != norm->out || OutputOf(ops[i + 1]) == norm->residual_in ||
-        Columns(ops[i + 1]) != norm->hidden_dim) {
+    if (norm->scales != nullptr || norm->num_rows != 1 || norm->x != first->x ||
+        norm->hidden_dim != first->hidden_dim || i + 1 == ops.size() ||
+        std::holds_alternative<RmsNormArgs>(ops[i + 1]) || InputOf(ops[i + 1]) != norm->out ||
+        OutputOf(ops[i + 1]) == norm->residual_in || Columns(ops[i + 1]) != norm->hidden_dim) {
       return 0;
     }
   }
@@ -110,24 +155,70 @@ int32_t NormDimOfAll(std::span<const ChainOp> ops) {
 }
 
 // A stage holds so many panels of the widest tiles, and as many as fit of the others.
-void CutStages(std::span<const ChainOp> ops, int32_t grid, Params& p) {
-  for (const Op& op : std::span(p.ops, ops.size())) {
+void CutStages(Launch& launch) {
+  Params& p = launch.params;
+  for (const Op& op : std::span(p.ops, static_cast<size_t>(p.num_ops))) {
     if (op.kind != Kind::kNorm) {
       p.stage_bytes = std::max(p.stage_bytes, kWidePanels * PanelBytes(p, op));
     }
   }
-  for (size_t i = 0; i < ops.size(); ++i) {
+  for (int32_t i = 0; i < p.num_ops; ++i) {
     Op& op = p.ops[i];
     if (op.kind == Kind::kNorm) {
-      op.num_blocks = p.norm_dim > 0 ? grid : op.num_blocks;
+      op.num_blocks = p.norm_dim > 0 ? launch.grid : op.num_blocks;
       continue;
     }
     op.reads_norm = p.norm_dim > 0 && i > 0 && p.ops[i - 1].kind == Kind::kNorm;
     op.panels = std::min(p.stage_bytes / PanelBytes(p, op), kMaxPanels);
-    op.num_panels = Columns(ops[i]) / kPanelColumns;
+    op.num_panels = Columns(*launch.sources[i]) / kPanelColumns;
     if (i > 0) {
-      StartEarly(p.ops[i - 1], grid, InputOf(ops[i]), op);
+      StartEarly(p.ops[i - 1], launch.grid, InputOf(*launch.sources[i]), op);
     }
+  }
+}
+
+// Which scales the op makes or multiplies by.
+void SetScales(std::span<const ChainOp> ops, const ChainOp& source, Op& op) {
+  if (op.kind == Kind::kNorm) {
+    const bool is_read = std::any_of(ops.begin(), ops.end(), [&](const ChainOp& other) {
+      return NormOf(ops, other) == std::get_if<RmsNormArgs>(&source);
+    });
+    op.scales = op.defers && !is_read ? Scales::kMake : Scales::kNone;
+  } else if (const RmsNormArgs* norm = NormOf(ops, source); norm != nullptr) {
+    op.scales = Scales::kSum;
+    op.hidden_dim = norm->hidden_dim;
+    op.eps = norm->eps;
+    op.made_scales = norm->scales;
+    op.row_scales = norm->scales;
+  } else if (const float* scales = ScalesOf(source); scales != nullptr) {
+    op.scales = Scales::kRead;
+    op.row_scales = scales;
+  }
+}
+
+// One op of the chain for each of `ops`, but for norms that the op before makes.
+void MakeOps(std::span<const ChainOp> ops, int32_t num_sms, int32_t max_units, Launch& launch) {
+  Params& p = launch.params;
+  const int32_t cluster = ClusterOf(p.stage_rows);
+  num_sms = num_sms / cluster * cluster;
+  launch.grid = 1;
+  uint32_t num_added = 0;
+  uint32_t num_scaled = 0;
+  for (size_t i = 0; i < ops.size(); ++i) {
+    if (i > 0 && IsMadeBefore(ops, i, p.ops[p.num_ops - 1], num_sms)) {
+      Op& before = p.ops[p.num_ops - 1];
+      SetNorm(std::get<RmsNormArgs>(ops[i]), before);
+      before.added_parity = num_added++ % 2;
+      p.added_bytes = std::max(p.added_bytes, AddedBytes(p.num_rows, before.tile_columns));
+      continue;
+    }
+    launch.sources[p.num_ops] = &ops[i];
+    Op& op = p.ops[p.num_ops++];
+    op = MakeOp(ops[i], num_sms, max_units, cluster);
+    SetScales(ops, ops[i], op);
+    op.scales_parity = num_scaled % 2;
+    num_scaled += op.scales == Scales::kSum || op.scales == Scales::kRead ? 1U : 0U;
+    launch.grid = RoundUp(std::max(launch.grid, op.num_blocks), cluster);
   }
 }
 
@@ -136,7 +227,7 @@ int32_t NumStages(const Params& p, const ChainTuning& tuning) {
     return 0;
   }
   const auto fitting = [&p](int32_t bytes) {
-    return (bytes - kAlignment - NormBytes(p.norm_dim)) / p.stage_bytes;
+    return (bytes - kAlignment - NormBytes(p.norm_dim) - p.added_bytes) / p.stage_bytes;
   };
   const int32_t bytes = tuning.shared_bytes > 0 ? tuning.shared_bytes : kMultiprocessorBytes;
   const int32_t beside = fitting(std::min(bytes, kMultiprocessorBytes - tuning.room_bytes));
@@ -148,20 +239,14 @@ int32_t NumStages(const Params& p, const ChainTuning& tuning) {
 Launch PlanChain(std::span<const ChainOp> ops, int32_t num_sms, const ChainTuning& tuning) {
   Launch launch = {};
   Params& p = launch.params;
-  p.num_ops = static_cast<int32_t>(ops.size());
   p.num_rows = std::visit([](const auto& args) { return args.num_rows; }, ops.front());
   p.stage_rows = p.num_rows <= 8 ? 8 : p.num_rows <= 16 ? 16 : 32;
-  const int32_t cluster = ClusterOf(p.stage_rows);
-  const int32_t max_units = tuning.max_units > 0 ? tuning.max_units : kWarps;
-  launch.grid = 1;
-  for (size_t i = 0; i < ops.size(); ++i) {
-    p.ops[i] = MakeOp(ops[i], num_sms / cluster * cluster, max_units, cluster);
-    launch.grid = RoundUp(std::max(launch.grid, p.ops[i].num_blocks), cluster);
-  }
+  MakeOps(ops, num_sms, tuning.max_units > 0 ? tuning.max_units : kWarps, launch);
   p.norm_dim = NormDimOfAll(ops);
-  CutStages(ops, launch.grid, p);
+  CutStages(launch);
   p.num_stages = NumStages(p, tuning);
-  launch.shared_bytes = p.num_stages * p.stage_bytes + NormBytes(p.norm_dim) + kAlignment;
+  launch.shared_bytes =
+      p.num_stages * p.stage_bytes + NormBytes(p.norm_dim) + p.added_bytes + kAlignment;
   return launch;
 }
 

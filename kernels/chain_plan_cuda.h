@@ -9,7 +9,7 @@
 
 namespace ringserve::cuda::chain {
 
-// Fills in what is not a pointer or a tensor map; num_ops ops follow each other.
+// Fills in what is not the chain's memory or a tensor map.
 Launch PlanChain(std::span<const ChainOp> ops, int32_t num_sms, const ChainTuning& tuning);
 
 }  // namespace ringserve::cuda::chain

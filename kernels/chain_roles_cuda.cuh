@@ -1,5 +1,6 @@
 // The parts that the warps of a chain's blocks play: one thread brings weights, one brings rows of
-// x, eight warps multiply and normalise.
+// x, one warp brings what the ends of products need beside sums, eight warps multiply and
+// normalise.
 //
 // A block's tiles of all ops, one after the other, are one sequence of slabs through one ring of
 // stages. Weights depend on nothing and run ahead of it as far as the ring reaches, over the ends
@@ -39,8 +40,8 @@ __device__ __forceinline__ bool IsKeeper() {
   return blockIdx.x == gridDim.x - 1;
 }
 
-// By two threads of a block, each after its last use of the counters: of those that end an op, and
-// of those that bring rows.
+// By three threads of a block, each after its last use of the counters: of those that end an op, of
+// those that bring rows, and of those that bring what ends need.
 __device__ __forceinline__ void Leave(const Params& params) {
   Announce(params.counters + kNumCounters - 1);
 }
@@ -52,6 +53,9 @@ struct Block {
   // Of a cluster: every block's consumers are done with a stage, which is then free for rows.
   TransactionBarrier rows_free[matmul::kMaxStages];
   float partial[kMaxNormThreads / 32];
+  float scales[kMaxChainRows];  // that the op at hand multiplies by, if it does
+  TransactionBarrier scales_there;
+  TransactionBarrier added_there;
 };
 
 // The block's part of a stage's rows of x, for every block of the cluster.
@@ -209,7 +213,7 @@ __device__ __forceinline__ void BringRows(const Params& params, Block& block, ui
   }
   if (IsKeeper()) {
     int32_t* done = params.counters + kNumCounters - 1;
-    Await(done, 2 * static_cast<int32_t>(gridDim.x));
+    Await(done, 3 * static_cast<int32_t>(gridDim.x));
     for (int32_t i = 0; i < kNumCounters; ++i) {
       params.counters[i] = 0;
     }

@@ -1,4 +1,5 @@
 // A chain of ops with few rows (chain_cuda.h): a persistent block on every SM.
+#include "kernels/chain_ends_cuda.cuh"
 #include "kernels/chain_norms_cuda.cuh"
 #include "kernels/chain_roles_cuda.cuh"
 #include "kernels/launch_cuda.h"
@@ -6,7 +7,7 @@
 namespace ringserve::cuda::chain {
 namespace {
 
-constexpr int32_t kThreads = 32 * (kWarps + 2);
+constexpr int32_t kThreads = 32 * (kWarps + 3);
 // A block has registers as if it were so large, 128 a thread: a quarter of a multiprocessor's has
 // then room for two warps of 64 of a kernel that waits for this one, beside three of the block's.
 constexpr int32_t kBoundThreads = 512;
@@ -22,8 +23,12 @@ constexpr int32_t kMaxDynamicBytes = 227 * 1024 - kStaticBytes;
 template <typename T, int32_t kQuads, int32_t kBlocks>
 class Worker {
  public:
-  __device__ __forceinline__
-  Worker(const Params& params, Block& block, uint32_t stages, uint2* normed, int32_t warp)
+  __device__ __forceinline__ Worker(const Params& params,
+                                    Block& block,
+                                    uint32_t stages,
+                                    uint2* normed,
+                                    const float* added,
+                                    int32_t warp)
       : params_(params),
         block_(block),
         ring_{block.barriers,
@@ -32,6 +37,7 @@ class Worker {
               matmul::InRegister(params.stage_bytes),
               matmul::InRegister(params.num_stages)},
         normed_(normed),
+        added_(added),
         warp_(warp) {}
 
   __device__ __forceinline__ void Run() {
@@ -46,7 +52,7 @@ class Worker {
     const bool leaves_early = block_.ops[last].kind != Kind::kNorm;
 #pragma unroll 1
     for (int32_t i = 0; i <= last; ++i) {
-      const Op op = block_.ops[i];
+      const Op& op = block_.ops[i];
       if (i == last && leaves_early) {
         if (makes_own_norms() && IsKeeper()) {
           StoreX();
@@ -59,7 +65,7 @@ class Worker {
       if (op.kind == Kind::kNorm) {
         Norm(op, i);
       } else {
-        Product(op, i);
+        Product(i);
       }
       if (i < last) {
         Announce(i, op.kind == Kind::kNorm && makes_own_norms() && !IsKeeper());
@@ -115,54 +121,56 @@ class Worker {
     }
   }
 
-  __device__ __forceinline__ void Product(const Op& op, int32_t index) {
+  // The parameters stay where they are: registers are short.
+  __device__ __forceinline__ void Product(int32_t index) {
     if constexpr (kBlocks == 1) {
-      if (op.reads_norm) {
-        Product<true>(op, index);
+      if (block_.ops[index].reads_norm) {
+        Product<true>(index);
         return;
       }
     }
-    Product<false>(op, index);
+    Product<false>(index);
   }
 
   template <bool kOneRow>
-  __device__ __forceinline__ void Product(const Op& op, int32_t index) {
-    switch (op.panels) {
+  __device__ __forceinline__ void Product(int32_t index) {
+    switch (block_.ops[index].panels) {
       case 1:
-        return Product<kOneRow, 1>(op, index);
+        return Product<kOneRow, 1>(index);
       case 2:
-        return Product<kOneRow, 2>(op, index);
+        return Product<kOneRow, 2>(index);
       case 3:
-        return Product<kOneRow, 3>(op, index);
+        return Product<kOneRow, 3>(index);
       case 4:
-        return Product<kOneRow, 4>(op, index);
+        return Product<kOneRow, 4>(index);
       case 5:
-        return Product<kOneRow, 5>(op, index);
+        return Product<kOneRow, 5>(index);
       default:
-        return Product<kOneRow, kMaxPanels>(op, index);
+        return Product<kOneRow, kMaxPanels>(index);
     }
   }
 
   // A narrow tile leaves warps without a unit: there several share a unit's rows of x.
   template <bool kOneRow, int32_t kPanels>
-  __device__ __forceinline__ void Product(const Op& op, int32_t index) {
-    const int32_t units = op.tile_columns / 16;
+  __device__ __forceinline__ void Product(int32_t index) {
+    const int32_t units = block_.ops[index].tile_columns / 16;
     if constexpr (kBlocks >= 4) {
       if (4 * units <= kSharingWarps) {
-        return Product<kOneRow, kPanels, kBlocks / 4>(op, index);
+        return Product<kOneRow, kPanels, kBlocks / 4>(index);
       }
     }
     if constexpr (kBlocks >= 2) {
       if (2 * units <= kSharingWarps) {
-        return Product<kOneRow, kPanels, kBlocks / 2>(op, index);
+        return Product<kOneRow, kPanels, kBlocks / 2>(index);
       }
     }
-    return Product<kOneRow, kPanels, kBlocks>(op, index);
+    return Product<kOneRow, kPanels, kBlocks>(index);
   }
 
   // kMine: of the blocks of x, a warp's.
   template <bool kOneRow, int32_t kPanels, int32_t kMine>
-  __device__ __forceinline__ void Product(const Op& op, int32_t index) {
+  __device__ __forceinline__ void Product(int32_t index) {
+    const Op& op = block_.ops[index];
     const auto step = static_cast<int32_t>(gridDim.x);
     const int32_t num_slabs = CeilDiv(op.num_panels, kPanels);
     const int32_t units = op.tile_columns / 16;
@@ -178,22 +186,41 @@ class Worker {
     // The first warp arrives for those that have no part in this op.
     const auto arrivals = static_cast<uint32_t>(warp_ == 0 ? kWarps + 1 - active : 1);
     const matmul::RowsPart part = {warp_ % units, warp_ / units * kMine};
-    for (auto tile = static_cast<int32_t>(blockIdx.x); tile < op.num_tiles; tile += step) {
+    const int32_t num_tiles = op.num_tiles;
+    for (auto tile = static_cast<int32_t>(blockIdx.x); tile < num_tiles; tile += step) {
       matmul::RowsSums<kMine> sums = {};
       matmul::RowsProduct<T, kPanels, kMine, kBlocks, kCluster, kOneRow>(
           ring_, op.tile_columns, part, arrivals, SharedAddress(normed_))
           .Add(num_slabs, sums);
-      matmul::StoreRows<T, kMine>(op.out,
-                                  op.kind == Kind::kGated,
-                                  params_.num_rows,
-                                  op.num_columns,
-                                  tile * op.tile_columns,
-                                  part,
-                                  sums);
+      Store<kMine>(op, tile * op.tile_columns, part, sums);
       if (op.announces_first && tile == static_cast<int32_t>(blockIdx.x)) {
         Announce(kMaxChainOps + index);
       }
     }
+  }
+
+  template <int32_t kMine>
+  __device__ __forceinline__ void Store(const Op& op,
+                                        int32_t first,
+                                        const matmul::RowsPart& part,
+                                        const matmul::RowsSums<kMine>& sums) const {
+    if (op.defers) {
+      block_.added_there.Wait(op.added_parity);
+      StoreAdded<T, kMine>(op, added_, params_.squares, params_.num_rows, part, sums);
+      return;
+    }
+    const bool scales = op.scales != Scales::kNone;
+    if (scales) {
+      block_.scales_there.Wait(op.scales_parity);
+    }
+    matmul::StoreRows<T, kMine>(op.out,
+                                op.kind == Kind::kGated,
+                                params_.num_rows,
+                                op.num_columns,
+                                first,
+                                part,
+                                sums,
+                                [&](int64_t row) { return scales ? block_.scales[row] : 1.0F; });
   }
 
   __device__ __forceinline__ void Norm(const Op& op, int32_t index) {
@@ -211,9 +238,23 @@ class Worker {
          row += static_cast<int32_t>(gridDim.x)) {
       NamedBarrier(kWorkersBarrier, 32 * kWarps);
       if (op.hidden_dim <= 4 * kMaxNormThreads) {
-        NormRow<T, 1>(op, row, block_.partial);
+        NormRow<T, 1>(op, row, block_.partial, params_.squares);
       } else {
-        NormRow<T, 2>(op, row, block_.partial);
+        NormRow<T, 2>(op, row, block_.partial, params_.squares);
+      }
+      if (op.scales == Scales::kMake) {
+        MakeScale(op, row);
+      }
+    }
+  }
+
+  // Of a row that the block has just normalised.
+  __device__ __forceinline__ void MakeScale(const Op& op, int32_t row) const {
+    NamedBarrier(kWorkersBarrier, 32 * kWarps);
+    if (warp_ == 0) {
+      const float scale = SumScale(params_, op, row);
+      if (threadIdx.x == 0) {
+        op.made_scales[row] = scale;
       }
     }
   }
@@ -251,6 +292,7 @@ class Worker {
   const Params& params_;
   Block& block_;
   uint2* const normed_;
+  const float* const added_;
   const int32_t warp_;
   matmul::RowsRing ring_;
   HeldRow<kQuads> own_ = {};
@@ -271,12 +313,14 @@ __global__ void __launch_bounds__(kBoundThreads, 1)
   AllowNextKernel();
   if (thread == 32 * kWarps) {
     block.barriers.Init(params.num_stages, kWarps, 2);
+    block.scales_there.Init(1);
+    block.added_there.Init(1);
     if constexpr (kCluster > 1) {
       for (int32_t i = 0; i < params.num_stages; ++i) {
         block.rows_free[i].Init(kCluster * kWarps);
       }
-      FenceBarrierInit();
     }
+    FenceBarrierInit();
   }
   if (thread < params.num_ops) {
     block.ops[thread] = params.ops[thread];
@@ -291,15 +335,23 @@ __global__ void __launch_bounds__(kBoundThreads, 1)
   } else {
     matmul::ClusterBarrier();
   }
+  uint8_t* behind_stages = dynamic_shared + (stages - SharedAddress(dynamic_shared)) +
+                           params.num_stages * params.stage_bytes;
+  uint8_t* added = behind_stages + NormBytes(params.norm_dim);
   if (warp < kWarps) {
-    auto* normed =
-        reinterpret_cast<uint2*>(dynamic_shared + (stages - SharedAddress(dynamic_shared)) +
-                                 params.num_stages * params.stage_bytes);
-    Worker<T, kQuads, kBlocks>(params, block, stages, normed, warp).Run();
+    Worker<T, kQuads, kBlocks>(params,
+                               block,
+                               stages,
+                               reinterpret_cast<uint2*>(behind_stages),
+                               reinterpret_cast<const float*>(added),
+                               warp)
+        .Run();
   } else if (lane == 0 && warp == kWarps) {
     BringWeights(params, block, stages);
-  } else if (lane == 0) {
+  } else if (lane == 0 && warp == kWarps + 1) {
     BringRows<kCluster>(params, block, stages);
+  } else if (warp == kWarps + 2) {
+    EndsBringer(params, block, SharedAddress(added)).Run();
   }
   // A block's memory must outlast what its neighbour sends it.
   if constexpr (kCluster > 1) {

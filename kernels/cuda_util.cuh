@@ -161,6 +161,11 @@ __device__ __forceinline__ void AllowNextKernel() {
 #endif
 }
 
+// What a row's results are multiplied with. The kernel that wrote it must have been waited for.
+__device__ __forceinline__ float RowScale(const float* row_scales, int64_t row) {
+  return row_scales == nullptr ? 1.0F : __ldcg(row_scales + row);
+}
+
 // Barrier `id` (1 to 15) among `threads` threads of the block.
 __device__ __forceinline__ void NamedBarrier(int32_t id, int32_t threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");

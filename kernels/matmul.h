@@ -30,7 +30,8 @@ struct HostTensor {
 };
 
 // out[i, j] = sum over k of x[i, k] * weight[j, k], accumulated in float32 in one order along k for
-// every row count, then the bias is added. x is of the weight's dtype.
+// every row count; the sum is multiplied with the row's scale, then the bias is added. x is of the
+// weight's dtype.
 struct MatMulArgs {
   const void* x = nullptr;  // [num_rows, weight.cols]
   Matrix weight;
@@ -39,6 +40,8 @@ struct MatMulArgs {
   const float* bias = nullptr;  // [weight.rows], added to every row of the result; null: none
   // Of products on a CPU alone: MatMulWorkspaceBytes, 64-byte aligned; null: many rows take longer.
   std::byte* workspace = nullptr;
+  // Of products on CUDA alone: [num_rows], what a deferred norm (rmsnorm.h) left of x; null: ones.
+  const float* row_scales = nullptr;
 };
 
 // Bytes of the CPU layout of a [rows, cols] weight; a multiple of 128.

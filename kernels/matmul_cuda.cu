@@ -17,6 +17,7 @@ struct Params {
   const std::byte* x;
   const std::byte* weight;
   float* out;
+  const float* row_scales;
   int32_t num_rows;
   int32_t num_features;
   int32_t cols;
@@ -98,7 +99,8 @@ __global__ void __launch_bounds__(kThreads) MatMulKernel(const Params params) {
       const int32_t feature = first_feature + tile * 8 + lane % 4 * 2 + i % 2;
       if (row < params.num_rows && feature < params.num_features) {
         // A zero is positive, as it is where zeros past K are added.
-        params.out[int64_t{row} * params.num_features + feature] = sums[tile][i] + 0.0F;
+        params.out[int64_t{row} * params.num_features + feature] =
+            (sums[tile][i] + 0.0F) * RowScale(params.row_scales, row);
       }
     }
   }
@@ -108,6 +110,7 @@ cudaError_t LaunchPlain(const MatMulArgs& args, cudaStream_t stream) {
   const Params params = {.x = static_cast<const std::byte*>(args.x),
                          .weight = args.weight.data,
                          .out = args.out,
+                         .row_scales = args.row_scales,
                          .num_rows = args.num_rows,
                          .num_features = static_cast<int32_t>(args.weight.rows),
                          .cols = static_cast<int32_t>(args.weight.cols)};

@@ -29,6 +29,7 @@ struct GatedMatMulArgs {
   Matrix weight;            // rows a multiple of 16, cols of 8
   void* out = nullptr;      // [num_rows, weight.rows / 2]
   int32_t num_rows = 0;
+  const float* row_scales = nullptr;  // of both products, as MatMulArgs's
 };
 
 // What the launches need to know of a device. Made once at start; launches allocate nothing. One

@@ -82,6 +82,7 @@ cudaError_t Launch(const HopperDevice& device,
                          .grid = plan.grid,
                          .shared_bytes = plan.shared_bytes};
   launch.params.out = args.out;
+  launch.params.row_scales = args.row_scales;
   const int32_t x_rows = plan.params.x_rows / plan.params.cluster;
   const int32_t columns = plan.params.tile_columns;
   const bool encoded =
@@ -128,7 +129,8 @@ cudaError_t LaunchHopperMatMul(const HopperDevice& device,
                                const MatMulArgs& args,
                                cudaStream_t stream,
                                const matmul::HopperTuning& tuning) {
-  return Launch<false>(device, {args.x, args.weight, args.out, args.num_rows}, tuning, stream);
+  return Launch<false>(
+      device, {args.x, args.weight, args.out, args.num_rows, args.row_scales}, tuning, stream);
 }
 
 cudaError_t LaunchHopperGatedMatMul(const HopperDevice& device,

@@ -35,9 +35,14 @@ class Consumer {
         lane_(static_cast<int32_t>(threadIdx.x) % 32) {}
 
   __device__ __forceinline__ void Run() {
+    if (params_.row_scales != nullptr) {
+      WaitForPreviousKernel();
+    }
     StagePlace at;
     const auto step = static_cast<int32_t>(gridDim.x);
     for (auto tile = static_cast<int32_t>(blockIdx.x); tile < params_.num_tiles; tile += step) {
+      const TilePlace place(params_, tile);
+      LoadScales(place);
 #pragma unroll
       for (int32_t i = 0; i < kColumns / 2; ++i) {
         sums_[i] = 0;
@@ -59,7 +64,7 @@ class Consumer {
       WgmmaWait<0>();
       FenceRegisters(sums_);
       Release(previous);
-      Store(TilePlace(params_, tile));
+      Store(place);
     }
   }
 
@@ -95,24 +100,39 @@ class Consumer {
     }
   }
 
-  __device__ __forceinline__ void Store(const TilePlace& place) {
-    const int32_t first_row =
-        place.row * params_.tile_rows + static_cast<int32_t>(threadIdx.x) / 32 * 16 + lane_ / 4;
+  // The lane's rows are this one and the one eight behind it.
+  __device__ __forceinline__ int32_t FirstRow(const TilePlace& place) const {
+    return place.row * params_.tile_rows + static_cast<int32_t>(threadIdx.x) / 32 * 16 + lane_ / 4;
+  }
+
+  // At a tile's begin, so that none ends with a trip to memory.
+  __device__ __forceinline__ void LoadScales(const TilePlace& place) {
 #pragma unroll
     for (int32_t half = 0; half < 2; ++half) {
-      const int32_t row = first_row + 8 * half;
+      const int32_t row = min(FirstRow(place) + 8 * half, params_.num_rows - 1);
+      scales_[half] = RowScale(params_.row_scales, row);
+    }
+  }
+
+  __device__ __forceinline__ void Store(const TilePlace& place) {
+#pragma unroll
+    for (int32_t half = 0; half < 2; ++half) {
+      const int32_t row = FirstRow(place) + 8 * half;
       if (row >= params_.num_rows) {
         continue;
       }
       if constexpr (kGated) {
-        StoreGated(row, place.column * (params_.tile_columns / 2), half);
+        StoreGated(row, scales_[half], place.column * (params_.tile_columns / 2), half);
       } else {
-        StoreFloats(row, place.column * params_.tile_columns, half);
+        StoreFloats(row, scales_[half], place.column * params_.tile_columns, half);
       }
     }
   }
 
-  __device__ __forceinline__ void StoreFloats(int32_t row, int32_t first, int32_t half) {
+  __device__ __forceinline__ void StoreFloats(int32_t row,
+                                              float scale,
+                                              int32_t first,
+                                              int32_t half) {
     const int32_t end = min(params_.tile_columns, params_.num_columns - first);
     float* out = static_cast<float*>(params_.out) + int64_t{row} * params_.num_columns + first;
     const bool pairs = params_.num_columns % 2 == 0;
@@ -120,8 +140,8 @@ class Consumer {
     for (int32_t i = 0; i < kColumns / 8; ++i) {
       const int32_t column = 8 * i + lane_ % 4 * 2;
       // Zeros past K turn -0 into 0: so does every tiling.
-      const float low = sums_[4 * i + 2 * half] + 0.0F;
-      const float high = sums_[4 * i + 2 * half + 1] + 0.0F;
+      const float low = (sums_[4 * i + 2 * half] + 0.0F) * scale;
+      const float high = (sums_[4 * i + 2 * half + 1] + 0.0F) * scale;
       if (column >= end) {
         break;
       }
@@ -137,7 +157,10 @@ class Consumer {
   }
 
   // Blocks of eight columns alternate between gate and up. num_columns / 2 is a multiple of 8.
-  __device__ __forceinline__ void StoreGated(int32_t row, int32_t first, int32_t half) {
+  __device__ __forceinline__ void StoreGated(int32_t row,
+                                             float scale,
+                                             int32_t first,
+                                             int32_t half) {
     const int32_t features = params_.num_columns / 2;
     const int32_t end = min(params_.tile_columns / 2, features - first);
     T* out = static_cast<T*>(params_.out) + int64_t{row} * features + first;
@@ -149,8 +172,8 @@ class Consumer {
       }
       const float* gate = sums_ + 8 * i + 2 * half;
       *reinterpret_cast<uint32_t*>(out + column) =
-          Pack<T>(GatedProduct(gate[0] + 0.0F, gate[4] + 0.0F),
-                  GatedProduct(gate[1] + 0.0F, gate[5] + 0.0F));
+          Pack<T>(GatedProduct((gate[0] + 0.0F) * scale, (gate[4] + 0.0F) * scale),
+                  GatedProduct((gate[1] + 0.0F) * scale, (gate[5] + 0.0F) * scale));
     }
   }
 
@@ -160,6 +183,7 @@ class Consumer {
   const int32_t group_;
   const int32_t lane_;
   float sums_[kColumns / 2];
+  float scales_[2];
 };
 
 template <int32_t kGroups>

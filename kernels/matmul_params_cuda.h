@@ -21,7 +21,8 @@ inline constexpr int32_t kRowsMax = 32;
 
 struct HopperParams {
   void* out;
-  uint64_t weight_policy;  // how the second-level cache treats the weights
+  const float* row_scales;  // null: ones
+  uint64_t weight_policy;   // how the second-level cache treats the weights
   int32_t num_rows;
   int32_t num_columns;  // rows of the weight
   int32_t num_slabs;    // of SlabPanels along K; what lies past K counts as zeros

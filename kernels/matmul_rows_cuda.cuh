@@ -183,15 +183,16 @@ class RowsProduct {
 
 // `first`: the first weight row of the tile. Rows of x past num_rows and weight rows past
 // num_columns are left out; if gated, weight rows are eight of the gate and eight of the up
-// projection in turns.
-template <typename T, int32_t kBlocks>
+// projection in turns. scale(row): what the row's sums are multiplied with.
+template <typename T, int32_t kBlocks, typename Scale>
 __device__ __forceinline__ void StoreRows(void* out,
                                           bool gated,
                                           int32_t num_rows,
                                           int32_t num_columns,
                                           int32_t first,
                                           const RowsPart& part,
-                                          const RowsSums<kBlocks>& sums) {
+                                          const RowsSums<kBlocks>& sums,
+                                          const Scale& scale) {
   const auto lane = static_cast<int32_t>(threadIdx.x) % 32;
 #pragma unroll
   for (int32_t block = 0; block < kBlocks; ++block) {
@@ -202,8 +203,8 @@ __device__ __forceinline__ void StoreRows(void* out,
         continue;
       }
       // Zeros past K turn -0 into 0: so does every tiling.
-      const float low = sums[block][i] + 0.0F;
-      const float high = sums[block][2 + i] + 0.0F;
+      const float low = (sums[block][i] + 0.0F) * scale(row);
+      const float high = (sums[block][2 + i] + 0.0F) * scale(row);
       if (gated) {
         const int32_t features = num_columns / 2;
         const int32_t feature = first / 2 + part.unit * 8 + lane / 4;
@@ -229,6 +230,9 @@ __device__ __forceinline__ void MultiplyRows(const HopperParams& params,
                                              Barriers& barriers,
                                              uint32_t stages,
                                              int32_t warp) {
+  if (params.row_scales != nullptr) {
+    WaitForPreviousKernel();
+  }
   const RowsPart part = {warp, 0};
   RowsRing ring = {
       barriers, nullptr, stages, InRegister(params.stage_bytes), InRegister(params.num_stages)};
@@ -243,7 +247,8 @@ __device__ __forceinline__ void MultiplyRows(const HopperParams& params,
                           params.num_columns,
                           TilePlace(params, tile).column * params.tile_columns,
                           part,
-                          sums);
+                          sums,
+                          [&](int64_t row) { return RowScale(params.row_scales, row); });
   }
 }
 

@@ -11,6 +11,10 @@ class ThreadPool;
 
 // x += residual_in (if not null), then out = x / sqrt(mean(x^2) + eps) * weight, rounded to
 // out_dtype.
+//
+// Deferred (`scales` not null; CUDA alone): out = x * weight, and scales = 1 / sqrt(mean(x^2) +
+// eps), which products of `out` multiply their results with (MatMulArgs::row_scales): x can be
+// multiplied before all of its row is known. What residual_in holds afterwards is undefined.
 struct RmsNormArgs {
   float* x = nullptr;                  // [num_rows, hidden_dim], updated in place
   const float* residual_in = nullptr;  // [num_rows, hidden_dim] or null
@@ -20,7 +24,13 @@ struct RmsNormArgs {
   int32_t hidden_dim = 0;
   float eps = 0;
   DType out_dtype = DType::kBf16;
+  float* scales = nullptr;  // [num_rows], if CanDeferRmsNorm; null: not deferred
 };
+
+// bf16 has the range of x.
+constexpr bool CanDeferRmsNorm(int32_t hidden_dim, DType out_dtype) {
+  return hidden_dim % 64 == 0 && out_dtype == DType::kBf16;
+}
 
 // The sum of squares is accumulated in one order whatever num_rows is.
 void RmsNormCpu(const RmsNormArgs& args, ThreadPool& pool);

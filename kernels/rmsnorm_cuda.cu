@@ -14,6 +14,38 @@ constexpr int32_t kMaxThreads = kMaxNormThreads;
 constexpr int32_t kMaxQuads = 4;  // of four elements, a thread
 
 // kQuads: four-element groups of a row that a thread holds in registers.
+
+// What a deferred norm makes of a row.
+template <typename T, int32_t kQuads>
+__device__ __forceinline__ void Defer(const RmsNormArgs& args,
+                                      const float4 (&value)[kQuads],
+                                      const float4 (&by)[kQuads]) {
+  __shared__ alignas(16) float squares[4 * kQuads * kMaxThreads / kSquaresColumns];
+  const int32_t quads = args.hidden_dim / 4;
+  const auto first = static_cast<int32_t>(threadIdx.x);
+#pragma unroll
+  for (int32_t i = 0; i < kQuads; ++i) {
+    const int32_t quad = first + i * static_cast<int32_t>(blockDim.x);
+    const float sum = SquaresOfFourLanes(value[i]);
+    if (quad < quads) {
+      squares[quad / 4] = sum;
+      static_cast<uint2*>(args.out)[int64_t{blockIdx.x} * quads + quad] =
+          Weighted<T>(value[i], by[i]);
+    }
+  }
+  __syncthreads();
+  if (first < 32) {
+    const auto load = [&](int32_t /*row*/, int32_t i) {
+      return reinterpret_cast<const float4*>(squares)[i];
+    };
+    float sum[1];
+    SumSquares(args.hidden_dim, load, sum);
+    if (first == 0) {
+      args.scales[blockIdx.x] = NormScale(sum[0], args.hidden_dim, args.eps);
+    }
+  }
+}
+
 template <typename T, int32_t kQuads>
 __global__ void __launch_bounds__(kMaxThreads) RmsNormKernel(const RmsNormArgs args) {
   __shared__ float partial[kMaxThreads / 32];
@@ -46,6 +78,12 @@ __global__ void __launch_bounds__(kMaxThreads) RmsNormKernel(const RmsNormArgs a
         value[i] = Plus(value[i], residual[quad]);
         x[quad] = value[i];
       }
+    }
+  }
+  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+    if (args.scales != nullptr) {
+      Defer<T>(args, value, by);
+      return;
     }
   }
   float sum = 0;
@@ -94,7 +132,8 @@ cudaError_t LaunchType(const RmsNormArgs& args, cudaStream_t stream) {
 
 cudaError_t LaunchRmsNorm(const RmsNormArgs& args, cudaStream_t stream) {
   if (args.hidden_dim < 4 || args.hidden_dim % 4 != 0 ||
-      args.hidden_dim > 4 * kMaxQuads * kMaxThreads) {
+      args.hidden_dim > 4 * kMaxQuads * kMaxThreads ||
+      (args.scales != nullptr && !CanDeferRmsNorm(args.hidden_dim, args.out_dtype))) {
     return cudaErrorInvalidValue;
   }
   if (args.num_rows == 0) {

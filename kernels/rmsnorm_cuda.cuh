@@ -2,6 +2,10 @@
 // equal bits, and in part of a LayerNorm's. Thread t of NormThreads holds the four-element groups
 // t, t + NormThreads, ...; squares are summed within a thread, then over warps, then over the
 // warps' sums.
+//
+// A deferred norm's squares are summed over 16 columns, as a product's warp holds them where it
+// makes them: of each of the first eight columns and the one eight behind it, then over
+// neighbours, pairs and fours of these. A row's sums are summed four by four, these by a warp.
 #pragma once
 
 #include <cstdint>
@@ -53,6 +57,56 @@ __device__ __forceinline__ float AddSquares(float4 value, float sum) {
 
 __device__ __forceinline__ float NormScale(float sum, int32_t hidden_dim, float eps) {
   return __frsqrt_rn(__fadd_rn(__fdiv_rn(sum, static_cast<float>(hidden_dim)), eps));
+}
+
+// Columns whose squares a deferred norm sums first.
+inline constexpr int32_t kSquaresColumns = 16;
+
+__device__ __forceinline__ float SquareOfTwo(float value, float eight_behind) {
+  return __fmaf_rn(eight_behind, eight_behind, __fmul_rn(value, value));
+}
+
+// Lanes hold groups of four columns that follow each other, from a multiple of 16 columns on; the
+// four lanes of 16 columns get their sum.
+__device__ __forceinline__ float SquaresOfFourLanes(float4 value) {
+  const auto other = [](float mine) { return __shfl_xor_sync(0xffffffffU, mine, 2); };
+  const float4 of_other = {other(value.x), other(value.y), other(value.z), other(value.w)};
+  const bool is_behind = threadIdx.x % 4 >= 2;
+  const float4 first = is_behind ? of_other : value;
+  const float4 behind = is_behind ? value : of_other;
+  float sum = (SquareOfTwo(first.x, behind.x) + SquareOfTwo(first.y, behind.y)) +
+              (SquareOfTwo(first.z, behind.z) + SquareOfTwo(first.w, behind.w));
+  sum += __shfl_xor_sync(0xffffffffU, sum, 1);
+  return sum;
+}
+
+// Of each row, by a warp: every lane gets it. load(row, i): the sums of 16 columns 4i to 4i + 3.
+template <int32_t kRows, typename Load>
+__device__ __forceinline__ void SumSquares(int32_t hidden_dim,
+                                           const Load& load,
+                                           float (&sums)[kRows]) {
+  const int32_t groups = hidden_dim / (4 * kSquaresColumns);
+#pragma unroll
+  for (int32_t row = 0; row < kRows; ++row) {
+    sums[row] = 0;
+  }
+#pragma unroll 2
+  for (auto i = static_cast<int32_t>(threadIdx.x % 32); i < groups; i += 32) {
+#pragma unroll
+    for (int32_t row = 0; row < kRows; ++row) {
+      const float4 of = load(row, i);
+      sums[row] += (of.x + of.y) + (of.z + of.w);
+    }
+  }
+#pragma unroll
+  for (int32_t row = 0; row < kRows; ++row) {
+    sums[row] = SumOfWarp(sums[row]);
+  }
+}
+
+template <typename T>
+__device__ __forceinline__ uint2 Weighted(float4 value, float4 by) {
+  return {Pack<T>(value.x * by.x, value.y * by.y), Pack<T>(value.z * by.z, value.w * by.w)};
 }
 
 template <typename T>

@@ -196,7 +196,7 @@ class CudaBackend final : public Backend {
       return Backend::MatMulSwiGlu(product, activation);
     }
     const cuda::GatedMatMulArgs args = {
-        product.x, product.weight, activation.out, product.num_rows};
+        product.x, product.weight, activation.out, product.num_rows, product.row_scales};
     RETURN_IF_ERROR(LaunchRope());
     ASSIGN_OR_RETURN(const bool taken, chain_.Take(args, stream_));
     if (taken) {
@@ -317,8 +317,7 @@ absl::Status CudaBackend::PrepareSteps(const ModelConfig& config,
       FromCuda(cudaMemsetAsync(device + at_.chain, 0, cuda::kChainCounterBytes, stream_.get()),
                "clearing the counters of chains"));
   if (device_.is_hopper()) {
-    ASSIGN_OR_RETURN(
-        chain_, CudaChain::Create(device_.index, reinterpret_cast<int32_t*>(device + at_.chain)));
+    ASSIGN_OR_RETURN(chain_, CudaChain::Create(device_.index, device + at_.chain));
   }
   const auto kernels =
       device_.is_hopper() ? cuda::MatMulKernels::kBest : cuda::MatMulKernels::kPortable;

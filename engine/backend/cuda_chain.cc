@@ -14,7 +14,7 @@ int32_t RowsOf(const cuda::ChainOp& op) {
 
 }  // namespace
 
-absl::StatusOr<CudaChain> CudaChain::Create(int32_t device, int32_t* counters) {
+absl::StatusOr<CudaChain> CudaChain::Create(int32_t device, std::byte* memory) {
   CudaChain chain;
   int32_t is_shared = 0;
   RETURN_IF_ERROR(FromCuda(cudaDeviceGetAttribute(&is_shared, cudaDevAttrMpsEnabled, device),
@@ -28,7 +28,7 @@ absl::StatusOr<CudaChain> CudaChain::Create(int32_t device, int32_t* counters) {
     RETURN_IF_ERROR(FromCuda(cuda::FindMaxChainRows(chain.device_, chain.max_rows_),
                              "looking at what runs at a time"));
   }
-  chain.counters_ = counters;
+  chain.memory_ = memory;
   chain.ops_.reserve(cuda::kMaxChainOps);
   return chain;
 }
@@ -49,7 +49,7 @@ absl::Status CudaChain::Launch(const CudaStream& stream) {
     return absl::OkStatus();
   }
   const cudaError_t error =
-      cuda::LaunchChain(device_, ops_, counters_, stream.get(), {.room_bytes = room_bytes_});
+      cuda::LaunchChain(device_, ops_, memory_, stream.get(), {.room_bytes = room_bytes_});
   ops_.clear();
   return FromCuda(error, "a chain of products and norms");
 }

@@ -22,10 +22,10 @@ class CudaChain {
  public:
   // Takes nothing.
   CudaChain() = default;
-  // `counters`: cuda::kChainCounterBytes of device memory, zero; they outlive the chain. Takes
+  // `memory`: cuda::kChainBytes of device memory, its counters zero; it outlives the chain. Takes
   // nothing on a device that has no chains, or if there is another one. When it is destroyed,
   // nothing that it launched may be running.
-  static absl::StatusOr<CudaChain> Create(int32_t device, int32_t* counters);
+  static absl::StatusOr<CudaChain> Create(int32_t device, std::byte* memory);
 
   // Whether the op was taken. If not, Launch comes before whatever is enqueued in its place.
   absl::StatusOr<bool> Take(const cuda::ChainOp& op, const CudaStream& stream);
@@ -43,7 +43,7 @@ class CudaChain {
 
   std::unique_ptr<std::atomic<bool>, Released> claim_;
   cuda::HopperDevice device_;
-  int32_t* counters_ = nullptr;
+  std::byte* memory_ = nullptr;
   int32_t max_rows_ = 0;  // none
   int32_t room_bytes_ = 0;
   std::vector<cuda::ChainOp> ops_;

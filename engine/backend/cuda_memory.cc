@@ -97,7 +97,7 @@ CudaStepMemory PlanCudaSteps(const ModelConfig& config,
   at.attention = take(cuda::AttentionWorkspaceBytes(device, config.head_dim, limits.max_partials),
                       at.device_bytes);
   at.matmul = take(static_cast<int64_t>(cuda::MatMulDevice::WorkspaceBytes()), at.device_bytes);
-  at.chain = take(static_cast<int64_t>(cuda::kChainCounterBytes), at.device_bytes);
+  at.chain = take(static_cast<int64_t>(cuda::kChainBytes), at.device_bytes);
   at.routes = take(config.moe.num_experts == 0
                        ? 0
                        : cuda::RoutesBytes(

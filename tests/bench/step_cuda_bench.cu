@@ -49,7 +49,8 @@ struct Bench {
   DeviceMemory norm_weight{size_t{kHidden} * 4};
   DeviceMemory slots{size_t{kMaxRows} * 8};
   DeviceMemory token_ids{size_t{kMaxRows} * 4};
-  DeviceMemory counters{cuda::kChainCounterBytes};
+  DeviceMemory scales{size_t{kMaxRows} * 4};  // of the norms, which are deferred
+  DeviceMemory chain{cuda::kChainBytes};
   Ceilings ceilings;
 
   void Norm(int32_t rows, bool residual, cudaStream_t stream) {
@@ -59,7 +60,8 @@ struct Bench {
                                    .out = normed.as(),
                                    .num_rows = rows,
                                    .hidden_dim = kHidden,
-                                   .eps = 1e-5F},
+                                   .eps = 1e-5F,
+                                   .scales = scales.as<float>()},
                                   stream),
               "norm");
   }
@@ -107,9 +109,15 @@ struct Bench {
                cudaStream_t stream,
                bool gated = false) {
     const Matrix matrix = {pool.as() + weight, n, k, DType::kBf16};
-    CheckCuda(gated ? cuda::LaunchHopperGatedMatMul(device, {in, matrix, out, rows}, stream)
-                    : cuda::LaunchHopperMatMul(
-                          device, {in, matrix, static_cast<float*>(out), rows}, stream),
+    const float* by = in == normed.as() ? scales.as<float>() : nullptr;
+    CheckCuda(gated ? cuda::LaunchHopperGatedMatMul(device, {in, matrix, out, rows, by}, stream)
+                    : cuda::LaunchHopperMatMul(device,
+                                               {.x = in,
+                                                .weight = matrix,
+                                                .out = static_cast<float*>(out),
+                                                .num_rows = rows,
+                                                .row_scales = by},
+                                               stream),
               "matmul");
   }
 
@@ -177,19 +185,24 @@ struct Bench {
                               .out = normed.as(),
                               .num_rows = rows,
                               .hidden_dim = kHidden,
-                              .eps = 1e-5F};
+                              .eps = 1e-5F,
+                              .scales = scales.as<float>()};
     return {MatMulArgs{q.as(), weight(kHidden, kHidden), projected.as<float>(), rows},
             norm,
-            cuda::GatedMatMulArgs{normed.as(), weight(2 * kFfn, kHidden), activated.as(), rows},
+            cuda::GatedMatMulArgs{
+                normed.as(), weight(2 * kFfn, kHidden), activated.as(), rows, scales.as<float>()},
             MatMulArgs{activated.as(), weight(kHidden, kFfn), projected.as<float>(), rows},
             norm,
-            MatMulArgs{normed.as(), weight(kQkv, kHidden), wide.as<float>(), rows}};
+            MatMulArgs{.x = normed.as(),
+                       .weight = weight(kQkv, kHidden),
+                       .out = wide.as<float>(),
+                       .num_rows = rows,
+                       .row_scales = scales.as<float>()}};
   }
 
   void Chain(int32_t layer, int32_t rows, const cuda::ChainTuning& tuning, cudaStream_t stream) {
-    CheckCuda(
-        cuda::LaunchChain(device, ChainOps(layer, rows), counters.as<int32_t>(), stream, tuning),
-        "chain");
+    CheckCuda(cuda::LaunchChain(device, ChainOps(layer, rows), chain.as(), stream, tuning),
+              "chain");
   }
 
   // A chain against its ops one by one.
@@ -301,7 +314,7 @@ int Main() {
   }
   bench.slots.Fill(0);
   bench.token_ids.Fill(0);
-  bench.counters.Fill(0);
+  bench.chain.Fill(0);
   CheckCuda(cudaDeviceSynchronize(), "fill");
   CuBlas cublas;
   bench.ceilings = MeasureCeilings(bench.pool, bench.device.num_sms, cublas);

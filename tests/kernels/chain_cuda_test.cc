@@ -21,6 +21,7 @@ struct Shape {
   int32_t ffn;
   int32_t qkv;
   DType dtype = DType::kBf16;
+  bool defers = false;
 };
 
 std::vector<uint16_t> Words(Random& random, int64_t count, float scale, DType dtype) {
@@ -44,12 +45,13 @@ class Layer {
         projected_(Bytes(4, s_.hidden)),
         normed_(Bytes(2, s_.hidden)),
         activated_(Bytes(2, s_.ffn)),
-        out_(Bytes(4, s_.qkv)) {}
+        out_(Bytes(4, s_.qkv)),
+        scales_(Bytes(4, 1)) {}
 
   // Unwritten results are NaN.
   void Reset() {
     CheckCuda(cudaMemcpy(x_.as(), start_.data(), x_.bytes(), cudaMemcpyHostToDevice), "copy");
-    for (const DeviceMemory* memory : {&projected_, &normed_, &activated_, &out_}) {
+    for (const DeviceMemory* memory : {&projected_, &normed_, &activated_, &out_, &scales_}) {
       memory->Fill(0xff);
     }
   }
@@ -62,23 +64,31 @@ class Layer {
                               .num_rows = s_.rows,
                               .hidden_dim = s_.hidden,
                               .eps = 1e-5F,
-                              .out_dtype = s_.dtype};
+                              .out_dtype = s_.dtype,
+                              .scales = scales()};
     return {
         MatMulArgs{attended_.as(), Of(o_, s_.hidden, s_.hidden), projected_.as<float>(), s_.rows},
         norm,
         cuda::GatedMatMulArgs{
-            normed_.as(), Of(gate_up_, 2 * s_.ffn, s_.hidden), activated_.as(), s_.rows},
+            normed_.as(), Of(gate_up_, 2 * s_.ffn, s_.hidden), activated_.as(), s_.rows, scales()},
         MatMulArgs{activated_.as(), Of(down_, s_.hidden, s_.ffn), projected_.as<float>(), s_.rows},
         norm,
-        MatMulArgs{normed_.as(), Of(qkv_, s_.qkv, s_.hidden), out_.as<float>(), s_.rows}};
+        MatMulArgs{.x = normed_.as(),
+                   .weight = Of(qkv_, s_.qkv, s_.hidden),
+                   .out = out_.as<float>(),
+                   .num_rows = s_.rows,
+                   .row_scales = scales()}};
   }
 
-  // Everything the ops left behind.
+  // Everything the ops left behind, but for what a deferred norm has added.
   std::vector<std::vector<uint32_t>> Results() const {
     CheckCuda(cudaDeviceSynchronize(), "the ops");
     std::vector<std::vector<uint32_t>> results;
-    for (const DeviceMemory* memory : {&x_, &projected_, &normed_, &activated_, &out_}) {
+    for (const DeviceMemory* memory : {&x_, &normed_, &activated_, &out_, &scales_}) {
       results.push_back(memory->Download<uint32_t>());
+    }
+    if (!s_.defers) {
+      results.push_back(projected_.Download<uint32_t>());
     }
     return results;
   }
@@ -88,6 +98,8 @@ class Layer {
     return DeviceMemory(
         Words(random_, rows * cols, 1 / std::sqrt(static_cast<float>(cols)), s_.dtype));
   }
+
+  float* scales() const { return s_.defers ? scales_.as<float>() : nullptr; }
 
   Matrix Of(const DeviceMemory& memory, int64_t rows, int64_t cols) const {
     return {memory.as(), rows, cols, s_.dtype};
@@ -101,7 +113,7 @@ class Layer {
   Random random_;
   DeviceMemory attended_, o_, gate_up_, down_, qkv_, norm_;
   std::vector<float> start_;
-  DeviceMemory x_, projected_, normed_, activated_, out_;
+  DeviceMemory x_, projected_, normed_, activated_, out_, scales_;
 };
 
 void LaunchApart(const std::vector<cuda::ChainOp>& ops) {
@@ -116,15 +128,17 @@ void LaunchApart(const std::vector<cuda::ChainOp>& ops) {
   }
 }
 
-class Counters {
+class ChainMemory {
  public:
-  Counters() : memory_(cuda::kChainCounterBytes) { memory_.Fill(0); }
+  ChainMemory() : memory_(cuda::kChainBytes) { memory_.Fill(0); }
 
-  int32_t* get() const { return memory_.as<int32_t>(); }
+  std::byte* get() const { return memory_.as(); }
 
-  bool AreZero() const {
+  bool CountersAreZero() const {
     const std::vector<int32_t> values = memory_.Download<int32_t>();
-    return std::all_of(values.begin(), values.end(), [](int32_t value) { return value == 0; });
+    return std::all_of(values.begin(),
+                       values.begin() + cuda::kChainCounterBytes / sizeof(int32_t),
+                       [](int32_t value) { return value == 0; });
   }
 
  private:
@@ -137,7 +151,7 @@ TEST_CASE("a chain has the bits of its ops one by one", "[cuda][chain]") {
   if (!IsHopper()) {
     return;
   }
-  const Counters counters;
+  const ChainMemory memory;
   int32_t max_rows = 0;
   REQUIRE(cuda::FindMaxChainRows(Hopper(), max_rows) == cudaSuccess);
   // Gates of more tiles than an H200 has blocks, norms of two sizes.
@@ -154,8 +168,16 @@ TEST_CASE("a chain has the bits of its ops one by one", "[cuda][chain]") {
                              Shape{16, 128, 14336, 512, DType::kF16},
                              Shape{17, 576, 704, 333},
                              Shape{25, 4160, 64, 136},
-                             Shape{32, 1024, 1408, 1536}}) {
-    INFO("rows " << shape.rows << " hidden " << shape.hidden << " ffn " << shape.ffn);
+                             Shape{32, 1024, 1408, 1536},
+                             Shape{1, 64, 64, 24, DType::kBf16, true},
+                             Shape{1, 4160, 704, 136, DType::kBf16, true},
+                             Shape{2, 8192, 64, 24, DType::kBf16, true},
+                             Shape{7, 576, 704, 333, DType::kBf16, true},
+                             Shape{13, 192, 9024, 2000, DType::kBf16, true},
+                             Shape{27, 4160, 64, 136, DType::kBf16, true},
+                             Shape{32, 1024, 1408, 1536, DType::kBf16, true}}) {
+    INFO("rows " << shape.rows << " hidden " << shape.hidden << " ffn " << shape.ffn << " deferred "
+                 << shape.defers);
     if (shape.rows > max_rows) {
       WARN("not tested: pairs of blocks do not fill this device");
       continue;
@@ -174,19 +196,19 @@ TEST_CASE("a chain has the bits of its ops one by one", "[cuda][chain]") {
       INFO("room " << tuning.room_bytes << " shared " << tuning.shared_bytes << " units "
                    << tuning.max_units);
       layer.Reset();
-      CheckCuda(cuda::LaunchChain(Hopper(), ops, counters.get(), nullptr, tuning), "chain");
+      CheckCuda(cuda::LaunchChain(Hopper(), ops, memory.get(), nullptr, tuning), "chain");
       CHECK(layer.Results() == expected);
-      CHECK(counters.AreZero());
+      CHECK(memory.CountersAreZero());
     }
     // Any run of the ops is a chain.
     layer.Reset();
-    CheckCuda(cuda::LaunchChain(Hopper(), {ops.data(), 1}, counters.get(), nullptr), "chain");
-    CheckCuda(cuda::LaunchChain(Hopper(), {ops.data() + 1, 2}, counters.get(), nullptr), "chain");
-    CheckCuda(cuda::LaunchChain(Hopper(), {ops.data() + 3, 3}, counters.get(), nullptr), "chain");
+    CheckCuda(cuda::LaunchChain(Hopper(), {ops.data(), 1}, memory.get(), nullptr), "chain");
+    CheckCuda(cuda::LaunchChain(Hopper(), {ops.data() + 1, 2}, memory.get(), nullptr), "chain");
+    CheckCuda(cuda::LaunchChain(Hopper(), {ops.data() + 3, 3}, memory.get(), nullptr), "chain");
     CHECK(layer.Results() == expected);
     layer.Reset();
-    CheckCuda(cuda::LaunchChain(Hopper(), {ops.data(), 2}, counters.get(), nullptr), "chain");
-    CheckCuda(cuda::LaunchChain(Hopper(), {ops.data() + 2, 4}, counters.get(), nullptr), "chain");
+    CheckCuda(cuda::LaunchChain(Hopper(), {ops.data(), 2}, memory.get(), nullptr), "chain");
+    CheckCuda(cuda::LaunchChain(Hopper(), {ops.data() + 2, 4}, memory.get(), nullptr), "chain");
     CHECK(layer.Results() == expected);
   }
 }
@@ -195,11 +217,17 @@ TEST_CASE("chains that follow each other leave nothing behind", "[cuda][chain]")
   if (!IsHopper()) {
     return;
   }
-  const Counters counters;
+  const ChainMemory memory;
   int32_t max_rows = 0;
   REQUIRE(cuda::FindMaxChainRows(Hopper(), max_rows) == cudaSuccess);
-  for (const int32_t rows : {1, 8, max_rows / 2, max_rows}) {
-    Layer layer({rows, 512, 2816, 768});
+  for (const auto& [rows, defers] : {std::pair{1, false},
+                                     std::pair{1, true},
+                                     std::pair{8, true},
+                                     std::pair{max_rows / 2, false},
+                                     std::pair{max_rows / 2, true},
+                                     std::pair{max_rows, true}}) {
+    INFO("rows " << rows << " deferred " << defers);
+    Layer layer({rows, 512, 2816, 768, DType::kBf16, defers});
     const std::vector<cuda::ChainOp> ops = layer.Ops();
     layer.Reset();
     for (int32_t i = 0; i < 100; ++i) {
@@ -208,10 +236,10 @@ TEST_CASE("chains that follow each other leave nothing behind", "[cuda][chain]")
     const auto expected = layer.Results();
     layer.Reset();
     for (int32_t i = 0; i < 100; ++i) {
-      CheckCuda(cuda::LaunchChain(Hopper(), ops, counters.get(), nullptr), "chain");
+      CheckCuda(cuda::LaunchChain(Hopper(), ops, memory.get(), nullptr), "chain");
     }
     CHECK(layer.Results() == expected);
-    CHECK(counters.AreZero());
+    CHECK(memory.CountersAreZero());
   }
 }
 
@@ -234,12 +262,12 @@ TEST_CASE("what a chain cannot do is refused", "[cuda][chain]") {
   CHECK(cuda::CheckChainOp(
             RmsNormArgs{.num_rows = 1, .hidden_dim = 64, .out_dtype = DType::kF32}) != nullptr);
   if (IsHopper()) {
-    const Counters counters;
+    const ChainMemory memory;
     args = product;
     args.num_rows = 2;
     const std::vector<cuda::ChainOp> uneven = {product, args};
-    CHECK(cuda::LaunchChain(Hopper(), uneven, counters.get(), nullptr) != cudaSuccess);
-    CHECK(cuda::LaunchChain(Hopper(), {}, counters.get(), nullptr) != cudaSuccess);
+    CHECK(cuda::LaunchChain(Hopper(), uneven, memory.get(), nullptr) != cudaSuccess);
+    CHECK(cuda::LaunchChain(Hopper(), {}, memory.get(), nullptr) != cudaSuccess);
   }
 }
 

@@ -64,22 +64,27 @@ class Product {
   }
 
   // By the door that backends use.
-  std::vector<float> RunDevice(cuda::MatMulDevice& device, int32_t rows) const {
+  std::vector<float> RunDevice(cuda::MatMulDevice& device,
+                               int32_t rows,
+                               const float* row_scales = nullptr) const {
     const DeviceMemory out(size_t{4} * static_cast<size_t>(rows) * static_cast<size_t>(c_.n));
     out.Fill(0xff);
-    CheckCuda(
-        device.Launch(
-            {.x = device_x_.as(), .weight = weight(), .out = out.as<float>(), .num_rows = rows},
-            nullptr),
-        "Launch");
+    CheckCuda(device.Launch({.x = device_x_.as(),
+                             .weight = weight(),
+                             .out = out.as<float>(),
+                             .num_rows = rows,
+                             .row_scales = row_scales},
+                            nullptr),
+              "Launch");
     CheckCuda(cudaDeviceSynchronize(), "matmul");
     return out.Download<float>();
   }
 
   // A product, then the activation.
-  std::vector<uint16_t> RunApart(int32_t rows) const {
-    const std::vector<float> floats = Run(rows);
-    const DeviceMemory gate_up(floats);
+  std::vector<uint16_t> RunApart(int32_t rows) const { return Activate(rows, Run(rows)); }
+
+  std::vector<uint16_t> Activate(int32_t rows, const std::vector<float>& product) const {
+    const DeviceMemory gate_up(product);
     const DeviceMemory out(static_cast<size_t>(rows) * static_cast<size_t>(c_.n));
     CheckCuda(cuda::LaunchSwiGlu({.gate_up = gate_up.as<float>(),
                                   .out = out.as(),
@@ -92,14 +97,19 @@ class Product {
     return out.Download<uint16_t>();
   }
 
-  std::vector<uint16_t> RunGated(int32_t rows, const HopperTuning& tuning = {}) const {
+  std::vector<uint16_t> RunGated(int32_t rows,
+                                 const HopperTuning& tuning = {},
+                                 const float* row_scales = nullptr) const {
     const DeviceMemory out(static_cast<size_t>(rows) * static_cast<size_t>(c_.n));
     out.Fill(0xff);
-    CheckCuda(cuda::LaunchHopperGatedMatMul(
-                  Hopper(),
-                  {.x = device_x_.as(), .weight = weight(), .out = out.as(), .num_rows = rows},
-                  nullptr,
-                  tuning),
+    CheckCuda(cuda::LaunchHopperGatedMatMul(Hopper(),
+                                            {.x = device_x_.as(),
+                                             .weight = weight(),
+                                             .out = out.as(),
+                                             .num_rows = rows,
+                                             .row_scales = row_scales},
+                                            nullptr,
+                                            tuning),
               "LaunchHopperGatedMatMul");
     CheckCuda(cudaDeviceSynchronize(), "gated matmul");
     return out.Download<uint16_t>();
@@ -220,6 +230,33 @@ TEST_CASE("the product's bits do not depend on rows or tiles", "[cuda][matmul]")
       CHECK(SameBits(product.Run(300, tuning), all));
       CHECK(SameBits(product.Run(20, tuning),
                      First(all, static_cast<size_t>(20) * static_cast<size_t>(n))));
+    }
+  }
+}
+
+TEST_CASE("a row's results are multiplied by its scale", "[cuda][matmul]") {
+  std::unique_ptr<cuda::MatMulDevice> portable;
+  std::unique_ptr<cuda::MatMulDevice> best;
+  CheckCuda(cuda::MatMulDevice::Create(0, nullptr, portable, cuda::MatMulKernels::kPortable),
+            "Create");
+  CheckCuda(cuda::MatMulDevice::Create(0, nullptr, best), "Create");
+  Random random(5);
+  for (const auto& [n, k] : {std::pair{4096, 256}, std::pair{1424, 328}}) {
+    const Product product({200, n, k, DType::kBf16});
+    const std::vector<float> scales = random.NormalVector(200, 1);
+    const DeviceMemory device_scales(scales);
+    for (const int32_t rows : {1, 8, 9, 32, 33, 64, 65, 200}) {
+      INFO("rows " << rows << " n " << n << " k " << k);
+      std::vector<float> expected = product.RunDevice(*best, rows);
+      for (size_t i = 0; i < expected.size(); ++i) {
+        expected[i] *= scales[i / static_cast<size_t>(n)];
+      }
+      CHECK(SameBits(product.RunDevice(*best, rows, device_scales.as<float>()), expected));
+      CHECK(SameBits(product.RunDevice(*portable, rows, device_scales.as<float>()), expected));
+      if (IsHopper()) {
+        CHECK(SameBits(product.RunGated(rows, {}, device_scales.as<float>()),
+                       product.Activate(rows, expected)));
+      }
     }
   }
 }

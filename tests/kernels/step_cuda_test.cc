@@ -72,6 +72,80 @@ TEST_CASE("the norm on CUDA is exact to rounding, row by row", "[cuda]") {
   }
 }
 
+TEST_CASE("a deferred norm leaves the weighted row and its scale", "[cuda]") {
+  Random random(31);
+  for (const int32_t hidden : {64, 704, 4096, 5120, 8192, 16384}) {
+    for (const bool with_residual : {false, true}) {
+      INFO("hidden " << hidden << " residual " << with_residual);
+      constexpr int32_t kRows = 5;
+      const int64_t count = int64_t{kRows} * hidden;
+      const std::vector<float> x = random.NormalVector(count, 4);
+      const std::vector<float> residual = random.NormalVector(count, 4);
+      const std::vector<float> weight = random.NormalVector(hidden);
+      const DeviceMemory device_residual(residual);
+      const DeviceMemory device_weight(weight);
+      // The scales, of rows from `first` on; what else there is goes where it is asked for.
+      const auto run = [&](int32_t first,
+                           int32_t rows,
+                           std::vector<float>* updated,
+                           std::vector<uint16_t>* out) {
+        const size_t offset = static_cast<size_t>(first) * static_cast<size_t>(hidden);
+        const DeviceMemory device_x(x);
+        const DeviceMemory device_out(2 * static_cast<size_t>(rows) * static_cast<size_t>(hidden));
+        const DeviceMemory scales(4 * static_cast<size_t>(rows));
+        device_out.Fill(0xff);
+        scales.Fill(0xff);
+        CheckCuda(
+            cuda::LaunchRmsNorm(
+                {.x = device_x.as<float>() + offset,
+                 .residual_in = with_residual ? device_residual.as<float>() + offset : nullptr,
+                 .weight = device_weight.as<float>(),
+                 .out = device_out.as(),
+                 .num_rows = rows,
+                 .hidden_dim = hidden,
+                 .eps = 1e-5F,
+                 .scales = scales.as<float>()},
+                nullptr),
+            "LaunchRmsNorm");
+        CheckCuda(cudaDeviceSynchronize(), "norm");
+        if (updated != nullptr) {
+          *updated = device_x.Download<float>();
+        }
+        if (out != nullptr) {
+          *out = device_out.Download<uint16_t>();
+        }
+        return scales.Download<float>();
+      };
+      std::vector<float> updated;
+      std::vector<uint16_t> out;
+      const std::vector<float> scales = run(0, kRows, &updated, &out);
+      std::vector<float> sum = x;
+      std::vector<float> weighted(sum.size());
+      std::vector<double> truth;
+      for (size_t row = 0; row < kRows; ++row) {
+        double squares = 0;
+        for (size_t i = 0; i < static_cast<size_t>(hidden); ++i) {
+          const size_t at = row * static_cast<size_t>(hidden) + i;
+          sum[at] += with_residual ? residual[at] : 0.0F;
+          weighted[at] = sum[at] * weight[i];
+          squares += double{sum[at]} * double{sum[at]};
+        }
+        truth.push_back(1 / std::sqrt(squares / hidden + 1e-5));
+      }
+      CHECK(SameBits(updated, sum));
+      CHECK(SameBits(out, ToWords(weighted, DType::kBf16)));
+      // The sum, the quotient, the addition and the root each round.
+      CHECK(MaxError(scales, truth) <= 4 * OneUlp(MaxAbs(truth), DType::kF32));
+      CHECK(SameBits(run(2, 1, nullptr, nullptr), {scales[2]}));
+    }
+  }
+  CHECK(cuda::LaunchRmsNorm({.hidden_dim = 68, .scales = reinterpret_cast<float*>(16)}, nullptr) !=
+        cudaSuccess);
+  CHECK(cuda::LaunchRmsNorm(
+            {.hidden_dim = 64, .out_dtype = DType::kF16, .scales = reinterpret_cast<float*>(16)},
+            nullptr) != cudaSuccess);
+}
+
 TEST_CASE("the activation on CUDA is exact to rounding", "[cuda]") {
   Random random(5);
   for (const DType dtype : kHalfTypes) {
