@@ -76,6 +76,8 @@ struct BackendInfo {
   bool runs_f16 = false;
   // A step may be enqueued before the step before it has ended.
   bool runs_ahead = false;
+  // Takes deferred norms, and products that multiply by their scales.
+  bool defers_norms = false;
   // What PrepareSteps sets up serves one model: the steps of another take a backend of their own.
   // Otherwise models share it, and it is as large as the one that needs most asks for.
   bool serves_one_model = false;

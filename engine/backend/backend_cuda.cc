@@ -72,6 +72,7 @@ class CudaBackend final : public Backend {
             .row_major = true,
             .runs_f16 = true,
             .runs_ahead = true,
+            .defers_norms = true,
             .serves_one_model = true};
   }
 

@@ -34,6 +34,29 @@ absl::Status Model::State::Norm(float* x,
                           .out_dtype = out_dtype});
 }
 
+absl::StatusOr<const float*> Model::State::PreNorm(const StepArrays& step,
+                                                   const float* residual,
+                                                   const NormWeights& norm,
+                                                   bool may_defer) {
+  auto* normed = Place<std::byte>(at.normed);
+  if (!may_defer || config.layer_norm || !backend.info().defers_norms ||
+      !CanDeferRmsNorm(config.hidden_dim, dtype)) {
+    RETURN_IF_ERROR(Norm(step.x, residual, norm, normed, step.num_rows));
+    return nullptr;
+  }
+  auto* scales = Place<float>(at.scales);
+  RETURN_IF_ERROR(backend.RmsNorm({.x = step.x,
+                                   .residual_in = residual,
+                                   .weight = norm.weight,
+                                   .out = normed,
+                                   .num_rows = step.num_rows,
+                                   .hidden_dim = config.hidden_dim,
+                                   .eps = config.rms_norm_eps,
+                                   .out_dtype = dtype,
+                                   .scales = scales}));
+  return scales;
+}
+
 // Normalises what is about to be added to x, in place.
 absl::Status Model::State::PostNorm(const NormWeights& norm, int32_t num_rows) {
   if (norm.weight == nullptr) {
@@ -173,20 +196,19 @@ absl::Status Model::State::Encode(const EncoderStep& input,
 }
 
 absl::Status Model::State::RunLayers(const StepArrays& step, int32_t first, int32_t count) {
-  float* const x = step.x;
-  auto* normed = Place<std::byte>(at.normed);
-  auto* projected = Place<float>(at.projected);
+  const auto* projected = Place<float>(at.projected);
   const float* residual = nullptr;
   for (int32_t i = first; i < first + count; ++i) {
     const LayerWeights& layer = weights.layer(i);
-    RETURN_IF_ERROR(Norm(x, residual, layer.attn_norm, normed, step.num_rows));
-    RETURN_IF_ERROR(Attend(step, i));
+    ASSIGN_OR_RETURN(const float* scales, PreNorm(step, residual, layer.attn_norm));
+    RETURN_IF_ERROR(Attend(step, i, scales));
     if (step.cross_tiles != nullptr) {
-      RETURN_IF_ERROR(Norm(x, projected, layer.cross_norm, normed, step.num_rows));
-      RETURN_IF_ERROR(AttendAcross(step, i));
+      ASSIGN_OR_RETURN(scales, PreNorm(step, projected, layer.cross_norm));
+      RETURN_IF_ERROR(AttendAcross(step, i, scales));
     }
-    RETURN_IF_ERROR(Norm(x, projected, layer.ffn_norm, normed, step.num_rows));
-    RETURN_IF_ERROR(FeedForward(layer, step.num_rows));
+    // A router and its experts read what is normalised.
+    ASSIGN_OR_RETURN(scales, PreNorm(step, projected, layer.ffn_norm, layer.experts.empty()));
+    RETURN_IF_ERROR(FeedForward(layer, step.num_rows, scales));
     residual = projected;
   }
   return absl::OkStatus();
@@ -216,15 +238,19 @@ absl::Status Model::State::Score(const TilePlan& tiles,
                             .workspace = Place<float>(at.partials)});
 }
 
-absl::Status Model::State::Attend(const StepArrays& step, int32_t index) {
+absl::Status Model::State::Attend(const StepArrays& step, int32_t index, const float* scales) {
   const LayerWeights& layer = weights.layer(index);
   const LayerPlace& place = places[static_cast<size_t>(index)];
   const GroupArrays& group = step.groups[place.group];
   const KvView kv = {group.kv_pool, group.kv, step.shares_blocks ? index : place.layer};
   const int32_t num_rows = step.num_rows;
   auto* qkv = Place<float>(at.qkv);
-  RETURN_IF_ERROR(
-      backend.MatMul({Place<std::byte>(at.normed), layer.qkv, qkv, num_rows, layer.qkv_bias}));
+  RETURN_IF_ERROR(backend.MatMul({.x = Place<std::byte>(at.normed),
+                                  .weight = layer.qkv,
+                                  .out = qkv,
+                                  .num_rows = num_rows,
+                                  .bias = layer.qkv_bias,
+                                  .row_scales = scales}));
   RETURN_IF_ERROR(backend.RopeAppend({.qkv = qkv,
                                       .angles = group.angles,
                                       .slots = group.slots,
@@ -245,15 +271,20 @@ absl::Status Model::State::Attend(const StepArrays& step, int32_t index) {
 }
 
 // To what the encoder made of each row's prompt.
-absl::Status Model::State::AttendAcross(const StepArrays& step, int32_t index) {
+absl::Status Model::State::AttendAcross(const StepArrays& step,
+                                        int32_t index,
+                                        const float* scales) {
   const LayerWeights& layer = weights.layer(index);
   const LayerPlace& place = places[static_cast<size_t>(index)];
   const GroupArrays& group = step.groups[place.group];
   auto* queries = Place<float>(at.qkv);
   KvLayout no_keys = group.kv;
   no_keys.num_kv_heads = 0;
-  RETURN_IF_ERROR(
-      backend.MatMul({Place<std::byte>(at.normed), layer.cross_q, queries, step.num_rows}));
+  RETURN_IF_ERROR(backend.MatMul({.x = Place<std::byte>(at.normed),
+                                  .weight = layer.cross_q,
+                                  .out = queries,
+                                  .num_rows = step.num_rows,
+                                  .row_scales = scales}));
   RETURN_IF_ERROR(backend.RopeAppend({.qkv = queries,
                                       .angles = group.angles,
                                       .slots = group.slots,
@@ -268,15 +299,21 @@ absl::Status Model::State::AttendAcross(const StepArrays& step, int32_t index) {
       {Place<std::byte>(at.attended), layer.cross_o, Place<float>(at.projected), step.num_rows});
 }
 
-absl::Status Model::State::FeedForward(const LayerWeights& layer, int32_t num_rows) {
+absl::Status Model::State::FeedForward(const LayerWeights& layer,
+                                       int32_t num_rows,
+                                       const float* scales) {
   if (!layer.experts.empty()) {
     RETURN_IF_ERROR(Mix(layer, num_rows));
     return PostNorm(layer.post_ffn_norm, num_rows);
   }
   auto* gate_up = Place<float>(at.gate_up);
   auto* activated = Place<std::byte>(at.activated);
-  const MatMulArgs product = {
-      Place<std::byte>(at.normed), layer.gate_up, gate_up, num_rows, layer.gate_up_bias};
+  const MatMulArgs product = {.x = Place<std::byte>(at.normed),
+                              .weight = layer.gate_up,
+                              .out = gate_up,
+                              .num_rows = num_rows,
+                              .bias = layer.gate_up_bias,
+                              .row_scales = scales};
   if (config.gated && config.activation == Activation::kSilu) {
     RETURN_IF_ERROR(
         backend.MatMulSwiGlu(product, {gate_up, activated, num_rows, config.ffn_dim, dtype}));

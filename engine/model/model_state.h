@@ -79,6 +79,13 @@ struct Model::State {
     return Norm(x, residual, norm, out, num_rows, dtype);
   }
 
+  // The norm before a layer's part, into `normed`, deferred if it can be: what it returns goes to
+  // the products of `normed` as their row_scales.
+  absl::StatusOr<const float*> PreNorm(const StepArrays& step,
+                                       const float* residual,
+                                       const NormWeights& norm,
+                                       bool may_defer = true);
+
   // Of some rows, which it gathers in gathered_x.
   absl::Status FinalNorm(std::span<const int32_t> rows, std::byte* out, DType out_dtype);
   absl::Status PostNorm(const NormWeights& norm, int32_t num_rows);
@@ -95,14 +102,14 @@ struct Model::State {
   absl::Status Encode(const EncoderStep& input, std::byte* kv_pool, const KvLayout& kv);
   // Leaves step.x, and in `projected` what is still to be added to it.
   absl::Status RunLayers(const StepArrays& step, int32_t first, int32_t count);
-  absl::Status Attend(const StepArrays& step, int32_t layer);
-  absl::Status AttendAcross(const StepArrays& step, int32_t layer);
+  absl::Status Attend(const StepArrays& step, int32_t layer, const float* scales);
+  absl::Status AttendAcross(const StepArrays& step, int32_t layer, const float* scales);
   absl::Status Score(const TilePlan& tiles,
                      const KvView& kv,
                      const StepArrays& step,
                      int32_t layer,
                      const float* position_bias);
-  absl::Status FeedForward(const LayerWeights& layer, int32_t num_rows);
+  absl::Status FeedForward(const LayerWeights& layer, int32_t num_rows, const float* scales);
   absl::Status Mix(const LayerWeights& layer, int32_t num_rows);
   absl::Status Gather(const int32_t* rows, const float* from, float* to, int32_t num_rows);
 

@@ -36,6 +36,7 @@ Workspace CarveWorkspace(const ModelConfig& config, DType dtype, const StepLimit
   at.x = take(int64_t{limits.max_rows} * config.hidden_dim, sizeof(float));
   at.projected = take(rows * config.hidden_dim, sizeof(float));
   at.normed = take(rows * config.hidden_dim, element);
+  at.scales = take(rows, sizeof(float));
   if (limits.max_encoder_rows > 0) {
     at.encoder_x = take(int64_t{limits.max_encoder_rows} * config.hidden_dim, sizeof(float));
     at.encoder_kv = take(CeilDiv<int64_t>(limits.max_encoder_rows, limits.block_size),

@@ -14,7 +14,7 @@ namespace ringserve {
 // share one region.
 struct Workspace {
   int64_t angles[2];  // of each window group
-  int64_t x, projected, normed;
+  int64_t x, projected, normed, scales;
   int64_t qkv, q, attended;    // attention's share of the common region
   int64_t gate_up, activated;  // feed-forward's
   int64_t router, experts;     // of a mixture

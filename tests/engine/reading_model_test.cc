@@ -125,8 +125,10 @@ double Logprob(const std::vector<T>& logits, int32_t token_id) {
 
 // A family's folder, read twice.
 struct Subject {
-  explicit Subject(const std::string& name)
+  // `defers`: as the device does.
+  Subject(const std::string& name, bool defers)
       : folder(std::string(RINGSERVE_SOURCE_DIR) + "/tests/fixtures/" + name),
+        defers_norms(defers),
         config(Get(LoadModelConfig(folder))) {
     const auto checkpoint = Get(Checkpoint::Open(folder));
     for (const FileTensor& tensor : checkpoint->tensors()) {
@@ -136,7 +138,10 @@ struct Subject {
 
   template <typename T>
   ReferenceModel<T> Reference(bool rounds) const {
-    return ReferenceModel<T>(config, tensors, {.length = 128}, {.activations = rounds});
+    return ReferenceModel<T>(config,
+                             tensors,
+                             {.length = 128},
+                             {.activations = rounds, .deferred_norms = rounds && defers_norms});
   }
 
   template <typename T>
@@ -180,6 +185,7 @@ struct Subject {
   }
 
   std::string folder;
+  bool defers_norms;
   ModelConfig config;
   ReferenceModel<double>::Tensors tensors;
 };
@@ -213,7 +219,7 @@ TEST_CASE("every family scores and embeds as the reference in float64") {
                                     "families/gpt-oss");
   const DevicePolicy device = GENERATE(from_range(TestDevices()));
   CAPTURE(name, device == DevicePolicy::kCuda);
-  const Subject subject(name);
+  const Subject subject(name, device == DevicePolicy::kCuda);
   FakeSink sink;
   const auto engine = StartEngine(Config(subject.folder, device), sink);
   Random random(7);

@@ -57,8 +57,9 @@ class ReferenceLayers {
     return cap > 0 ? static_cast<T>(cap) * std::tanh(value / static_cast<T>(cap)) : value;
   }
 
-  // `rounds`: what it makes goes into a product.
-  Row Norm(const Row& x, const std::string& name, bool rounds = true) const {
+  // `rounds`: what it makes goes into a product; `defers`: and is rounded before it is multiplied
+  // by the row's scale.
+  Row Norm(const Row& x, const std::string& name, bool rounds = true, bool defers = false) const {
     const auto size = static_cast<T>(x.size());
     T mean = 0;
     if (config_.layer_norm) {
@@ -73,6 +74,10 @@ class ReferenceLayers {
     Row out(x.size());
     for (size_t i = 0; i < x.size(); ++i) {
       const T weight = static_cast<T>(w[i]) + (config_.norm_plus_one ? T{1} : T{0});
+      if (defers) {
+        out[i] = Round(x[i] * weight) * scale;
+        continue;
+      }
       out[i] = (x[i] - mean) * scale * weight;
       if (config_.layer_norm) {
         out[i] += static_cast<T>(Tensor(name + ".bias")[i]);

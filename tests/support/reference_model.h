@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "engine/model/model_config.h"
+#include "kernels/rmsnorm.h"
 #include "kernels/types.h"
 #include "tests/support/reference_layers.h"
 
@@ -33,7 +34,8 @@ struct ReferenceContext {
 };
 
 struct ReferenceRounding {
-  bool activations = false;  // to bf16, where the kernels round
+  bool activations = false;     // to bf16, where the kernels round
+  bool deferred_norms = false;  // activations as by deferred norms (kernels/rmsnorm.h)
   bool frequencies =
       false;  // the rotary frequencies to bf16, as a model cast to bf16 in memory has them
 };
@@ -50,6 +52,7 @@ class ReferenceModel : private ReferenceLayers<T> {
                  ReferenceRounding round)
       : ReferenceLayers<T>(std::move(config), tensors, round.activations),
         context_(context),
+        defers_(round.deferred_norms && CanDeferRmsNorm(config_.hidden_dim, DType::kBf16)),
         keys_(static_cast<size_t>(config_.num_layers)),
         values_(keys_.size()) {
     const int64_t length = context.length > 0 ? context.length : config_.max_positions;
@@ -127,14 +130,17 @@ class ReferenceModel : private ReferenceLayers<T> {
       return;
     }
     const std::string prefix = "model.layers." + std::to_string(layer) + ".";
-    Row attended = Attend(layer, prefix + "self_attn.", Norm(x, prefix + "input_layernorm"));
+    Row attended =
+        Attend(layer, prefix + "self_attn.", Norm(x, prefix + "input_layernorm", true, defers_));
     if (config_.post_norms) {
       attended = Norm(attended, prefix + "post_attention_layernorm", false);
     }
     Add(x, attended);
     const Row normed = Norm(
         x,
-        prefix + (config_.post_norms ? "pre_feedforward_layernorm" : "post_attention_layernorm"));
+        prefix + (config_.post_norms ? "pre_feedforward_layernorm" : "post_attention_layernorm"),
+        true,
+        defers_ && config_.moe.IsDense(layer));
     Row fed = config_.moe.IsDense(layer) ? FeedForward(prefix + "mlp.", normed, config_.ffn_dim)
                                          : Mix(prefix,
                                                normed,
@@ -299,6 +305,7 @@ class ReferenceModel : private ReferenceLayers<T> {
   }
 
   const ReferenceContext context_;
+  const bool defers_;                   // norms before products
   std::vector<double> frequencies_[2];  // of global and of local layers
   int64_t position_ = 0;
   Row hidden_;
