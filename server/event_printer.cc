@@ -1,6 +1,7 @@
 #include "server/event_printer.h"
 
 #include <fmt/format.h>
+#include <nlohmann/json.hpp>
 
 namespace ringserve {
 namespace {

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include <fmt/format.h>
+#include <nlohmann/json.hpp>
 
 #include "engine/chat/jinja_arguments.h"
 #include "engine/chat/jinja_budget.h"

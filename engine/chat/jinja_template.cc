@@ -3,6 +3,7 @@
 #include <utility>
 
 #include <fmt/format.h>
+#include <nlohmann/json.hpp>
 
 #include "engine/chat/jinja_interpreter.h"
 #include "engine/chat/jinja_json.h"

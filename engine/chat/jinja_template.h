@@ -11,7 +11,7 @@
 #include <string_view>
 
 #include <absl/time/time.h>
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 
 #include "engine/base/status.h"
 #include "engine/chat/jinja_budget.h"

@@ -1,6 +1,7 @@
 #include "engine/text/post_processor.h"
 
 #include <fmt/format.h>
+#include <nlohmann/json.hpp>
 
 #include "engine/base/json_reader.h"
 #include "engine/text/vocab_json.h"

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include <fmt/format.h>
+#include <nlohmann/json.hpp>
 
 #include "engine/base/json_reader.h"
 #include "engine/text/pretokenizer_stages.h"

@@ -1,6 +1,7 @@
 #include "engine/text/vocab_json.h"
 
 #include <fmt/format.h>
+#include <nlohmann/json.hpp>
 
 namespace ringserve {
 

@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include <nlohmann/json.hpp>
+
 #include "engine/base/json_reader.h"
 #include "engine/model/safetensors.h"
 #include "tests/support/catch.h"
