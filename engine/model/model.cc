@@ -40,6 +40,8 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Create(const ModelConfig& config,
       .limits = limits,
       .backend = backend,
       .dtype = weights.dtype(),
+      .defers_norms = backend.info().defers_norms && !config.layer_norm &&
+                      CanDeferRmsNorm(config.hidden_dim, weights.dtype()),
       .places = std::move(places),
       .rotations = std::move(rotations),
       .at = at,

@@ -39,8 +39,7 @@ absl::StatusOr<const float*> Model::State::PreNorm(const StepArrays& step,
                                                    const NormWeights& norm,
                                                    bool may_defer) {
   auto* normed = Place<std::byte>(at.normed);
-  if (!may_defer || config.layer_norm || !backend.info().defers_norms ||
-      !CanDeferRmsNorm(config.hidden_dim, dtype)) {
+  if (!may_defer || !defers_norms) {
     RETURN_IF_ERROR(Norm(step.x, residual, norm, normed, step.num_rows));
     return nullptr;
   }

@@ -55,6 +55,7 @@ struct Model::State {
   StepLimits limits;
   Backend& backend;
   DType dtype;
+  bool defers_norms;                // those before a layer's parts
   std::vector<LayerPlace> places;   // [num_all_layers]
   std::vector<Rotation> rotations;  // of each window group
   Workspace at;
