@@ -52,8 +52,9 @@ struct ChainTuning {
 // be complete before the kernel that precedes this call lets its dependents start. Takes every
 // multiprocessor of the device, and its blocks wait for each other: only one chain may run on a
 // device at a time, and every other kernel there must end without it. num_rows is at most what
-// FindMaxChainRows finds. `memory`: kChainBytes. Between two products of a chain a deferred norm
-// (rmsnorm.h) costs no time of its own: the first makes it as it ends.
+// FindMaxChainRows finds. `memory`: kChainBytes. Scales of rows are 16-byte aligned, with room for
+// a multiple of four rows. Between two products of a chain a deferred norm (rmsnorm.h) costs no
+// time of its own: the first makes it as it ends.
 [[nodiscard]] cudaError_t LaunchChain(const HopperDevice& device,
                                       std::span<const ChainOp> ops,
                                       std::byte* memory,

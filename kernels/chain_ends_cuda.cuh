@@ -22,8 +22,8 @@ __device__ __forceinline__ float SumScale(const Params& params, const Op& op, in
   return NormScale(sum[0], op.hidden_dim, op.eps);
 }
 
-// One warp, which brings what the ends of products need: rows' scales, and what is added to. What
-// it brought before has been used once all blocks have ended the op before.
+// One warp, which brings what the ends of the block's products need: rows' scales, or what is added
+// to.
 class EndsBringer {
  public:
   __device__ __forceinline__ EndsBringer(const Params& params, Block& block, uint32_t added)
@@ -37,18 +37,23 @@ class EndsBringer {
 #pragma unroll 1
     for (int32_t i = 0; i < params_.num_ops; ++i) {
       const Op& op = block_.ops[i];
-      const bool adds = op.kind != Kind::kNorm && op.defers;
-      const bool multiplies = op.scales == Scales::kSum || op.scales == Scales::kRead;
-      if (!adds && !multiplies) {
+      if (!HasEnds(op)) {
         continue;
       }
       if (i > 0) {
         AwaitByOne(i - 1, block_.ops[i - 1].num_blocks);
       }
-      if (adds) {
-        BringAdded(op);
+      if (op.scales == Scales::kSum) {
+        SumScales(op, i);
       }
-      if (multiplies) {
+      if (static_cast<int32_t>(blockIdx.x) >= op.num_blocks) {
+        continue;
+      }
+      // What was brought before; of a barrier that was never used, it returns at once.
+      block_.ends_used.Wait(op.ends_parity ^ 1);
+      if (Adds(op)) {
+        BringAdded(op);
+      } else {
         BringScales(op, i);
       }
     }
@@ -69,16 +74,16 @@ class EndsBringer {
   __device__ __forceinline__ void BringAdded(const Op& op) const {
     const int32_t first = static_cast<int32_t>(blockIdx.x) * op.tile_columns;
     const int32_t columns = min(op.tile_columns, op.num_columns - first);
-    if (columns <= 0) {
+    if (columns <= 0) {  // a tile that makes a cluster whole
       if (lane_ == 0) {
-        block_.added_there.Arrive();
+        block_.ends_there.Arrive();
       }
       return;
     }
     const auto bytes = static_cast<uint32_t>(columns) * 4;
     if (lane_ == 0) {
-      block_.added_there.ArriveExpecting(static_cast<uint32_t>(params_.num_rows + 1) * bytes);
-      LoadBulk(block_.added_there,
+      block_.ends_there.ArriveExpecting(static_cast<uint32_t>(params_.num_rows + 1) * bytes);
+      LoadBulk(block_.ends_there,
                added_ + static_cast<uint32_t>(params_.num_rows * op.tile_columns) * 4,
                op.weight + first,
                bytes);
@@ -86,7 +91,7 @@ class EndsBringer {
     __syncwarp();
     FenceAsyncProxyGlobal();
     if (lane_ < params_.num_rows) {
-      LoadBulk(block_.added_there,
+      LoadBulk(block_.ends_there,
                added_ + static_cast<uint32_t>(lane_ * op.tile_columns) * 4,
                op.x + int64_t{lane_} * op.num_columns + first,
                bytes);
@@ -94,25 +99,26 @@ class EndsBringer {
   }
 
   // Each row's are summed in one block, for all.
+  __device__ __forceinline__ void SumScales(const Op& op, int32_t index) const {
+    for (auto row = static_cast<int32_t>(blockIdx.x); row < params_.num_rows;
+         row += static_cast<int32_t>(gridDim.x)) {
+      const float scale = SumScale(params_, op, row);
+      if (lane_ == 0) {
+        op.made_scales[row] = scale;
+        Announce(params_.counters + 2 * kMaxChainOps + index);
+      }
+    }
+  }
+
   __device__ __forceinline__ void BringScales(const Op& op, int32_t index) const {
     if (op.scales == Scales::kSum) {
-      const int32_t counter = 2 * kMaxChainOps + index;
-      for (auto row = static_cast<int32_t>(blockIdx.x); row < params_.num_rows;
-           row += static_cast<int32_t>(gridDim.x)) {
-        const float scale = SumScale(params_, op, row);
-        if (lane_ == 0) {
-          op.made_scales[row] = scale;
-          Announce(params_.counters + counter);
-        }
-      }
-      AwaitByOne(counter, params_.num_rows);
+      AwaitByOne(2 * kMaxChainOps + index, params_.num_rows);
     }
-    if (lane_ < params_.num_rows) {
-      block_.scales[lane_] = __ldcg(op.row_scales + lane_);
-    }
-    __syncwarp();
     if (lane_ == 0) {
-      block_.scales_there.Arrive();
+      FenceAsyncProxyGlobal();
+      const auto bytes = static_cast<uint32_t>(RoundUp(params_.num_rows, 4)) * 4;
+      block_.ends_there.ArriveExpecting(bytes);
+      LoadBulk(block_.ends_there, SharedAddress(block_.scales), op.row_scales, bytes);
     }
   }
 

@@ -44,8 +44,7 @@ struct Op {
   // deferred norm that adds its result: that is not written, `out` is the norm's.
   bool defers;
   Scales scales;
-  uint32_t scales_parity;  // of the ops before this one that multiply by scales
-  uint32_t added_parity;   // of those that make norms of others
+  uint32_t ends_parity;  // of the block's ops before this one that have ends; the kernel counts
   int32_t hidden_dim;
   float eps;
   float* x;
@@ -54,6 +53,19 @@ struct Op {
   float* made_scales;       // of a deferred norm, or the product that sums them for all
   const float* row_scales;  // that a product multiplies by
 };
+
+// Whether what a product makes is added to x when it ends, and whether it is multiplied by scales.
+constexpr bool Adds(const Op& op) {
+  return op.kind != Kind::kNorm && op.defers;
+}
+
+constexpr bool Multiplies(const Op& op) {
+  return op.scales == Scales::kSum || op.scales == Scales::kRead;
+}
+
+constexpr bool HasEnds(const Op& op) {
+  return Adds(op) || Multiplies(op);
+}
 
 // Of a block that adds to x: the x of a tile, then the norm's weights of its columns.
 constexpr int32_t AddedBytes(int32_t num_rows, int32_t tile_columns) {

@@ -202,13 +202,10 @@ void MakeOps(std::span<const ChainOp> ops, int32_t num_sms, int32_t max_units, L
   const int32_t cluster = ClusterOf(p.stage_rows);
   num_sms = num_sms / cluster * cluster;
   launch.grid = 1;
-  uint32_t num_added = 0;
-  uint32_t num_scaled = 0;
   for (size_t i = 0; i < ops.size(); ++i) {
     if (i > 0 && IsMadeBefore(ops, i, p.ops[p.num_ops - 1], num_sms)) {
       Op& before = p.ops[p.num_ops - 1];
       SetNorm(std::get<RmsNormArgs>(ops[i]), before);
-      before.added_parity = num_added++ % 2;
       p.added_bytes = std::max(p.added_bytes, AddedBytes(p.num_rows, before.tile_columns));
       continue;
     }
@@ -216,8 +213,6 @@ void MakeOps(std::span<const ChainOp> ops, int32_t num_sms, int32_t max_units, L
     Op& op = p.ops[p.num_ops++];
     op = MakeOp(ops[i], num_sms, max_units, cluster);
     SetScales(ops, ops[i], op);
-    op.scales_parity = num_scaled % 2;
-    num_scaled += op.scales == Scales::kSum || op.scales == Scales::kRead ? 1U : 0U;
     launch.grid = RoundUp(std::max(launch.grid, op.num_blocks), cluster);
   }
 }

@@ -53,9 +53,9 @@ struct Block {
   // Of a cluster: every block's consumers are done with a stage, which is then free for rows.
   TransactionBarrier rows_free[matmul::kMaxStages];
   float partial[kMaxNormThreads / 32];
-  float scales[kMaxChainRows];  // that the op at hand multiplies by, if it does
-  TransactionBarrier scales_there;
-  TransactionBarrier added_there;
+  alignas(16) float scales[kMaxChainRows];  // that the op at hand multiplies by, if it does
+  TransactionBarrier ends_there;            // these scales, or what is added to
+  TransactionBarrier ends_used;             // by every thread that multiplies
 };
 
 // The block's part of a stage's rows of x, for every block of the cluster.

@@ -16,6 +16,10 @@ constexpr int32_t kBoundThreads = 512;
 // 14336 for 32 rows on an H200, a chain of all of a layer: 119.4 us with 8, 115.7 with 4.
 constexpr int32_t kSharingWarps = 4;
 
+// Of the threads that multiply, the one that tells others what they have done. That takes a warp a
+// while: the last has no part in most products.
+constexpr int32_t kTeller = 32 * (kWarps - 1);
+
 constexpr int32_t kMaxDynamicBytes = 227 * 1024 - kStaticBytes;
 
 // A warp that multiplies and normalises. kQuads: of a row that every block normalises by itself;
@@ -69,6 +73,9 @@ class Worker {
       }
       if (i < last) {
         Announce(i, op.kind == Kind::kNorm && makes_own_norms() && !IsKeeper());
+        if (HasEnds(op)) {
+          block_.ends_used.Arrive();
+        }
       }
     }
     if (!leaves_early) {
@@ -205,13 +212,13 @@ class Worker {
                                         const matmul::RowsPart& part,
                                         const matmul::RowsSums<kMine>& sums) const {
     if (op.defers) {
-      block_.added_there.Wait(op.added_parity);
+      block_.ends_there.Wait(op.ends_parity);
       StoreAdded<T, kMine>(op, added_, params_.squares, params_.num_rows, part, sums);
       return;
     }
     const bool scales = op.scales != Scales::kNone;
     if (scales) {
-      block_.scales_there.Wait(op.scales_parity);
+      block_.ends_there.Wait(op.ends_parity);
     }
     matmul::StoreRows<T, kMine>(op.out,
                                 op.kind == Kind::kGated,
@@ -269,21 +276,20 @@ class Worker {
     __syncwarp();
   }
 
-  // The block has written its results, and read what a norm adds up. To tell takes a warp a while:
-  // the last one does, which has no part in most products.
+  // The block has written its results, and read what a norm adds up.
   __device__ __forceinline__ void Announce(int32_t counter, bool wrote_nothing = false) {
     if (!wrote_nothing) {
       FenceAsyncProxyGlobal();
     }
     __syncwarp();
     NamedBarrier(kWorkersBarrier, 32 * kWarps);
-    if (threadIdx.x == 32 * (kWarps - 1)) {
+    if (threadIdx.x == kTeller) {
       chain::Announce(params_.counters + counter);
     }
   }
 
   __device__ __forceinline__ void LeaveByLast() const {
-    if (threadIdx.x == 32 * (kWarps - 1)) {
+    if (threadIdx.x == kTeller) {
       Leave(params_);
     }
     __syncwarp();
@@ -313,8 +319,8 @@ __global__ void __launch_bounds__(kBoundThreads, 1)
   AllowNextKernel();
   if (thread == 32 * kWarps) {
     block.barriers.Init(params.num_stages, kWarps, 2);
-    block.scales_there.Init(1);
-    block.added_there.Init(1);
+    block.ends_there.Init(1);
+    block.ends_used.Init(32 * kWarps);
     if constexpr (kCluster > 1) {
       for (int32_t i = 0; i < params.num_stages; ++i) {
         block.rows_free[i].Init(kCluster * kWarps);
@@ -322,12 +328,20 @@ __global__ void __launch_bounds__(kBoundThreads, 1)
     }
     FenceBarrierInit();
   }
+  bool has_ends = false;
   if (thread < params.num_ops) {
-    block.ops[thread] = params.ops[thread];
+    Op& op = block.ops[thread];
+    op = params.ops[thread];
+    has_ends = HasEnds(op) && static_cast<int32_t>(blockIdx.x) < op.num_blocks;
     if (params.ops[thread].kind != Kind::kNorm) {
       PrefetchTensorMap(params.x_maps[thread]);
       PrefetchTensorMap(params.weight_maps[thread]);
     }
+  }
+  static_assert(kMaxChainOps <= 32);
+  const uint32_t before = __ballot_sync(0xffffffffU, has_ends) & ((1U << lane) - 1);
+  if (thread < params.num_ops) {
+    block.ops[thread].ends_parity = __popc(before) % 2;
   }
   __syncwarp();
   if constexpr (kCluster == 1) {

@@ -46,7 +46,7 @@ class Layer {
         normed_(Bytes(2, s_.hidden)),
         activated_(Bytes(2, s_.ffn)),
         out_(Bytes(4, s_.qkv)),
-        scales_(Bytes(4, 1)) {}
+        scales_(static_cast<size_t>(RoundUp(shape.rows, 4)) * sizeof(float)) {}
 
   // Unwritten results are NaN.
   void Reset() {
